@@ -1,0 +1,3 @@
+//! Fast bodies on the CPU, chosen at run time by instruction set.
+
+pub mod pool;

@@ -1,0 +1,18 @@
+//! Numeric ops of Understudy: what a transformer needs, over a ragged batch and a paged cache.
+//!
+//! Knows blocks of weights, rows of activations and pages of keys and values; knows no model, no token text, no request.
+//! Every op has one order of accumulation, whatever the number of rows: the same row gives the same bits alone or in company.
+
+pub mod ggml_type;
+pub mod kv;
+pub mod ops;
+pub mod step;
+pub mod weight;
+
+pub mod cpu;
+pub mod reference;
+
+pub use ggml_type::GgmlType;
+pub use kv::{KvDtype, KvLayer};
+pub use step::{BLOCK_TOKENS, Span, Step};
+pub use weight::{SharedBytes, Weight, WeightError};
