@@ -6,6 +6,8 @@ pub mod pool;
 pub(crate) mod activation;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2_few;
 pub(crate) mod gate;
 pub(crate) mod lanes;
 pub(crate) mod product;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::activation::{Activations, Scale};
 #[cfg(target_arch = "x86_64")]
-use super::avx2;
+use super::{avx2, avx2_few};
 use super::isa::Isa;
 use super::lanes::Emulated;
 use super::shared_slice::SharedSlice;
@@ -101,7 +101,10 @@ impl<'a> Inputs<'a> {
                     Isa::Scalar => scalar::quantized(weight, x, block, out),
                     // SAFETY: plain code.
                     Isa::Emulated512 => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
-                    // SAFETY: a set is chosen only where the CPU has it.
+                    // SAFETY: a set is chosen only where the CPU has it, and Avx512 only beside AVX2.
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 | Isa::Avx512 if block.rows.len() <= avx2_few::ROWS_MAX => unsafe { avx2_few::quantized(weight, x, block, out) },
+                    // SAFETY: as above.
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2 | Isa::Avx512 => unsafe { avx2::quantized(weight, x, block, out) },
                     #[cfg(not(target_arch = "x86_64"))]
