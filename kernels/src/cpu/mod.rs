@@ -8,6 +8,9 @@ pub(crate) mod activation;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2_few;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod dense;
 pub(crate) mod gate;
 pub(crate) mod lanes;
 pub(crate) mod product;
