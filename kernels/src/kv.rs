@@ -1,6 +1,8 @@
 //! One layer's pages of keys and values.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
+use half::f16;
+use half::vec::HalfBitsVecExt;
 
 use crate::BLOCK_TOKENS;
 
@@ -60,8 +62,7 @@ impl KvLayer {
             let shape = (blocks, BLOCK_TOKENS, kv_heads, head_dim);
             (shape, shape)
         };
-        let k = Tensor::zeros(k_shape, dtype.dtype(), device)?;
-        let v = Tensor::zeros(v_shape, dtype.dtype(), device)?;
+        let (k, v) = (zeros(k_shape, dtype, device)?, zeros(v_shape, dtype, device)?);
         Ok(Self { k, v, blocks, kv_heads, head_dim, dtype })
     }
 
@@ -94,5 +95,17 @@ impl KvLayer {
             picked.permute(order)?.contiguous()?.reshape(flat)?.narrow(1, 0, tokens)?.contiguous()
         };
         Ok((pages(&self.k, k_order)?, pages(&self.v, v_order)?))
+    }
+}
+
+/// Zeros that cost no memory until they are written: Candle's own fill every page of a half-precision tensor.
+fn zeros(shape: (usize, usize, usize, usize), dtype: KvDtype, device: &Device) -> Result<Tensor> {
+    if !device.is_cpu() {
+        return Tensor::zeros(shape, dtype.dtype(), device);
+    }
+    let len = shape.0 * shape.1 * shape.2 * shape.3;
+    match dtype {
+        KvDtype::F16 => Tensor::from_vec(vec![0u16; len].reinterpret_into::<f16>(), shape, device),
+        KvDtype::F32 => Tensor::from_vec(vec![0f32; len], shape, device),
     }
 }

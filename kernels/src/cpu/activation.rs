@@ -1,158 +1,195 @@
-//! Exponentials and the activation functions built on them: the same bits from every instruction set.
+//! Activations in eight bits: what a row of f32 becomes before it meets a quantized weight.
 //!
-//! `2^f` on `[-1/2, 1/2]` is a degree-6 polynomial fitted by the Remez exchange with its constant term held at 1, so that
-//! `exp2(0)` is exactly 1; its own error is 2.6e-9, below the rounding of f32.
+//! As ggml's: K types take one scale for 256 values (its Q8_K), Q8_0 and Q4_0 one for 32 (its Q8_0). Two differences, both
+//! towards accuracy: the scale of 32 values stays f32 (ggml rounds it to half precision), and the largest value becomes
+//! +-127 with its own sign. `q = round(x * 127 / max|x|)`, halves to even; `|x - d q| <= d / 2`, `d = max|x| / 127`.
+//!
+//! A block whose largest magnitude is below 1e-30 counts as zero. One with an infinity or a NaN gets the scale NaN, so that
+//! the outputs that depend on it are NaN, too, and not a plausible number.
 
-use super::lanes::{Kernel, LaneSet, Lanes, run};
+use super::isa::Isa;
+use super::pool;
+use super::shared_slice::SharedSlice;
 
-/// `2^f - 1` over `f` on `[-1/2, 1/2]`, ascending powers.
-const EXP2: [f32; 6] = [0.69314724, 0.24022652, 0.055503104, 0.009617693, 0.0013406643, 0.00015594678];
-/// `log2(e)` as the sum of two f32.
-const LOG2_E: (f32, f32) = (std::f32::consts::LOG2_E, 1.925_963e-8);
+/// Values of one chunk; the last chunk of a row is filled up with zeros.
+pub(crate) const CHUNK: usize = 256;
 
-/// `2^x` for `x <= 127`; 0 below -126 (no subnormals), NaN stays NaN. Relative error below 1.5e-7.
-#[inline(always)]
-pub fn exp2<L: Lanes>(x: L::V) -> L::V {
-    let n = L::round(x);
-    let y = L::mul(exp2_fraction::<L>(L::sub(x, n)), L::power_of_two(n));
-    L::select_less(x, L::splat(-126.0), L::splat(0.0), y)
+/// 256 consecutive values of one row.
+#[derive(Clone)]
+#[repr(C, align(32))]
+pub(crate) struct Activation {
+    pub q: [i8; CHUNK],
+    /// Sums of `q` over 16 values each: at most 16 * 127.
+    pub sums16: [i16; 16],
+    /// Sums of `q` over 32 values each.
+    pub sums32: [i16; 8],
+    /// The scale of each 32 values; all equal where one scale serves the whole chunk.
+    pub d: [f32; 8],
 }
 
-/// `e^x`; 0 below -87.33, infinite above 88.37. Relative error below 1.5e-7.
-#[inline(always)]
-pub fn exp<L: Lanes>(x: L::V) -> L::V {
-    let n = L::round(L::mul(x, L::splat(LOG2_E.0)));
-    let f = L::fma(x, L::splat(LOG2_E.0), L::sub(L::splat(0.0), n));
-    let f = L::fma(x, L::splat(LOG2_E.1), f);
-    let y = L::mul(exp2_fraction::<L>(f), L::power_of_two(n));
-    let y = L::select_less(L::splat(88.37), x, L::splat(f32::INFINITY), y);
-    L::select_less(x, L::splat(-87.33), L::splat(0.0), y)
-}
-
-/// `tanh(x)`. Relative error below 5e-7.
-#[inline(always)]
-pub fn tanh<L: Lanes>(x: L::V) -> L::V {
-    let large = L::sub(L::splat(1.0), L::div(L::splat(2.0), L::add(exp::<L>(L::add(x, x)), L::splat(1.0))));
-    // Near 0 the difference above cancels; the odd Taylor series does not.
-    let squared = L::mul(x, x);
-    let mut series = L::splat(62.0 / 2835.0);
-    for coefficient in [-17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0] {
-        series = L::fma(series, squared, L::splat(coefficient));
-    }
-    let small = L::fma(L::mul(series, squared), x, x);
-    L::select_less(squared, L::splat(0.0625), small, large)
-}
-
-/// `x / (1 + e^-x)` (SiLU, also called swish).
-#[inline(always)]
-pub fn silu<L: Lanes>(x: L::V) -> L::V {
-    L::div(x, L::add(L::splat(1.0), exp::<L>(L::sub(L::splat(0.0), x))))
-}
-
-/// GELU by its tanh formula (Hendrycks and Gimpel 2016), `x/2 * (1 + tanh(u))` with `u = sqrt(2/pi) * (x + 0.044715 x^3)`,
-/// written as `x / (1 + e^(-2u))`, which does not cancel.
-#[inline(always)]
-pub fn gelu_tanh<L: Lanes>(x: L::V) -> L::V {
-    const MINUS_TWO_ROOT: f32 = -1.595_769_1;
-    let cubic = L::fma(L::mul(L::splat(0.044_715), L::mul(x, x)), x, x);
-    L::div(x, L::add(L::splat(1.0), exp::<L>(L::mul(cubic, L::splat(MINUS_TWO_ROOT)))))
-}
-
-/// `gate[i] = silu(gate[i]) * up[i]`. Panics when the lengths differ.
-pub fn silu_times_(set: LaneSet, gate: &mut [f32], up: &[f32]) {
-    run(set, GateTimes::<false> { gate, up });
-}
-
-/// `gate[i] = gelu_tanh(gate[i]) * up[i]`. Panics when the lengths differ.
-pub fn gelu_tanh_times_(set: LaneSet, gate: &mut [f32], up: &[f32]) {
-    run(set, GateTimes::<true> { gate, up });
-}
-
-/// Puts `f` of every element in its place: for the functions of this file, over a slice of any length.
-pub fn map_(set: LaneSet, function: Function, values: &mut [f32]) {
-    run(set, Map { function, values });
-}
-
-/// The functions of this file by name.
+/// How many values share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Function {
-    Exp2,
-    Exp,
-    Tanh,
-    Silu,
-    GeluTanh,
+pub(crate) enum Scale {
+    Per256,
+    Per32,
+}
+
+/// Quantised rows: chunk `c` of row `r` at `c * rows + r`, so that the rows of one chunk lie together.
+pub(crate) struct Activations {
+    pub rows: usize,
+    /// Chunks a row.
+    pub chunks: usize,
+    blocks: Vec<Activation>,
+}
+
+impl Activations {
+    /// Quantises `x`, `rows` rows of `cols` values each; in parallel over rows.
+    pub fn quantise(isa: Isa, x: &[f32], rows: usize, cols: usize, scale: Scale) -> Self {
+        assert_eq!(x.len(), rows * cols, "rows of another length");
+        let chunks = cols.div_ceil(CHUNK);
+        let mut blocks: Vec<Activation> = Vec::with_capacity(rows * chunks);
+        let out = SharedSlice::new(blocks.spare_capacity_mut());
+        // About 10 microseconds of work a task: fewer rows are not worth waking a thread.
+        let rows_per_task = (16_384 / cols.max(1)).max(1);
+        pool::pool().run(rows.div_ceil(rows_per_task), |task| {
+            for row in task * rows_per_task..rows.min((task + 1) * rows_per_task) {
+                for (chunk, values) in x[row * cols..(row + 1) * cols].chunks(CHUNK).enumerate() {
+                    let block = quantise_chunk(isa, values, scale);
+                    // SAFETY: each (chunk, row) belongs to one task alone.
+                    unsafe { out.get(chunk * rows + row) }.write(block);
+                }
+            }
+        });
+        // SAFETY: the tasks cover all rows, and each row all its chunks: every element is written.
+        unsafe { blocks.set_len(rows * chunks) };
+        Self { rows, chunks, blocks }
+    }
+
+    /// The blocks of rows `first..first + count` in chunk `chunk`.
+    #[inline]
+    pub fn chunk(&self, chunk: usize, first: usize, count: usize) -> &[Activation] {
+        &self.blocks[chunk * self.rows + first..][..count]
+    }
+}
+
+fn quantise_chunk(isa: Isa, values: &[f32], scale: Scale) -> Activation {
+    match isa {
+        Isa::Scalar | Isa::Emulated512 => quantise_chunk_body(values, scale),
+        // SAFETY: these sets are chosen only where the CPU has AVX2 and FMA.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => unsafe { quantise_chunk_avx2(values, scale) },
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 | Isa::Avx512 => quantise_chunk_body(values, scale),
+    }
+}
+
+/// The same code, compiled for wider registers; it has no operation that could round differently there.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn quantise_chunk_avx2(values: &[f32], scale: Scale) -> Activation {
+    quantise_chunk_body(values, scale)
 }
 
 #[inline(always)]
-fn exp2_fraction<L: Lanes>(f: L::V) -> L::V {
-    let mut y = L::splat(EXP2[5]);
-    for coefficient in [EXP2[4], EXP2[3], EXP2[2], EXP2[1], EXP2[0], 1.0] {
-        y = L::fma(y, f, L::splat(coefficient));
-    }
-    y
-}
-
-struct GateTimes<'a, const GELU: bool> {
-    gate: &'a mut [f32],
-    up: &'a [f32],
-}
-
-impl<const GELU: bool> Kernel for GateTimes<'_, GELU> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        assert_eq!(self.gate.len(), self.up.len(), "gate and up have the same length");
-        let mut gates = self.gate.chunks_exact_mut(8);
-        let mut ups = self.up.chunks_exact(8);
-        for (gate, up) in (&mut gates).zip(&mut ups) {
-            // SAFETY: both chunks hold 8 values.
-            unsafe {
-                let x = L::load(gate.as_ptr());
-                let y = if GELU { gelu_tanh::<L>(x) } else { silu::<L>(x) };
-                L::store(gate.as_mut_ptr(), L::mul(y, L::load(up.as_ptr())));
+fn quantise_chunk_body(values: &[f32], scale: Scale) -> Activation {
+    let mut x = [0.0f32; CHUNK];
+    x[..values.len()].copy_from_slice(values);
+    let mut out = Activation { q: [0; CHUNK], sums16: [0; 16], sums32: [0; 8], d: [0.0; 8] };
+    match scale {
+        Scale::Per256 => out.d = [quantise_run(&x, &mut out.q); 8],
+        Scale::Per32 => {
+            for ((x, q), d) in x.chunks_exact(32).zip(out.q.chunks_exact_mut(32)).zip(&mut out.d) {
+                *d = quantise_run(x, q);
             }
         }
-        let (gate, up) = (gates.into_remainder(), ups.remainder());
-        let mut padded = [0.0f32; 8];
-        padded[..gate.len()].copy_from_slice(gate);
-        // SAFETY: the array holds 8 values.
-        unsafe {
-            let x = L::load(padded.as_ptr());
-            L::store(padded.as_mut_ptr(), if GELU { gelu_tanh::<L>(x) } else { silu::<L>(x) });
+    }
+    for (sum, q) in out.sums16.iter_mut().zip(out.q.chunks_exact(16)) {
+        *sum = q.iter().map(|q| i16::from(*q)).sum();
+    }
+    out.sums32 = std::array::from_fn(|i| out.sums16[2 * i] + out.sums16[2 * i + 1]);
+    out
+}
+
+/// Quantises values that share a scale, and returns it.
+#[inline(always)]
+fn quantise_run(x: &[f32], q: &mut [i8]) -> f32 {
+    // Magnitudes order like their bits, NaN above infinity: one integer maximum finds the largest and any non-finite value.
+    let mut largest = 0i32;
+    for x in x {
+        largest = largest.max((x.to_bits() & 0x7fff_ffff) as i32);
+    }
+    let largest = f32::from_bits(largest as u32);
+    if !largest.is_finite() {
+        return f32::NAN;
+    }
+    if largest < 1e-30 {
+        return 0.0;
+    }
+    let inverse = 127.0 / largest;
+    // Adding 1.5 * 2^23 leaves the nearest integer (halves to even) in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    for (q, x) in q.iter_mut().zip(x) {
+        let rounded = (x * inverse + ROUND).to_bits() as i32 - ROUND.to_bits() as i32;
+        *q = rounded.clamp(-127, 127) as i8;
+    }
+    largest / 127.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(values: &[f32], scale: Scale) -> Activation {
+        let all: Vec<Activation> = Isa::available().into_iter().map(|isa| quantise_chunk(isa, values, scale)).collect();
+        for other in &all[1..] {
+            assert_eq!(other.q, all[0].q);
+            assert_eq!(other.d.map(f32::to_bits), all[0].d.map(f32::to_bits));
         }
-        for (i, gate) in gate.iter_mut().enumerate() {
-            *gate = padded[i] * up[i];
+        all.into_iter().next().expect("scalar is always there")
+    }
+
+    #[test]
+    fn values_are_within_half_a_step_and_sums_are_sums() {
+        let values: Vec<f32> = (0..256).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013).collect();
+        for scale in [Scale::Per256, Scale::Per32] {
+            let block = one(&values, scale);
+            for (i, x) in values.iter().enumerate() {
+                let d = block.d[i / 32];
+                assert!((x - d * f32::from(block.q[i])).abs() <= d * 0.500_01, "{i} {scale:?}");
+            }
+            for i in 0..16 {
+                let sum: i32 = block.q[16 * i..][..16].iter().map(|q| i32::from(*q)).sum();
+                assert_eq!(i32::from(block.sums16[i]), sum);
+            }
+            for i in 0..8 {
+                assert_eq!(block.sums32[i], block.sums16[2 * i] + block.sums16[2 * i + 1]);
+            }
         }
     }
-}
 
-struct Map<'a> {
-    function: Function,
-    values: &'a mut [f32],
-}
+    #[test]
+    fn halves_go_to_even_and_the_largest_keeps_its_sign() {
+        let mut values = [0.0; 32];
+        values[..6].copy_from_slice(&[-127.0, 0.5, 1.5, -2.5, 126.4, 3.0]);
+        let block = one(&values, Scale::Per32);
+        assert_eq!(block.q[..6], [-127, 0, 2, -2, 126, 3]);
+        assert_eq!(block.d[0], 1.0);
+        assert_eq!(block.d[1], 0.0);
+    }
 
-impl Kernel for Map<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        for chunk in self.values.chunks_mut(8) {
-            let mut padded = [0.0f32; 8];
-            padded[..chunk.len()].copy_from_slice(chunk);
-            // SAFETY: the array holds 8 values.
-            unsafe {
-                let x = L::load(padded.as_ptr());
-                let y = match self.function {
-                    Function::Exp2 => exp2::<L>(x),
-                    Function::Exp => exp::<L>(x),
-                    Function::Tanh => tanh::<L>(x),
-                    Function::Silu => silu::<L>(x),
-                    Function::GeluTanh => gelu_tanh::<L>(x),
-                };
-                L::store(padded.as_mut_ptr(), y);
-            }
-            chunk.copy_from_slice(&padded[..chunk.len()]);
+    #[test]
+    fn zeros_and_dust_are_zero_and_non_finite_blocks_are_nan() {
+        assert_eq!(one(&[0.0; 256], Scale::Per256).d, [0.0; 8]);
+        let dust = one(&[1e-38; 40], Scale::Per32);
+        assert_eq!((dust.d[0], dust.q[0]), (0.0, 0));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = [1.0; 64];
+            values[40] = bad;
+            let block = one(&values, Scale::Per32);
+            assert_eq!(block.d[0], 1.0 / 127.0);
+            assert!(block.d[1].is_nan());
+            assert!(one(&values, Scale::Per256).d[0].is_nan());
         }
+        assert!(one(&[f32::MAX; 32], Scale::Per32).d[0].is_finite());
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! What a row computes depends on its position alone, never on the tiling: keys are taken in splits of [`SPLIT_BLOCKS`] blocks at
 //! absolute positions, each from a fresh (maximum, sum, accumulator), and the splits are merged in ascending order. Tiles and
-//! tasks only decide which rows share a read of the cache. The arithmetic of a tile is in [`tile`].
+//! tasks only decide which rows share a read of the cache. A tile's arithmetic is in [`tile`] and [`micro`].
 
-pub mod tile;
+mod micro;
+mod tile;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -12,9 +13,10 @@ use std::ops::Range;
 use half::f16;
 
 use self::tile::{Geometry, Partial, Tile, merge, partial_len};
-use super::disjoint::Disjoint;
-use super::lanes::{Element, Kernel, LaneSet, Lanes, run};
+use super::f32x8::{Element, Kernel, Lanes, run};
+use super::isa::Isa;
 use super::pool::pool;
+use super::shared_slice::SharedSlice;
 use crate::ops::attention::AttentionSpec;
 use crate::{BLOCK_TOKENS, Step};
 
@@ -44,25 +46,25 @@ pub struct Inputs<'a> {
 }
 
 /// Fills `out [T, heads * head_dim]`.
-pub fn attend(set: LaneSet, inputs: &Inputs<'_>, out: &mut [f32]) {
+pub fn attend(isa: Isa, inputs: &Inputs<'_>, out: &mut [f32]) {
     assert_eq!(inputs.q.len(), out.len(), "one output a query");
     match (inputs.k, inputs.v) {
-        (Pages::F16(k), Pages::F16(v)) => attend_typed(set, inputs, k, v, out),
-        (Pages::F32(k), Pages::F32(v)) => attend_typed(set, inputs, k, v, out),
+        (Pages::F16(k), Pages::F16(v)) => attend_typed(isa, inputs, k, v, out),
+        (Pages::F32(k), Pages::F32(v)) => attend_typed(isa, inputs, k, v, out),
         _ => panic!("keys and values have one type"),
     }
 }
 
-fn attend_typed<E: Element>(set: LaneSet, inputs: &Inputs<'_>, k: &[E], v: &[E], out: &mut [f32]) {
+fn attend_typed<E: Element>(isa: Isa, inputs: &Inputs<'_>, k: &[E], v: &[E], out: &mut [f32]) {
     let (step, spec) = (inputs.step, inputs.spec);
     let geometry = Geometry::new(spec);
     let threads = pool().threads();
     let tiles = tiles(step, spec, threads);
-    let out = Disjoint::new(out);
+    let out = SharedSlice::new(out);
     let compute = |tile: &Tile, splits: Range<usize>, partials: Option<&mut [f32]>| {
         let table = step.table(&step.spans[tile.span]);
         SCRATCH.with_borrow_mut(|scratch| {
-            run(set, tile::Compute { geometry: &geometry, tile, table, q: inputs.q, k, v, splits, scratch, out: &out, partials });
+            run(isa, tile::Compute { geometry: &geometry, tile, table, q: inputs.q, k, v, splits, scratch, out: &out, partials });
         });
     };
 
@@ -83,12 +85,12 @@ fn attend_typed<E: Element>(set: LaneSet, inputs: &Inputs<'_>, k: &[E], v: &[E],
         }
     }
     let mut partials = vec![0.0f32; partials_len];
-    let shared = Disjoint::new(&mut partials);
+    let shared = SharedSlice::new(&mut partials);
     pool().run(tasks.len(), |index| {
         let (tile, split, start) = tasks[index];
         let len = partial_len(tiles[tile].rows(&geometry), geometry.head_dim);
         // SAFETY: every task has its own range.
-        let partial = unsafe { shared.part(start, len) };
+        let partial = unsafe { shared.run(start, len) };
         compute(&tiles[tile], split..split + 1, Some(partial));
     });
     for (index, tile) in tiles.iter().enumerate() {
@@ -96,7 +98,7 @@ fn attend_typed<E: Element>(set: LaneSet, inputs: &Inputs<'_>, k: &[E], v: &[E],
         let count = tasks[first..].partition_point(|task| task.0 == index);
         let len = partial_len(tile.rows(&geometry), geometry.head_dim);
         let own = &mut partials[tasks[first].2..][..len * count];
-        run(set, MergeTile { geometry: &geometry, tile, partials: own, out: &out });
+        run(isa, MergeTile { geometry: &geometry, tile, partials: own, out: &out });
     }
 }
 
@@ -129,7 +131,7 @@ struct MergeTile<'a> {
     geometry: &'a Geometry,
     tile: &'a Tile,
     partials: &'a mut [f32],
-    out: &'a Disjoint<'a, f32>,
+    out: &'a SharedSlice<'a, f32>,
 }
 
 impl Kernel for MergeTile<'_> {

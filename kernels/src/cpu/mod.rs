@@ -1,11 +1,17 @@
 //! Fast bodies on the CPU, chosen at run time by instruction set.
 
-pub mod activation;
-pub mod attention;
-pub mod disjoint;
-pub mod kv_write;
-pub mod lanes;
-pub mod norm;
+pub mod isa;
 pub mod pool;
-pub mod rope;
-pub mod softmax;
+
+pub(crate) mod activation;
+pub(crate) mod attention;
+pub(crate) mod exp;
+pub(crate) mod f32x8;
+pub(crate) mod gate;
+pub(crate) mod kv_write;
+pub(crate) mod norm;
+pub(crate) mod product;
+pub(crate) mod rope;
+pub(crate) mod scalar;
+pub(crate) mod shared_slice;
+pub(crate) mod softmax;

@@ -1,8 +1,9 @@
 //! Root-mean-square norm on the CPU: one order of summation, 32 running sums whatever the instruction set.
 
-use super::disjoint::Disjoint;
-use super::lanes::{Kernel, LaneSet, Lanes, run};
+use super::f32x8::{Kernel, Lanes, run};
+use super::isa::Isa;
 use super::pool::pool;
+use super::shared_slice::SharedSlice;
 
 /// Below so many values a second thread costs more than it brings.
 const SERIAL_VALUES_MAX: usize = 16 * 1024;
@@ -10,25 +11,25 @@ const SERIAL_VALUES_MAX: usize = 16 * 1024;
 const TASK_ROWS: usize = 16;
 
 /// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * w` for each row of `w.len()` values.
-pub fn rms_norm(set: LaneSet, x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+pub fn rms_norm(isa: Isa, x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == out.len() && !w.is_empty() && x.len().is_multiple_of(w.len()), "rows as wide as the weight");
-    let out = Disjoint::new(out);
+    let out = SharedSlice::new(out);
     for_row_ranges(x.len(), w.len(), |start, len| {
         // SAFETY: ranges of different tasks do not overlap.
-        let out = unsafe { out.part(start, len) };
-        run(set, Norm { x: &x[start..start + len], w, eps, out });
+        let out = unsafe { out.run(start, len) };
+        run(isa, Norm { x: &x[start..start + len], w, eps, out });
     });
 }
 
 /// `residual += delta`, then [`rms_norm`] of it.
-pub fn add_rms_norm_(set: LaneSet, residual: &mut [f32], delta: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+pub fn add_rms_norm_(isa: Isa, residual: &mut [f32], delta: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
     let same_len = residual.len() == delta.len() && residual.len() == out.len();
     assert!(same_len && !w.is_empty() && delta.len().is_multiple_of(w.len()), "rows as wide as the weight");
-    let (residual, out) = (Disjoint::new(residual), Disjoint::new(out));
+    let (residual, out) = (SharedSlice::new(residual), SharedSlice::new(out));
     for_row_ranges(delta.len(), w.len(), |start, len| {
         // SAFETY: ranges of different tasks do not overlap.
-        let (residual, out) = unsafe { (residual.part(start, len), out.part(start, len)) };
-        run(set, AddNorm { residual, delta: &delta[start..start + len], w, eps, out });
+        let (residual, out) = unsafe { (residual.run(start, len), out.run(start, len)) };
+        run(isa, AddNorm { residual, delta: &delta[start..start + len], w, eps, out });
     });
 }
 

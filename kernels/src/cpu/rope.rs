@@ -1,9 +1,10 @@
 //! Per-head norm and rotary embedding on the CPU, in place over rows of heads.
 
-use super::disjoint::Disjoint;
-use super::lanes::{Kernel, LaneSet, Lanes, run};
+use super::f32x8::{Kernel, Lanes, run};
+use super::isa::Isa;
 use super::norm::{inverse_rms, scale_row};
 use super::pool::pool;
+use super::shared_slice::SharedSlice;
 use crate::ops::rope::RopeStyle;
 
 /// Below so many values a second thread costs more than it brings.
@@ -29,7 +30,7 @@ pub struct HeadNorm<'a> {
 }
 
 /// Norms (where given) and rotates each head of `x [T, width]`, `width` a multiple of `head_dim`.
-pub fn norm_rope_(set: LaneSet, x: &mut [f32], width: usize, head_dim: usize, angles: Angles<'_>, norm: Option<HeadNorm<'_>>) {
+pub fn norm_rope_(isa: Isa, x: &mut [f32], width: usize, head_dim: usize, angles: Angles<'_>, norm: Option<HeadNorm<'_>>) {
     if x.is_empty() {
         return;
     }
@@ -38,13 +39,13 @@ pub fn norm_rope_(set: LaneSet, x: &mut [f32], width: usize, head_dim: usize, an
     assert!(2 * angles.half <= head_dim, "the rotary width fits the head");
     assert!(angles.cos.len() == rows * angles.half && angles.sin.len() == angles.cos.len(), "angles for every row");
     let task_rows = if x.len() <= SERIAL_VALUES_MAX { rows } else { TASK_ROWS };
-    let x = Disjoint::new(x);
+    let x = SharedSlice::new(x);
     pool().run(rows.div_ceil(task_rows), |task| {
         let first_row = task * task_rows;
         let count = task_rows.min(rows - first_row);
         // SAFETY: tasks take different rows.
-        let x = unsafe { x.part(first_row * width, count * width) };
-        run(set, NormRope { x, first_row, width, head_dim, angles, norm });
+        let x = unsafe { x.run(first_row * width, count * width) };
+        run(isa, NormRope { x, first_row, width, head_dim, angles, norm });
     });
 }
 

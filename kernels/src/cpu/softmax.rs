@@ -1,26 +1,27 @@
 //! Softmax over one row: a pass for the maximum, a pass for the exponentials and 32 running sums.
 
-use super::activation::exp;
-use super::lanes::{Kernel, LaneSet, Lanes, run};
+use super::exp::exp;
+use super::f32x8::{Kernel, Lanes, run};
+use super::isa::Isa;
 
 /// See [`crate::ops::softmax::softmax_`].
-pub fn softmax_(set: LaneSet, row: &mut [f32]) {
-    let max = run(set, Max { row });
+pub fn softmax_(isa: Isa, row: &mut [f32]) {
+    let max = run(isa, Max { row });
     if max == f32::NEG_INFINITY {
         return row.fill(0.0);
     }
-    let sum = run(set, ExpSum { row, max });
+    let sum = run(isa, ExpSum { row, max });
     row.iter_mut().for_each(|p| *p /= sum);
 }
 
 /// See [`crate::ops::softmax::log_sum_exp`].
-pub fn log_sum_exp(set: LaneSet, row: &[f32]) -> f32 {
-    let max = run(set, Max { row });
+pub fn log_sum_exp(isa: Isa, row: &[f32]) -> f32 {
+    let max = run(isa, Max { row });
     if max == f32::NEG_INFINITY {
         return max;
     }
     let mut scratch = row.to_vec();
-    max + run(set, ExpSum { row: &mut scratch, max }).ln()
+    max + run(isa, ExpSum { row: &mut scratch, max }).ln()
 }
 
 struct Max<'a> {

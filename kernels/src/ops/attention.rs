@@ -2,11 +2,10 @@
 
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 
-use super::rows_of;
+use super::{chosen_isa, rows_of};
 use crate::cpu::attention::{self as cpu, Pages};
 use crate::cpu::kv_write::{self, Part};
-use crate::cpu::lanes::LaneSet;
-use crate::{BLOCK_TOKENS, KvLayer, Step, reference_attention as reference};
+use crate::{BLOCK_TOKENS, KvLayer, Step, reference::attention as reference};
 
 /// What attention needs to know of a layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,11 +57,12 @@ pub fn paged_attention(q: &Tensor, kv: &KvLayer, step: &Step, spec: &AttentionSp
     if !kv.device().is_cpu() {
         return reference::paged_attention(q, kv, step, spec);
     }
+    let isa = chosen_isa()?;
     let mut out = vec![0.0f32; q.elem_count()];
     let (k_storage, k_layout) = kv.k.storage_and_layout();
     let (v_storage, v_layout) = kv.v.storage_and_layout();
     let (k, v) = (pages(&k_storage, k_layout)?, pages(&v_storage, v_layout)?);
-    rows_of(q, |q| cpu::attend(LaneSet::best(), &cpu::Inputs { q, k, v, step, spec }, &mut out))?;
+    rows_of(q, |q| cpu::attend(isa, &cpu::Inputs { q, k, v, step, spec }, &mut out))?;
     Tensor::from_vec(out, q.shape(), q.device())
 }
 
@@ -126,11 +126,11 @@ impl InplaceOp1 for KvWrite<'_> {
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("cache pages must be contiguous") };
-        let (set, slots) = (LaneSet::best(), &self.step.slots);
+        let (isa, slots) = (chosen_isa()?, &self.step.slots);
         let shape = kv_write::Shape { part: self.part, kv_heads: self.kv.kv_heads, head_dim: self.kv.head_dim };
         rows_of(self.rows, |rows| match storage {
-            CpuStorage::F16(pages) => kv_write::write(set, &mut pages[start..end], rows, slots, shape),
-            CpuStorage::F32(pages) => kv_write::write(set, &mut pages[start..end], rows, slots, shape),
+            CpuStorage::F16(pages) => kv_write::write(isa, &mut pages[start..end], rows, slots, shape),
+            CpuStorage::F32(pages) => kv_write::write(isa, &mut pages[start..end], rows, slots, shape),
             _ => unreachable!("a KvLayer on the CPU is f16 or f32"),
         })
     }

@@ -8,7 +8,14 @@ pub mod norm;
 pub mod rope;
 pub mod softmax;
 
-use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, Error, Result, Storage, Tensor, bail};
+
+use crate::cpu::isa::{Isa, isa};
+
+/// The instruction set to use; a wrong `UNDERSTUDY_ISA` is an error of every op.
+pub(crate) fn chosen_isa() -> Result<Isa> {
+    isa().map_err(Error::wrap)
+}
 
 /// Hands the values of a contiguous f32 tensor on the CPU to `read`, where they lie.
 pub(crate) fn rows_of<R>(x: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {

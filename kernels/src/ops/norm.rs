@@ -4,10 +4,9 @@ use std::cell::RefCell;
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
 
-use super::{rows_mut, rows_of};
-use crate::cpu::lanes::LaneSet;
+use super::{chosen_isa, rows_mut, rows_of};
 use crate::cpu::norm as cpu;
-use crate::reference_attention as reference;
+use crate::reference::attention as reference;
 
 /// `[T, H]` -> `[T, H]`; `w [H]` f32.
 ///
@@ -17,8 +16,9 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return reference::rms_norm(x, w, eps);
     }
+    let isa = chosen_isa()?;
     let mut out = vec![0.0f32; x.elem_count()];
-    rows_of(x, |x| rows_of(w, |w| cpu::rms_norm(LaneSet::best(), x, w, eps, &mut out)))??;
+    rows_of(x, |x| rows_of(w, |w| cpu::rms_norm(isa, x, w, eps, &mut out)))??;
     Tensor::from_vec(out, x.shape(), x.device())
 }
 
@@ -59,7 +59,7 @@ impl InplaceOp1 for AddRmsNorm<'_> {
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let residual = rows_mut(storage, layout)?;
         let mut out = self.out.borrow_mut();
-        let set = LaneSet::best();
-        rows_of(self.delta, |delta| rows_of(self.w, |w| cpu::add_rms_norm_(set, residual, delta, w, self.eps, &mut out)))?
+        let isa = chosen_isa()?;
+        rows_of(self.delta, |delta| rows_of(self.w, |w| cpu::add_rms_norm_(isa, residual, delta, w, self.eps, &mut out)))?
     }
 }

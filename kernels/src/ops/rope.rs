@@ -2,10 +2,9 @@
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, bail};
 
-use super::{rows_mut, rows_of};
-use crate::cpu::lanes::LaneSet;
+use super::{chosen_isa, rows_mut, rows_of};
 use crate::cpu::rope as cpu;
-use crate::{Step, reference_attention as reference};
+use crate::{Step, reference::attention as reference};
 
 /// Which two elements of a head rotate together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,12 +102,12 @@ impl InplaceOp1 for NormRope<'_> {
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let x = rows_mut(storage, layout)?;
         let RopeAngles { style, cos, sin } = self.angles;
-        let half = cos.dim(1)?;
+        let (isa, half) = (chosen_isa()?, cos.dim(1)?);
         let mut rotate = |w: Option<&[f32]>| {
             rows_of(cos, |cos| {
                 rows_of(sin, |sin| {
                     let norm = w.map(|w| cpu::HeadNorm { w, eps: self.eps });
-                    cpu::norm_rope_(LaneSet::best(), x, self.width, self.head_dim, cpu::Angles { style: *style, cos, sin, half }, norm);
+                    cpu::norm_rope_(isa, x, self.width, self.head_dim, cpu::Angles { style: *style, cos, sin, half }, norm);
                 })
             })
         };

@@ -1,42 +1,12 @@
 //! Eight f32 lanes, written once and compiled per instruction set.
 //!
-//! A kernel is generic over [`Lanes`] and [`run`] instantiates it for the best set of the machine. Every operation here is exactly
+//! A kernel is generic over [`Lanes`] and [`run`] instantiates it for an instruction set. Every operation here is exactly
 //! rounded (IEEE 754, fused multiply-add included) or spelled out lane by lane (the sums), so all sets give the same bits.
 //! Knows no op.
 
 use half::f16;
 
-/// An instruction set that kernels over lanes are compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LaneSet {
-    /// Plain Rust; on aarch64 the compiler turns it into NEON.
-    Scalar,
-    /// AVX2 + FMA + F16C.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-}
-
-impl LaneSet {
-    /// The fastest set this machine has; `UNDERSTUDY_ISA=scalar` forces the plain one.
-    pub fn best() -> Self {
-        static BEST: std::sync::OnceLock<LaneSet> = std::sync::OnceLock::new();
-        *BEST.get_or_init(|| {
-            let forced_scalar = std::env::var("UNDERSTUDY_ISA").is_ok_and(|isa| isa.eq_ignore_ascii_case("scalar"));
-            if forced_scalar { Self::Scalar } else { Self::available().last().copied().unwrap_or(Self::Scalar) }
-        })
-    }
-
-    /// Every set this machine can run, slowest first.
-    pub fn available() -> Vec<Self> {
-        #[allow(unused_mut)]
-        let mut sets = vec![Self::Scalar];
-        #[cfg(target_arch = "x86_64")]
-        if x86::available() {
-            sets.push(Self::Avx2);
-        }
-        sets
-    }
-}
+use super::isa::Isa;
 
 /// A computation over lanes. `run` and everything it calls with `L` must be `#[inline(always)]`: only code inlined into
 /// the instantiation is compiled with the set's instructions.
@@ -45,16 +15,18 @@ pub trait Kernel {
     fn run<L: Lanes>(self) -> Self::Output;
 }
 
-/// Runs `kernel` with the instructions of `set`, which must be one of [`LaneSet::available`].
-pub fn run<K: Kernel>(set: LaneSet, kernel: K) -> K::Output {
-    match set {
-        LaneSet::Scalar => kernel.run::<Scalar>(),
+/// Runs `kernel` with the instructions of `isa`, which this CPU must have.
+pub fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa {
+        Isa::Scalar | Isa::Emulated512 => kernel.run::<Scalar>(),
         #[cfg(target_arch = "x86_64")]
-        LaneSet::Avx2 => {
-            assert!(x86::available(), "this machine has no AVX2, FMA and F16C");
-            // SAFETY: the features were found on this machine just above (a cached look-up).
+        Isa::Avx2 | Isa::Avx512 => {
+            assert!(Isa::Avx2.is_available(), "this CPU has no AVX2, FMA and F16C");
+            // SAFETY: the features were found just above (a cached look-up).
             unsafe { x86::run_avx2(kernel) }
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 | Isa::Avx512 => panic!("{isa} is for x86-64"),
     }
 }
 
@@ -246,11 +218,6 @@ mod x86 {
     use half::f16;
 
     use super::{Kernel, Lanes};
-
-    /// Whether this machine has AVX2, FMA and F16C (the answers are cached by the standard library).
-    pub fn available() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-    }
 
     /// # Safety
     /// The machine must have AVX2, FMA and F16C.

@@ -71,20 +71,23 @@ fn rotate(x: &Tensor, angles: &RopeAngles) -> Result<Tensor> {
     Tensor::cat(&[&turned, &x.narrow(2, 2 * half, head_dim - 2 * half)?], 2)
 }
 
-/// [`crate::ops::attention::kv_write_`] for the layout of the devices other than the CPU: one copy a run of neighbouring slots.
+/// [`crate::ops::attention::kv_write_`] for the layout of the devices other than the CPU.
 pub fn kv_write_(kv: &KvLayer, k: &Tensor, v: &Tensor, step: &Step) -> Result<()> {
-    let width = kv.kv_heads * kv.head_dim;
     for (pages, rows) in [(&kv.k, k), (&kv.v, v)] {
-        let pages = pages.reshape((kv.blocks * BLOCK_TOKENS, width))?;
-        let rows = rows.to_dtype(pages.dtype())?;
-        let mut start = 0;
-        while start < step.slots.len() {
-            let follows = |i: usize| step.slots[i] == step.slots[i - 1].wrapping_add(1);
-            let end = (start + 1..step.slots.len()).find(|&i| !follows(i)).unwrap_or(step.slots.len());
-            let run = rows.narrow(0, start, end - start)?.copy()?;
-            pages.slice_set(&run, 0, step.slots[start] as usize)?;
-            start = end;
-        }
+        write_rows_(&pages.reshape((kv.blocks * BLOCK_TOKENS, kv.kv_heads * kv.head_dim))?, rows, &step.slots)?;
+    }
+    Ok(())
+}
+
+/// Row `slots[i]` of `pages` becomes row `i` of `rows`, rounded to the type of `pages`: one copy a run of neighbouring slots.
+pub fn write_rows_(pages: &Tensor, rows: &Tensor, slots: &[u32]) -> Result<()> {
+    let rows = rows.to_dtype(pages.dtype())?;
+    let mut start = 0;
+    while start < slots.len() {
+        let breaks = |&i: &usize| slots[i] != slots[i - 1].wrapping_add(1);
+        let end = (start + 1..slots.len()).find(breaks).unwrap_or(slots.len());
+        pages.slice_set(&rows.narrow(0, start, end - start)?.copy()?, 0, slots[start] as usize)?;
+        start = end;
     }
     Ok(())
 }
