@@ -149,16 +149,19 @@ fn refuse_unsupported(metadata: &Metadata<'_>) -> Result<(), ConfigError> {
 
 /// `attention.key_length` where given, else `embedding_length / head_count`; even, since rotation works on pairs.
 fn head_dim(metadata: &Metadata<'_>, hidden: usize, heads: usize) -> Result<usize, ConfigError> {
-    let head_dim = match metadata.has("attention.key_length") {
-        true => metadata.count("attention.key_length", 2..=HEAD_DIM_MAX)?,
+    let (key, given, head_dim) = match metadata.has("attention.key_length") {
+        true => {
+            let length = metadata.count("attention.key_length", 2..=HEAD_DIM_MAX)?;
+            ("attention.key_length", length, length)
+        }
         false if hidden % heads != 0 => {
             return Err(metadata.bad_value("attention.head_count", heads, format!("it does not divide the embedding length {hidden}")));
         }
-        false => hidden / heads,
+        false => ("attention.head_count", heads, hidden / heads),
     };
     if head_dim > HEAD_DIM_MAX || head_dim % 2 != 0 {
         let problem = format!("that makes heads of {head_dim}; an even number up to {HEAD_DIM_MAX} is wanted");
-        return Err(metadata.bad_value("attention.head_count", heads, problem));
+        return Err(metadata.bad_value(key, given, problem));
     }
     if metadata.has("attention.value_length") {
         let value_length = metadata.count("attention.value_length", 1..=HEAD_DIM_MAX)?;

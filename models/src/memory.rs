@@ -31,7 +31,8 @@ pub struct StepSize {
 impl MemoryEstimate {
     /// Reads the metadata only; errors as [`crate::load`] gives for it.
     pub fn of(gguf: &Gguf, kv: KvDtype, step: StepSize) -> Result<Self, ModelError> {
-        let hyper = Hyperparameters::read(gguf, Family::of(gguf)?.architecture())?;
+        let architecture = Family::of(gguf)?.architecture();
+        let hyper = Hyperparameters::read(gguf, architecture).map_err(|problem| ModelError::config(gguf, problem))?;
         Ok(Self {
             weight_bytes: gguf.tensor_bytes(),
             kv_bytes_per_token: KvCache::block_bytes(&hyper.model, kv) / kernels::BLOCK_TOKENS as u64,

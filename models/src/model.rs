@@ -5,7 +5,7 @@ use kernels::Step;
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::families;
-use crate::gguf::{Gguf, GgufError, Value};
+use crate::gguf::{Gguf, GgufError};
 use crate::kv_cache::KvCache;
 use crate::layers::loader::TensorError;
 
@@ -35,14 +35,20 @@ impl Logits {
 pub enum ModelError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    #[error("unknown architecture {name:?}; this build knows {}", families::known())]
-    UnknownArchitecture { name: String },
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Tensor(#[from] TensorError),
+    #[error("{file}: unknown architecture {name:?}; this build knows {}", families::known())]
+    UnknownArchitecture { file: String, name: String },
+    #[error("{file}: {problem}")]
+    Config { file: String, problem: ConfigError },
+    #[error("{file}: {problem}")]
+    Tensor { file: String, problem: TensorError },
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    pub(crate) fn config(gguf: &Gguf, problem: ConfigError) -> Self {
+        Self::Config { file: gguf.name().to_owned(), problem }
+    }
 }
 
 /// Builds the model the file holds. Weights stay where the file is mapped (CPU) or are uploaded (CUDA, Metal).
@@ -52,14 +58,4 @@ pub enum ModelError {
 pub fn load(gguf: &Gguf, device: &Device) -> Result<Box<dyn Model>, ModelError> {
     let family = families::Family::of(gguf)?;
     Ok(Box::new(family.load(gguf, device)?))
-}
-
-/// The value of `general.architecture`.
-pub(crate) fn architecture(gguf: &Gguf) -> Result<&str, ConfigError> {
-    const KEY: &str = "general.architecture";
-    match gguf.value(KEY) {
-        None => Err(ConfigError::Missing(KEY.to_owned())),
-        Some(Value::String(name)) => Ok(name),
-        Some(other) => Err(ConfigError::Kind { key: KEY.to_owned(), wanted: "a string", got: other.describe() }),
-    }
 }

@@ -8,7 +8,7 @@ use candle_core::Device;
 
 use crate::gguf::Gguf;
 use crate::layers::decoder::{Decoder, DecoderLayout};
-use crate::model::{ModelError, architecture};
+use crate::model::ModelError;
 
 /// A family of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,9 +23,9 @@ impl Family {
 
     /// The family of a file; an unknown architecture is an error by name.
     pub fn of(gguf: &Gguf) -> Result<Self, ModelError> {
-        let name = architecture(gguf)?;
+        let name: &str = gguf.require("general.architecture")?;
         let found = Self::ALL.into_iter().find(|family| family.architecture() == name);
-        found.ok_or_else(|| ModelError::UnknownArchitecture { name: name.to_owned() })
+        found.ok_or_else(|| ModelError::UnknownArchitecture { file: gguf.name().to_owned(), name: name.to_owned() })
     }
 
     /// The name in `general.architecture`, which is also the prefix of its metadata keys.

@@ -1,6 +1,6 @@
 //! Grouped-query attention (Ainslie et al. 2023) over the paged cache, with rotary positions.
 
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 use kernels::ops::attention::{AttentionSpec, kv_write_, paged_attention};
 use kernels::ops::linear::{linear_add_, linear_multi};
 use kernels::ops::rope::{QkNorm, RopeAngles, qk_norm_rope_};
@@ -68,7 +68,7 @@ impl Attention {
     }
 
     /// `residual [T, hidden] += attention(x [T, hidden])`, where `x` is the normed residual; writes this step's keys and values.
-    pub fn forward_add_(&self, residual: &Tensor, x: &Tensor, step: &Step, angles: &RopeAngles, pages: &KvLayer) -> Result<()> {
+    pub fn forward_add_(&self, residual: &Tensor, x: &Tensor, step: &Step, angles: &RopeAngles, pages: &KvLayer) -> candle_core::Result<()> {
         let projections = [&self.query, &self.key, &self.value].map(|projection| (&projection.weight, projection.bias.as_ref()));
         let [query, key, value]: [Tensor; 3] = linear_multi(x, &projections)?.try_into().expect("three products of three weights");
         let norm = self.head_norms.as_ref().map(|norms| QkNorm { q: &norms.query, k: &norms.key, eps: norms.eps });

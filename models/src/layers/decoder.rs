@@ -3,7 +3,7 @@
 //! What a family adds (biases, norms of heads, the way of rotating) is data in [`DecoderLayout`]; a family whose flow differs
 //! writes its own `forward` from the same layers.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Tensor};
 use kernels::ops::embed::embed;
 use kernels::ops::rope::{Rope, RopeStyle};
 use kernels::{Step, Weight};
@@ -51,7 +51,7 @@ struct Block {
 impl Decoder {
     /// Takes every tensor of the file; one that is left over is an error.
     pub fn load(gguf: &Gguf, device: &Device, layout: DecoderLayout) -> Result<Self, ModelError> {
-        let hyper = Hyperparameters::read(gguf, layout.architecture)?;
+        let hyper = Hyperparameters::read(gguf, layout.architecture).map_err(|problem| ModelError::config(gguf, problem))?;
         let mut loader = Loader::new(gguf, device, layout.architecture);
         let ModelConfig { layers, hidden, vocab, .. } = hyper.model;
 

@@ -1,6 +1,6 @@
 //! Gated feed-forward (SwiGLU, Shazeer 2020): `down(silu(gate(x)) * up(x))`.
 
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 use kernels::Weight;
 use kernels::ops::linear::{Activation, ffn_gated, linear_add_};
 
@@ -27,7 +27,7 @@ impl FeedForward {
     }
 
     /// `residual [T, hidden] += feed_forward(x [T, hidden])`, where `x` is the normed residual.
-    pub fn forward_add_(&self, residual: &Tensor, x: &Tensor) -> Result<()> {
+    pub fn forward_add_(&self, residual: &Tensor, x: &Tensor) -> candle_core::Result<()> {
         let inner = ffn_gated(x, &self.gate, &self.up, Activation::Silu)?;
         linear_add_(residual, &inner, &self.down, self.down_bias.as_ref())
     }

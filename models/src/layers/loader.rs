@@ -2,12 +2,12 @@
 //!
 //! A tensor nobody takes is an error: it belongs to a variant of the architecture that would be computed wrongly without it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use candle_core::{Device, Tensor};
 use kernels::Weight;
 
-use crate::gguf::{Gguf, TensorInfo};
+use crate::gguf::Gguf;
 use crate::model::ModelError;
 
 /// Why a file's tensors are not those of the model its metadata describes.
@@ -17,7 +17,7 @@ pub enum TensorError {
     Missing(String),
     #[error("tensor {name:?} has the shape {got:?}, but the metadata says {wanted:?}")]
     Shape { name: String, got: Vec<usize>, wanted: Vec<usize> },
-    #[error("tensor {name:?} has no place in the architecture {architecture} as this build knows it ({more} more like it)")]
+    #[error("tensor {name:?} has no place in the architecture {architecture} as this build knows it (and {more} more)")]
     NoPlace { name: String, architecture: String, more: usize },
 }
 
@@ -28,18 +28,16 @@ pub struct Loader<'a> {
     gguf: &'a Gguf,
     device: &'a Device,
     architecture: &'a str,
-    tensors: HashMap<&'a str, &'a TensorInfo>,
     taken: HashSet<&'a str>,
 }
 
 impl<'a> Loader<'a> {
     pub fn new(gguf: &'a Gguf, device: &'a Device, architecture: &'a str) -> Self {
-        let tensors = gguf.tensors().iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
-        Self { gguf, device, architecture, tensors, taken: HashSet::new() }
+        Self { gguf, device, architecture, taken: HashSet::new() }
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.gguf.find_tensor(name).is_some()
     }
 
     /// A matrix `[rows, cols]`.
@@ -73,19 +71,24 @@ impl<'a> Loader<'a> {
             None => Ok(()),
             Some(name) => {
                 let (name, architecture) = (name.to_owned(), self.architecture.to_owned());
-                Err(TensorError::NoPlace { name, architecture, more: left.count() }.into())
+                Err(self.error(TensorError::NoPlace { name, architecture, more: left.count() }))
             }
         }
     }
 
     /// `wanted` in ggml order. Trailing sizes of 1 do not count.
-    fn take(&mut self, name: &str, wanted: &[usize]) -> Result<(), TensorError> {
-        let tensor = *self.tensors.get(name).ok_or_else(|| TensorError::Missing(name.to_owned()))?;
+    fn take(&mut self, name: &str, wanted: &[usize]) -> Result<(), ModelError> {
+        let tensor = self.gguf.find_tensor(name).ok_or_else(|| self.error(TensorError::Missing(name.to_owned())))?;
         if trimmed(&tensor.shape) != trimmed(wanted) {
-            return Err(TensorError::Shape { name: name.to_owned(), got: tensor.shape.clone(), wanted: wanted.to_vec() });
+            let (got, wanted) = (tensor.shape.clone(), wanted.to_vec());
+            return Err(self.error(TensorError::Shape { name: name.to_owned(), got, wanted }));
         }
         self.taken.insert(tensor.name.as_str());
         Ok(())
+    }
+
+    fn error(&self, problem: TensorError) -> ModelError {
+        ModelError::Tensor { file: self.gguf.name().to_owned(), problem }
     }
 }
 

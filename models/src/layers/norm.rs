@@ -1,6 +1,6 @@
 //! Root-mean-square norm with its learned weight.
 
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 use kernels::ops::norm::rms_norm;
 
 use super::loader::Loader;
@@ -20,7 +20,7 @@ impl Norm {
     }
 
     /// `[T, width]` -> `[T, width]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         rms_norm(x, &self.weight, self.eps)
     }
 }

@@ -1,6 +1,6 @@
 //! From the last residual to logits on the host, for the wanted rows only: of a prompt's 512 rows, one.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Tensor};
 use kernels::Weight;
 use kernels::ops::embed::gather_rows;
 use kernels::ops::linear::linear;
@@ -33,7 +33,7 @@ impl Output {
     }
 
     /// Logits of `rows` of `residual [T, hidden]`.
-    pub fn forward(&self, residual: &Tensor, rows: &[u32]) -> Result<Logits> {
+    pub fn forward(&self, residual: &Tensor, rows: &[u32]) -> candle_core::Result<Logits> {
         let vocab = self.head.rows();
         if rows.is_empty() {
             return Ok(Logits { values: Vec::new(), vocab });

@@ -142,6 +142,11 @@ impl RandomModel {
         writer
     }
 
+    /// Weights of all tensors.
+    pub fn weights(&self) -> usize {
+        self.tensors().iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    }
+
     fn set_hyperparameters(&self, writer: &mut GgufWriter) {
         let architecture = self.family.architecture();
         writer
