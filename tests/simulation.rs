@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use kernels::BLOCK_TOKENS;
 use understudy::engine::block_manager::BlockManager;
 use understudy::engine::engine_loop::EngineLoop;
 use understudy::engine::prefix_cache::{BlockId, PrefixCache};
@@ -81,6 +82,8 @@ struct Simulation {
     clients: Vec<Client>,
     /// Texts that prompts begin with; answered conversations join them.
     beginnings: VecDeque<Vec<u32>>,
+    /// Whole blocks, of which some prompts are built: the same block after different ones.
+    bricks: Vec<Vec<u32>>,
     turn: usize,
 }
 
@@ -158,13 +161,18 @@ impl Simulation {
             answer_tokens_reserved: if random.chance(700) { random.below(10) } else { 512 } as usize,
         };
         let prefix = if weather.weak_hash {
-            PrefixCache::with_hash(blocks, |parent, tokens| (parent + u64::from(tokens[0])) % 5)
+            // One that hardly looks, and one that does not even look at what came before.
+            PrefixCache::with_hash(
+                blocks,
+                if random.chance(500) { |parent, tokens| (parent + u64::from(tokens[0])) % 5 } else { |_, tokens| u64::from(tokens[0]) },
+            )
         } else {
             PrefixCache::new(blocks)
         };
         let engine_loop = engine_loop.with_scheduler(Scheduler::new(limits, BlockManager::with_prefix_cache(blocks, prefix)));
         let beginnings = (0..3).map(|_| random.tokens(200)).collect();
-        Self { random, engine, engine_loop, weather, clients: Vec::new(), beginnings, turn: 0 }
+        let bricks = (0..3).map(|_| random.tokens(BLOCK_TOKENS)).collect();
+        Self { random, engine, engine_loop, weather, clients: Vec::new(), beginnings, bricks, turn: 0 }
     }
 
     fn run(mut self, reached: &mut Reached) {
@@ -224,6 +232,10 @@ impl Simulation {
         let beginning = &self.beginnings[random.below(self.beginnings.len() as u64) as usize];
         let shared = random.below(beginning.len() as u64 + 1) as usize;
         let mut prompt = beginning[..shared.min(self.weather.prompt_max)].to_vec();
+        if random.chance(200) {
+            let bricks = random.between(1, 5);
+            prompt = (0..bricks).flat_map(|_| self.bricks[random.below(3) as usize].clone()).collect();
+        }
         if prompt.is_empty() || random.chance(700) {
             let own = random.between(1, 40) as usize;
             prompt.extend(random.tokens(own));
