@@ -2,8 +2,10 @@
 //! (jinja2 with `trim_blocks`, `lstrip_blocks`, loop controls, and the helpers templates expect).
 
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 use models::Tokenizer;
+use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::control_text::ControlText;
@@ -89,9 +91,9 @@ impl ChatTemplate {
         let tools: Vec<Json> = tools.iter().map(|tool| tool_value(tool, control)).collect();
 
         let mut variables: Vec<(String, Value)> = vec![
-            ("messages".into(), Value::from_serialize(messages)),
+            ("messages".into(), from_json(messages)),
             // HF passes None when there are none: templates ask `if tools` and `tools is not none`.
-            ("tools".into(), if tools.is_empty() { Value::from(()) } else { Value::from_serialize(tools) }),
+            ("tools".into(), if tools.is_empty() { Value::from(()) } else { from_json(tools) }),
             ("documents".into(), Value::from(())),
             ("add_generation_prompt".into(), Value::from(true)),
             ("strftime_now".into(), Value::from_function(move |format: String| strftime(&format, now_unix_s))),
@@ -99,11 +101,15 @@ impl ChatTemplate {
         let specials = [("bos_token", &self.bos), ("eos_token", &self.eos)];
         variables.extend(specials.iter().filter_map(|(name, token)| Some(((*name).to_owned(), Value::from(token.as_ref()?.clone())))));
         let own = conversation.template_variables.iter();
-        variables.extend(own.map(|(name, value)| (name.clone(), Value::from_serialize(bracketed(value, control)))));
+        variables.extend(own.map(|(name, value)| (name.clone(), from_json(bracketed(value, control)))));
 
         let template = self.environment.get_template(name).map_err(refused)?;
         template.render(variables.into_iter().collect::<Value>()).map_err(refused)
     }
+}
+
+fn from_json(value: impl Serialize) -> Value {
+    Value::from(Serde(value))
 }
 
 fn environment() -> Environment<'static> {
