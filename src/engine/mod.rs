@@ -162,10 +162,6 @@ impl TokenStream {
     pub async fn next(&mut self) -> Option<TokenEvent> {
         None
     }
-    /// Tokens of the prompt that were taken from the prefix cache; 0 until the first token has come.
-    pub fn cached_tokens(&self) -> usize {
-        0
-    }
 }
 
 impl Engine {
