@@ -1,1 +1,6 @@
-//! x
+//! The one integration-test binary.
+
+mod support;
+
+mod engine;
+mod simulation;

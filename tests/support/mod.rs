@@ -1,0 +1,3 @@
+//! What several test modules lean on.
+
+pub mod fake_model;
