@@ -2,5 +2,6 @@
 
 mod support;
 
+mod api;
 mod engine;
 mod simulation;

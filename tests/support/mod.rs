@@ -1,3 +1,7 @@
 //! What several test modules lean on.
 
+pub mod chat_stream;
 pub mod fake_model;
+pub mod http_client;
+pub mod test_app;
+pub mod tiny_tokenizer;
