@@ -1,0 +1,4 @@
+//! What tests share.
+
+pub mod fake_hub;
+pub mod temp_dir;
