@@ -3,9 +3,11 @@
 //! Knows blocks of weights, rows of activations and pages of keys and values; knows no model, no token text, no request.
 //! Every op has one order of accumulation, whatever the number of rows: the same row gives the same bits alone or in company.
 
+pub mod blocks;
 pub mod ggml_type;
 pub mod kv;
 pub mod ops;
+pub mod quantize;
 pub mod step;
 pub mod weight;
 
