@@ -2,5 +2,7 @@
 
 mod support;
 
+mod engine;
 mod hub;
+mod simulation;
 mod tidy;
