@@ -5,6 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 
+use kernels::device::DeviceChoice;
+
 pub mod settings;
 pub mod values;
 
@@ -92,15 +94,6 @@ impl std::fmt::Debug for ApiKey {
 pub enum LogFormat {
     Text,
     Json,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The accelerator this build has, where one answers; else the CPU.
-    Auto,
-    Cpu,
-    Cuda(usize),
-    Metal,
 }
 
 /// Tokens of one sequence, prompt and answer together.
@@ -296,7 +289,7 @@ mod tests {
         assert!(error(&[], &[("UNDERSTUDY_PORT", "tcp://10.0.0.1:7878")], "").contains("enableServiceLinks: false"));
         assert_eq!(error(&[("threads", "0")], &[], ""), "--threads: \"0\" is not a number from 1 up");
         assert_eq!(error(&[("memory", "8Q")], &[], ""), "--memory: \"8Q\" is not a size (like 512M, 8G, 1.5G or a number of bytes)");
-        assert_eq!(error(&[("device", "tpu")], &[], ""), "--device: \"tpu\" is not a device (auto, cpu, cuda, cuda:0, metal)");
+        assert_eq!(error(&[("device", "tpu")], &[], ""), "--device: unknown device \"tpu\": expected auto, cpu, cuda, cuda:N or metal");
     }
 
     #[test]

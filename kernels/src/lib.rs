@@ -4,6 +4,7 @@
 //! Every op has one order of accumulation, whatever the number of rows: the same row gives the same bits alone or in company.
 
 pub mod blocks;
+pub mod device;
 pub mod ggml_type;
 pub mod kv;
 pub mod ops;

@@ -127,7 +127,9 @@ impl<'a> Bench<'a> {
         let mut stream = self.engine.generate(request).context("the engine")?;
         let first = stream.next().await;
         let elapsed = start.elapsed();
-        anyhow::ensure!(matches!(first, Some(TokenEvent::Token(_))), "no token came: {first:?}");
+        if !matches!(first, Some(TokenEvent::Token(_))) {
+            return Err(anyhow::anyhow!("no token came: {first:?}").into());
+        }
         while stream.next().await.is_some() {}
         Ok(milliseconds(elapsed))
     }
@@ -155,7 +157,9 @@ impl<'a> Bench<'a> {
         let ended = times.iter().filter_map(|times| times.last()).min();
         let (Some(begun), Some(ended)) = (begun, ended) else { return Err(anyhow::anyhow!("no token came").into()) };
         let counted = times.iter().flatten().filter(|time| *time > begun && *time <= ended).count();
-        anyhow::ensure!(times.iter().all(|times| times.len() == DECODE_TOKENS) && counted > 0, "a stream ended early");
+        if counted == 0 || times.iter().any(|times| times.len() != DECODE_TOKENS) {
+            return Err(anyhow::anyhow!("a stream ended early").into());
+        }
         Ok(counted as f64 / ended.duration_since(*begun).as_secs_f64())
     }
 

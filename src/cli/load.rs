@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use kernels::{BLOCK_TOKENS, KvDtype};
-use models::{Gguf, KvCache, MemoryEstimate, StepSize, Tokenizer};
+use models::{Family, Gguf, Hyperparameters, KvCache, MemoryEstimate, StepSize, Tokenizer};
 
 use super::failure::Failure;
 use super::memory_plan::{self, Needs, Plan, Size, Wanted};
@@ -104,7 +104,8 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
     let parallel = config.engine.parallel.get();
     let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel };
     let estimate = MemoryEstimate::of(gguf, KvDtype::F16, step).context("this model cannot be run")?;
-    let hyperparameters = models::Hyperparameters::of(gguf).context("this model cannot be run")?;
+    let architecture = Family::of(gguf).context("this model cannot be run")?.architecture();
+    let hyperparameters = Hyperparameters::read(gguf, architecture).with_context(|| gguf.name().to_owned())?;
     let needs = Needs {
         weight_bytes: estimate.weight_bytes,
         block_bytes: estimate.kv_bytes_per_token * BLOCK_TOKENS as u64,
@@ -118,7 +119,7 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
 /// What the file recommends under llama.cpp's keys; a penalty or a filter that is off is no recommendation.
 fn sampling_defaults(gguf: &Gguf) -> Result<SamplingDefaults, Failure> {
     let number = |key: &str| gguf.get::<f32>(&format!("general.sampling.{key}")).context("sampling defaults");
-    let top_k = gguf.get::<i32>("general.sampling.top_k").context("sampling defaults")?;
+    let top_k = gguf.get::<i64>("general.sampling.top_k").context("sampling defaults")?;
     Ok(SamplingDefaults {
         temperature: number("temp")?,
         top_k: top_k.and_then(|k| usize::try_from(k).ok()).filter(|k| *k > 0),

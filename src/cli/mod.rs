@@ -19,6 +19,7 @@ mod pull;
 mod serve;
 mod version;
 
+mod load;
 pub mod machine;
 pub mod memory_plan;
 mod print;

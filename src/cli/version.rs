@@ -1,5 +1,7 @@
 //! `understudy version`: what this build is and can do.
 
+use kernels::device::{self, DeviceChoice, DeviceError};
+
 use super::failure::Failure;
 use super::memory_plan::Size;
 use super::print;
@@ -8,7 +10,7 @@ use crate::hub::builtin;
 pub fn run() -> Result<(), Failure> {
     print::line(format!("understudy {}", env!("CARGO_PKG_VERSION")))?;
     print::line(format!("build          {}", build()))?;
-    print::line(format!("devices        {}", devices().join(", ")))?;
+    print::line(format!("devices        {}", devices()))?;
     print::line(format!("built-in model {}", Size(builtin::len())))
 }
 
@@ -18,7 +20,13 @@ pub fn build() -> String {
     format!("{profile}, {}-{}", std::env::consts::ARCH, std::env::consts::OS)
 }
 
-/// Devices this build knows, as `--device` takes them.
-pub fn devices() -> Vec<&'static str> {
-    vec!["cpu"]
+/// Devices this build knows, as `--device` takes them, and whether they answer.
+fn devices() -> String {
+    let known = [DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Metal];
+    let state = |choice: DeviceChoice| match device::open(choice) {
+        Ok(_) => Some(choice.to_string()),
+        Err(DeviceError::NoCuda | DeviceError::NoMetal) => None,
+        Err(error) => Some(format!("{choice} ({error})")),
+    };
+    known.into_iter().filter_map(state).collect::<Vec<_>>().join(", ")
 }

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 
-use super::{ApiKey, DeviceChoice, LogFormat};
+use kernels::device::DeviceChoice;
+
+use super::{ApiKey, LogFormat};
 
 pub fn text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
@@ -82,17 +84,7 @@ pub fn boolean(text: &str) -> Result<bool, String> {
 }
 
 pub fn device(text: &str) -> Result<DeviceChoice, String> {
-    let lower = text.to_ascii_lowercase();
-    match lower.as_str() {
-        "auto" => Ok(DeviceChoice::Auto),
-        "cpu" => Ok(DeviceChoice::Cpu),
-        "cuda" => Ok(DeviceChoice::Cuda(0)),
-        "metal" => Ok(DeviceChoice::Metal),
-        _ => {
-            let index = lower.strip_prefix("cuda:").and_then(|index| index.parse().ok());
-            index.map(DeviceChoice::Cuda).ok_or_else(|| format!("{text:?} is not a device (auto, cpu, cuda, cuda:0, metal)"))
-        }
-    }
+    text.parse().map_err(|e: kernels::device::DeviceError| e.to_string())
 }
 
 pub fn log_format(text: &str) -> Result<LogFormat, String> {

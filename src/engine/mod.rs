@@ -267,10 +267,6 @@ impl TokenStream {
         }
         event
     }
-    /// Tokens of the prompt that were taken from the prefix cache; 0 until the first token has come.
-    pub fn cached_tokens(&self) -> usize {
-        0
-    }
 }
 
 impl Engine {

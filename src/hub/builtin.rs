@@ -10,6 +10,9 @@ struct Aligned<Bytes: ?Sized>(Bytes);
 
 static MODEL: &Aligned<[u8]> = &Aligned(*b"");
 
+/// What replies call it.
+pub const NAME: &str = "understudy-mini";
+
 struct InBinary;
 
 impl AsRef<[u8]> for InBinary {
