@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use kernels::Step;
 use models::Logits;
 use understudy::engine::{
-    AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, SamplingParams, TokenEvent, TokenStream,
-    TokenUsage,
+    AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, SamplingParams, TokenEvent,
+    TokenStream, TokenUsage,
 };
 
 use crate::support::fake_model::FakeModel;

@@ -135,7 +135,7 @@ impl Simulation {
             cancels: stormy(&mut random, 200),
             fails: stormy(&mut random, 60),
             panics: stormy(&mut random, 30),
-            prompt_max: random.between(2, 300) as usize,
+            prompt_max: if random.chance(500) { random.between(2, 60) } else { random.between(2, 300) } as usize,
             output_max: random.between(1, 120) as usize,
             weak_hash: random.chance(250),
         };
@@ -151,7 +151,7 @@ impl Simulation {
             sequences_max: config.sequences_max,
             tokens_per_step_max: config.tokens_per_step_max,
             // Small, so that sequences outgrow their reservations.
-            answer_tokens_reserved: random.below(40) as usize,
+            answer_tokens_reserved: if random.chance(700) { random.below(10) } else { 512 } as usize,
         };
         let prefix = if weather.weak_hash {
             PrefixCache::with_hash(blocks, |parent, tokens| (parent + u64::from(tokens[0])) % 5)

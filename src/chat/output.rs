@@ -22,6 +22,8 @@ pub struct OutputOptions {
     pub tools: Option<ToolOutput>,
     /// Shown before the model's own text (`echo`).
     pub echo: String,
+    /// The reply goes on where the prompt's text ended, in the middle of a word perhaps; a chat's reply is a text of its own.
+    pub continues_prompt: bool,
     pub prompt_tokens: usize,
     /// Ids of tool calls are derived from it.
     pub call_id_seed: u64,
@@ -73,7 +75,10 @@ impl Output {
             None => ToolParser::new(),
         });
         Self {
-            detokenizer: Detokenizer::new(tokenizer.clone()),
+            detokenizer: match options.continues_prompt {
+                true => Detokenizer::continuing(tokenizer.clone()),
+                false => Detokenizer::new(tokenizer.clone()),
+            },
             tokenizer,
             stops: StopStrings::new(&options.stop),
             tools,

@@ -68,6 +68,7 @@ impl TextModel {
                     stop: self.stop_strings(request, prompt),
                     tools: tools.clone(),
                     echo: echo.clone(),
+                    continues_prompt: !matches!(prompt, Prompt::Conversation(_)),
                     prompt_tokens: token_ids.len(),
                     call_id_seed: split_mix(surroundings.random ^ index as u64),
                 };
@@ -109,14 +110,19 @@ impl TextModel {
         }
     }
 
-    /// Prefix, suffix, middle: the order all models with these tokens were trained on.
+    /// Prefix, suffix, middle: the order all models with these tokens were trained on (Bavarian et al. 2022, "PSM").
     fn encode_middle(&self, prefix: &str, suffix: &str) -> Result<Vec<u32>, PrepareError> {
-        let id = |name: &str| self.tokenizer.token_id(name).ok_or(PrepareError::NoFillInTheMiddle);
-        let mut ids = vec![id("<|fim_prefix|>")?];
+        let fim = self.tokenizer.fim();
+        let (Some(before), Some(after), Some(middle)) = (fim.prefix, fim.suffix, fim.middle) else {
+            return Err(PrepareError::NoFillInTheMiddle);
+        };
+        // The bos token, where the model wants one.
+        let mut ids = self.tokenizer.encode_with_specials("", true)?;
+        ids.push(before);
         ids.extend(self.tokenizer.encode(prefix, false)?);
-        ids.push(id("<|fim_suffix|>")?);
+        ids.push(after);
         ids.extend(self.tokenizer.encode(suffix, false)?);
-        ids.push(id("<|fim_middle|>")?);
+        ids.push(middle);
         Ok(ids)
     }
 

@@ -4,8 +4,6 @@
 //! What stands in a slot is what stands in a real cache, in small: a number that depends on the token and on everything before it
 //! (each is mixed from its token, its position and the number in the slot before).
 
-use std::time::Duration;
-
 use kernels::{BLOCK_TOKENS, Step};
 use models::Logits;
 use understudy::engine::sampler::{Sampler, Scratch};
@@ -19,7 +17,6 @@ pub struct FakeModel {
     /// By slot: what was written there last.
     slots: Vec<Entry>,
     script: Option<Script>,
-    pace: Duration,
     /// Called in each step with its number, before anything is right; may fail it, or panic.
     fault: Fault,
     steps: u64,
@@ -37,13 +34,7 @@ struct Entry {
 impl FakeModel {
     pub fn new(vocab: usize, blocks: usize) -> Self {
         let slots = vec![Entry::default(); blocks * BLOCK_TOKENS];
-        Self { vocab, slots, script: None, pace: Duration::ZERO, fault: Box::new(|_, _| Ok(())), steps: 0 }
-    }
-
-    /// Each step takes this long.
-    pub fn with_pace(mut self, pace: Duration) -> Self {
-        self.pace = pace;
-        self
+        Self { vocab, slots, script: None, fault: Box::new(|_, _| Ok(())), steps: 0 }
     }
 
     /// Says what the script says, all but certainly (its logit stands 30 above the others).
@@ -52,7 +43,7 @@ impl FakeModel {
         self
     }
 
-    /// Fails, panics or merely looks at the steps as they come.
+    /// Fails, panics, takes its time or merely looks at the steps as they come.
     pub fn with_fault(mut self, fault: impl FnMut(u64, &Step) -> Result<(), String> + Send + 'static) -> Self {
         self.fault = Box::new(fault);
         self
@@ -90,7 +81,6 @@ impl ModelRunner for FakeModel {
 
     fn run(&mut self, token_ids: &[u32], step: &Step) -> Result<Logits, String> {
         self.steps += 1;
-        std::thread::sleep(self.pace);
         check_form(token_ids, step, self.slots.len());
         // A step that fails leaves anything at all behind in the slots it was to write.
         for &slot in &step.slots {
