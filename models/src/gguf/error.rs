@@ -66,8 +66,6 @@ pub enum GgufProblem {
     Dimensions { name: String, found: usize, wanted: &'static str },
     #[error("tensor {name:?}: {source}")]
     Weight { name: String, source: WeightError },
-    #[error("tensor {name:?}: {source}")]
-    Candle { name: String, source: candle_core::Error },
 
     #[error("is a part of a split model, whose parts must be named NAME-00001-of-{count:05}.gguf and so on, side by side")]
     ShardName { count: u64 },

@@ -3,13 +3,12 @@
 //! Invariant: every byte range handed out lies inside its file, is as long as its type and shape say, and shares nothing with
 //! another tensor. Knows no model family: which keys and tensors matter is for `config` and `families` to say.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
-use kernels::{GgmlType, SharedBytes, Weight};
+use kernels::blocks::dequantize;
+use kernels::{GgmlType, SharedBytes, Weight, WeightError};
 
 mod cursor;
 mod error;
@@ -157,17 +156,15 @@ impl Gguf {
     /// cannot be computed (by tensor name).
     pub fn dense_f32(&self, name: &str, device: &Device) -> Result<Tensor, GgufError> {
         let tensor = self.tensor(name)?;
-        let problem = |source| self.error(GgufProblem::Candle { name: name.to_owned(), source });
-        let shape: Vec<usize> = tensor.shape.iter().rev().copied().collect();
-        let Some(dtype) = candle_type(tensor.ty) else {
-            let source = kernels::WeightError::Unsupported(tensor.ty);
+        if !tensor.ty.is_computed() {
+            let source = WeightError::Unsupported(tensor.ty);
             return Err(self.error(GgufProblem::Weight { name: name.to_owned(), source }));
-        };
-        if let Some(values) = plain_values(tensor.ty, tensor.bytes.as_slice()) {
-            return Tensor::from_vec(values, shape, device).map_err(problem);
         }
-        let storage = QStorage::from_data(Cow::Borrowed(tensor.bytes.as_slice()), &Device::Cpu, dtype).map_err(problem)?;
-        QTensor::new(storage, shape).and_then(|quantized| quantized.dequantize(&Device::Cpu)?.to_device(device)).map_err(problem)
+        let mut values = vec![0.0; tensor.elements()];
+        dequantize(tensor.ty, tensor.bytes.as_slice(), &mut values);
+        let shape: Vec<usize> = tensor.shape.iter().rev().copied().collect();
+        Tensor::from_vec(values, shape, device)
+            .map_err(|source| self.error(GgufProblem::Weight { name: name.to_owned(), source: source.into() }))
     }
 
     /// An error about this file, for who finds its contents wanting (a family, the tokenizer).
@@ -256,35 +253,4 @@ impl Gguf {
         }
         Ok(())
     }
-}
-
-/// Values of the types that are not blocks; `None` for the others.
-fn plain_values(ty: GgmlType, bytes: &[u8]) -> Option<Vec<f32>> {
-    let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-    Some(match ty {
-        GgmlType::F32 => bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect(),
-        GgmlType::F16 => pairs().map(|pair| half::f16::from_le_bytes(pair).to_f32()).collect(),
-        GgmlType::BF16 => pairs().map(|pair| half::bf16::from_le_bytes(pair).to_f32()).collect(),
-        _ => return None,
-    })
-}
-
-/// Candle's name of a type it can unpack.
-fn candle_type(ty: GgmlType) -> Option<GgmlDType> {
-    Some(match ty {
-        GgmlType::F32 => GgmlDType::F32,
-        GgmlType::F16 => GgmlDType::F16,
-        GgmlType::BF16 => GgmlDType::BF16,
-        GgmlType::Q4_0 => GgmlDType::Q4_0,
-        GgmlType::Q4_1 => GgmlDType::Q4_1,
-        GgmlType::Q5_0 => GgmlDType::Q5_0,
-        GgmlType::Q5_1 => GgmlDType::Q5_1,
-        GgmlType::Q8_0 => GgmlDType::Q8_0,
-        GgmlType::Q2K => GgmlDType::Q2K,
-        GgmlType::Q3K => GgmlDType::Q3K,
-        GgmlType::Q4K => GgmlDType::Q4K,
-        GgmlType::Q5K => GgmlDType::Q5K,
-        GgmlType::Q6K => GgmlDType::Q6K,
-        _ => return None,
-    })
 }
