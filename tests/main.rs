@@ -2,6 +2,8 @@
 
 mod support;
 
+mod api;
+mod cli;
 mod engine;
 mod hub;
 mod simulation;
