@@ -15,7 +15,8 @@ pub mod weight;
 pub mod cpu;
 pub mod reference;
 
+pub use device::{DeviceChoice, DeviceError, OpenDevice};
 pub use ggml_type::GgmlType;
 pub use kv::{KvDtype, KvLayer};
-pub use step::{BLOCK_TOKENS, Span, Step};
+pub use step::{BLOCK_TOKENS, LogitRows, Span, Step, StepBuildError, StepBuilder, StepError};
 pub use weight::{SharedBytes, Weight, WeightError};

@@ -4,7 +4,14 @@ pub mod isa;
 pub mod pool;
 
 pub(crate) mod activation;
+pub(crate) mod attention;
+pub(crate) mod exp;
+pub(crate) mod f32x8;
 pub(crate) mod gate;
+pub(crate) mod kv_write;
+pub(crate) mod norm;
 pub(crate) mod product;
+pub(crate) mod rope;
 pub(crate) mod scalar;
 pub(crate) mod shared_slice;
+pub(crate) mod softmax;
