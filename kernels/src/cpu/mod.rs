@@ -1,6 +1,7 @@
 //! Fast bodies on the CPU, chosen at run time by instruction set.
 
 pub mod isa;
+pub mod peak;
 pub mod pool;
 
 pub(crate) mod activation;

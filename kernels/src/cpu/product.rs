@@ -96,9 +96,11 @@ impl<'a> Inputs<'a> {
             Isa::Scalar => scalar::quantized(weight, x, block, out),
             // SAFETY: plain code.
             Isa::Emulated512 => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
-            // SAFETY, here and below: a set is chosen only where the CPU has it, and Avx512 only beside AVX2.
             #[cfg(target_arch = "x86_64")]
-            _ if block.rows.len() <= avx2_few::ROWS_MAX => unsafe { avx2_few::quantized(weight, x, block, out) },
+            _ if block.rows.len() <= avx2_few::ROWS_MAX => {
+                // SAFETY: a set is chosen only where the CPU has it, and Avx512 only beside AVX2.
+                unsafe { avx2_few::quantized(weight, x, block, out) }
+            }
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { avx2::quantized(weight, x, block, out) },

@@ -34,8 +34,8 @@ pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &m
                 GgmlType::Q4K => k_product(&KBlock::q4_k(bytes, &mut q), &q, true, 0, x, out),
                 GgmlType::Q5K => k_product(&KBlock::q5_k(bytes, &mut q), &q, true, 0, x, out),
                 GgmlType::Q6K => k_product(&KBlock::q6_k(bytes, &mut q), &q, false, 32, x, out),
-                GgmlType::Q8_0 => small_product(bytes, 34, |b| blocks::q8_0(b), x, out),
-                GgmlType::Q4_0 => small_product(bytes, 18, |b| signed_q4_0(b), x, out),
+                GgmlType::Q8_0 => small_product(bytes, 34, blocks::q8_0, x, out),
+                GgmlType::Q4_0 => small_product(bytes, 18, signed_q4_0, x, out),
                 other => unreachable!("{other} is not a quantized type with a kernel"),
             }
         }

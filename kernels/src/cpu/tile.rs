@@ -63,11 +63,11 @@ unsafe fn chunks<V: Lanes, F: Format>(weight: &Weight, x: &Activations, block: &
         let x = x.chunk(chunk, block.rows.start, rows);
         for (at, first) in columns.clone().step_by(COLUMNS).enumerate() {
             let mut runs = 0;
-            for i in 0..COLUMNS {
+            for (i, unpacked) in unpacked.iter_mut().enumerate() {
                 // Lanes beyond the last column repeat it; their results are not read.
                 let column = (first + i).min(columns.end - 1);
                 let bytes = chunk_bytes(weight.ggml_type(), weight.row(column), chunk);
-                F::unpack::<V>(bytes, i, &mut tile, &mut unpacked[i]);
+                F::unpack::<V>(bytes, i, &mut tile, unpacked);
                 runs = bytes.len() / weight.ggml_type().block_bytes();
             }
             let out = &mut out[at * COLUMNS..];
