@@ -16,6 +16,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,15 +30,30 @@ HUGGING_FACE = {
     "llama-bpe": CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+" + SPACES,
     "tekken": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+" + SPACES,
     "gpt-4o": rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{CONTRACTIONS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+" + SPACES,
+    "kimi-k2": rf"[\p{{Han}}]+|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}&&[^\p{{Han}}]]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}&&[^\p{{Han}}]]+{CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}&&[^\p{{Han}}]]+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}&&[^\p{{Han}}]]*{CONTRACTIONS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+" + SPACES,
+    "qwen35": CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+" + SPACES,
+    "bailingmoe": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]" + SPACES,
     "seed-coder": CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+" + SPACES,
 }
+HUGGING_FACE["starcoder"] = [r"\p{N}", HUGGING_FACE["gpt-2"]]
+HUGGING_FACE["falcon"] = [r"[\p{P}\$\+<=>\^~\|`]+", HUGGING_FACE["gpt-2"], "[0-9][0-9][0-9]"]
+HUGGING_FACE["deepseek-coder"] = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}"]
+HUGGING_FACE["deepseek-v3"] = [
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+""" + SPACES,
+]
+HUGGING_FACE["superbpe"] = [r"\p{N}+", r"(?=(\d{3})+(?!\d))"]
+HUGGING_FACE["tiny_aya"] = [r"\d{1,3}(?=(?:\d{3})*\b)", HUGGING_FACE["gpt-4o"]]
 IGNORE_MERGES = {"llama-bpe", "tekken"}
 
-# Names llama.cpp knows too. Where its rule for case is an ASCII one (tekken, gpt-4o and their likes) it is compared on ASCII alone.
+# Names llama.cpp knows too. Where its rule is exact for ASCII alone (case in tekken, gpt-4o and their likes; digits in superbpe; white
+# space in the older DeepSeeks) it is compared on ASCII alone; its rule for kimi-k2 has no case at all, so that one is compared with the
+# model's own expression only.
 LLAMA_CPP_NAMES = """gpt-2 default llama-bpe dbrx smaug-bpe glm4 chatglm-bpe qwen2 deepseek-r1-qwen megrez stablelm2 hunyuan qwen35 starcoder refact
     command-r smollm codeshell exaone minerva-7b falcon deepseek-llm deepseek-coder deepseek-v3 hunyuan-dense poro-chat bloom gpt3-finnish viking
-    bailingmoe seed-coder mpt olmo jais trillion superbpe grok-2 lfm2 falcon3 tekken gpt-4o llama4 kimi-k2 exaone4 exaone-moe afmoe""".split()
-ASCII_ONLY = {"tekken", "gpt-4o", "llama4", "kimi-k2"}
+    bailingmoe seed-coder mpt olmo jais trillion superbpe grok-2 lfm2 falcon3 tekken gpt-4o llama4 exaone4 exaone-moe""".split()
+ASCII_ONLY = {"tekken", "gpt-4o", "llama4", "superbpe", "deepseek-llm", "deepseek-coder"}
 
 
 def main():
@@ -136,7 +152,7 @@ def check_sentencepiece(check, texts):
             corpus = Path(folder) / "corpus.txt"
             corpus.write_text("\n".join(line for text in texts[:4000] for line in text.split("\n") if line.strip() and "\0" not in line))
             sentencepiece.SentencePieceTrainer.train(
-                input=str(corpus), model_prefix=str(path), model_type="bpe", vocab_size=1500, byte_fallback=True, character_coverage=0.97,
+                input=str(corpus), model_prefix=str(path), model_type="bpe", vocab_size=1500, byte_fallback=True, character_coverage=0.98,
                 normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=prefix, allow_whitespace_only_pieces=True,
                 user_defined_symbols=["<think>", "</think>"], max_sentence_length=100_000, minloglevel=2, num_threads=1,
             )
@@ -145,7 +161,9 @@ def check_sentencepiece(check, texts):
             write_sentencepiece(model, processor, prefix)
             rows = check.ours(model, texts)
             what = f"sentencepiece {'with' if prefix else 'without'} a space before the first word"
-            check.equal(f"{what} reads back as written", texts, [row["text"] for row in rows], texts)
+            # A ▁ in a text reads back as the space it stands for, and a space is put after every special token.
+            lossless = [i for i, text in enumerate(texts) if "▁" not in text and not (prefix and "think>" in text)]
+            check.equal(f"{what} reads back as written", [texts[i] for i in lossless], [rows[i]["text"] for i in lossless], [texts[i] for i in lossless])
             # Two things differ on purpose: what sentencepiece itself refuses to keep (it ends a text at NUL), and where it puts its
             # space (before the text; llama.cpp and we: also after every special token).
             some = [i for i, text in enumerate(texts) if "\0" not in text and "think>" not in text and "▁" not in text]
@@ -173,8 +191,9 @@ def hugging_face(vocabulary, texts):
     merges = [tuple(merge.split(" ")) for merge in vocabulary["merges"]]
     tokenizer = Tokenizer(BPE(vocab=ids, merges=merges, ignore_merges=pre in IGNORE_MERGES))
     tokenizer.add_tokens([token for token, kind in zip(vocabulary["tokens"], vocabulary["types"]) if kind == 4])
-    split = pre_tokenizers.Split(Regex(HUGGING_FACE[pre]), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    steps = HUGGING_FACE[pre] if isinstance(HUGGING_FACE[pre], list) else [HUGGING_FACE[pre]]
+    splits = [pre_tokenizers.Split(Regex(step), behavior="isolated") for step in steps]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
@@ -194,6 +213,8 @@ def train_crossing_vocabulary(texts):
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
+    # No merge may lead to a name like </s>: llama.cpp lets text become such a token, and we do not.
+    texts = [text.replace("<", " ") for text in texts]
     pieces = [text[start : start + 12] for text in texts for start in range(0, len(text), 12)]
     tokenizer.train_from_iterator(pieces, trainers.BpeTrainer(vocab_size=6000, initial_alphabet=alphabet, show_progress=False, max_token_length=24))
     model = json.loads(tokenizer.to_str())["model"]
@@ -264,7 +285,8 @@ def strings(count, seed):
     def character():
         while True:
             number = rng.choice((rng.randrange(0x20), rng.randrange(0x20, 0x100), rng.randrange(0x3000), rng.randrange(0x10000), rng.randrange(0x110000)))
-            if not 0xD800 <= number < 0xE000:
+            # Code points that no character has (or had, in this Python's Unicode) are classed by each library's own Unicode version.
+            if unicodedata.category(chr(number)) not in ("Cs", "Cn"):
                 return chr(number)
 
     def piece():

@@ -203,17 +203,6 @@ const TABLE: &[Row] = &[
         &["seed-coder"],
         &[SplitLeavingSpace(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+")],
     ),
-    row(
-        &["afmoe"],
-        &[
-            ThreesFromRight(r"\p{N}+"),
-            Split(concat!(
-                r"[一-\x{9FFF}㐀-\x{4DBF}\x{F900}-\x{FAFF}\x{3040}-ゟ゠-ヿ･-ﾟ\x{2F00}-\x{2FDF}\x{0E40}-\x{0E7F}\x{0E80}-\x{0EFF}",
-                r"\x{1780}-\x{17FF}\x{1000}-\x{109F}\x{AA60}-\x{AA7F}\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}]+",
-            )),
-            SplitLeavingSpace(DEEPSEEK_WORDS),
-        ],
-    ),
     row(&["laguna"], &[Split(r"[^\n]+|[\n]+"), QWEN_2]),
     row(
         &["exaone-moe"],
