@@ -220,7 +220,10 @@ fn impossible_tensors_are_refused_by_name() {
         let error = with_tensor(0, shape, 4, None);
         assert!(error.contains(r#"tensor "bad" has the impossible shape"#), "{error}");
     }
-    assert_eq!(with_tensor(8, &[33], 34, None), r#"model.gguf: tensor "bad" has rows of 33 elements, not a multiple of the Q8_0 block of 32"#);
+    assert_eq!(
+        with_tensor(8, &[33], 34, None),
+        r#"model.gguf: tensor "bad" has rows of 33 elements, not a multiple of the Q8_0 block of 32"#
+    );
     let unknown = with_tensor(4242, &[32], 34, None);
     assert_eq!(unknown, r#"model.gguf: tensor "bad" has the unknown ggml type 4242; a newer version of this program may know it"#);
 }
@@ -365,7 +368,10 @@ fn split_models_that_do_not_fit_together_are_refused() {
     assert!(missing.starts_with("m-00002-of-00002.gguf: part 2 of 2 of the model is missing"), "{missing}");
 
     folder.write("m-00002-of-00002.gguf", &part(0, 2, 2));
-    assert_eq!(folder.refusal("m-00001-of-00002.gguf"), "m-00002-of-00002.gguf: says it is part 1 of the split model, 2 wanted from its name");
+    assert_eq!(
+        folder.refusal("m-00001-of-00002.gguf"),
+        "m-00002-of-00002.gguf: says it is part 1 of the split model, 2 wanted from its name"
+    );
     folder.write("m-00002-of-00002.gguf", &part(1, 3, 2));
     assert_eq!(folder.refusal("m-00001-of-00002.gguf"), "m-00002-of-00002.gguf: says the model has 3 parts, the first part says 2");
     folder.write("m-00002-of-00002.gguf", &sample());

@@ -3,6 +3,8 @@
     tokenizer_oracle.py TOKENIZE --model MODEL.gguf     the model, on 10,000 strings, against llama.cpp and Hugging Face's tokenizers
     tokenizer_oracle.py TOKENIZE --pre-tokenizers       every tokenizer.ggml.pre that llama.cpp knows too, on a vocabulary whose merges cross words
     tokenizer_oracle.py TOKENIZE --sentencepiece        a SentencePiece vocabulary, trained here, against sentencepiece and llama.cpp
+    tokenizer_oracle.py --write-fixture FILE            small vocabularies of both kinds and what tokenizers and sentencepiece make of 60 strings,
+                                                        for models/tests/tokenizer.rs (needs those two packages)
 
 TOKENIZE is the built example: `cargo build --release -p models --example tokenize`. Each comparison needs its Python package
 (llama-cpp-python, tokenizers, sentencepiece; gguf for the last two modes); what is not installed is said and skipped, and a run that
@@ -58,13 +60,19 @@ ASCII_ONLY = {"tekken", "gpt-4o", "llama4", "superbpe", "deepseek-llm", "deepsee
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("tokenize", type=Path)
+    parser.add_argument("tokenize", type=Path, nargs="?")
+    parser.add_argument("--write-fixture", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--pre-tokenizers", action="store_true")
     parser.add_argument("--sentencepiece", action="store_true")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=20260302)
     arguments = parser.parse_args()
+    if arguments.write_fixture:
+        write_fixture(arguments.write_fixture, arguments.seed)
+        return
+    if not arguments.tokenize:
+        parser.error("the built example `tokenize` is needed")
     check = Check(arguments.tokenize)
     texts = strings(arguments.count, arguments.seed)
     if arguments.model:
@@ -144,19 +152,9 @@ def check_pre_tokenizers(check, texts):
 def check_sentencepiece(check, texts):
     if not (installed("sentencepiece") and installed("gguf")):
         return
-    import sentencepiece
-
     with tempfile.TemporaryDirectory() as folder:
         for prefix in (True, False):
-            path = Path(folder) / "spm"
-            corpus = Path(folder) / "corpus.txt"
-            corpus.write_text("\n".join(line for text in texts[:4000] for line in text.split("\n") if line.strip() and "\0" not in line))
-            sentencepiece.SentencePieceTrainer.train(
-                input=str(corpus), model_prefix=str(path), model_type="bpe", vocab_size=1500, byte_fallback=True, character_coverage=0.98,
-                normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=prefix, allow_whitespace_only_pieces=True,
-                user_defined_symbols=["<think>", "</think>"], max_sentence_length=100_000, minloglevel=2, num_threads=1,
-            )
-            processor = sentencepiece.SentencePieceProcessor(model_file=str(path) + ".model")
+            processor = train_sentencepiece(folder, texts[:4000], 1500, prefix)
             model = Path(folder) / "spm.gguf"
             write_sentencepiece(model, processor, prefix)
             rows = check.ours(model, texts)
@@ -205,7 +203,7 @@ def read_vocabulary(model):
     return {"tokens": read("tokens"), "types": read("token_type"), "merges": read("merges"), "pre": read("pre")}
 
 
-def train_crossing_vocabulary(texts):
+def train_crossing_vocabulary(texts, vocab_size=6000):
     """Merges that cross spaces, digits, punctuation and lines: what a pre-tokenizer cuts, these would join."""
     from tokenizers import Tokenizer, pre_tokenizers, trainers
     from tokenizers.models import BPE
@@ -216,11 +214,37 @@ def train_crossing_vocabulary(texts):
     # No merge may lead to a name like </s>: llama.cpp lets text become such a token, and we do not.
     texts = [text.replace("<", " ") for text in texts]
     pieces = [text[start : start + 12] for text in texts for start in range(0, len(text), 12)]
-    tokenizer.train_from_iterator(pieces, trainers.BpeTrainer(vocab_size=6000, initial_alphabet=alphabet, show_progress=False, max_token_length=24))
+    tokenizer.train_from_iterator(pieces, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False, max_token_length=24))
     model = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return {"tokens": tokens, "types": [1] * len(tokens), "merges": merges}
+
+
+def train_sentencepiece(folder, texts, vocab_size, prefix):
+    import sentencepiece
+
+    path, corpus = Path(folder) / "spm", Path(folder) / "corpus.txt"
+    corpus.write_text("\n".join(line for text in texts for line in text.split("\n") if line.strip() and "\0" not in line))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(path), model_type="bpe", vocab_size=vocab_size, byte_fallback=True, character_coverage=0.98,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=prefix, allow_whitespace_only_pieces=True,
+        user_defined_symbols=["<think>", "</think>"], max_sentence_length=100_000, minloglevel=2, num_threads=1, hard_vocab_limit=False,
+    )
+    return sentencepiece.SentencePieceProcessor(model_file=str(path) + ".model")
+
+
+def write_fixture(path, seed):
+    texts = strings(2000, seed)
+    shown = [text for text in texts if len(text) < 120 and "\0" not in text and "▁" not in text and "think>" not in text][:60]
+    bpe = train_crossing_vocabulary(texts, 700)
+    bpe["cases"] = {pre: hugging_face(bpe | {"pre": pre}, shown) for pre in sorted(HUGGING_FACE)}
+    with tempfile.TemporaryDirectory() as folder:
+        # Characters of few scripts, or the vocabulary would be all characters.
+        processor = train_sentencepiece(folder, [text for text in texts if all(ord(c) < 0x250 for c in text)], 700, True)
+        spm = describe_sentencepiece(processor)
+        spm["cases"] = [processor.encode(text) for text in shown]
+    path.write_text(json.dumps({"texts": shown, "bpe": bpe, "spm": spm}, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def write_bpe(path, vocabulary):
@@ -238,18 +262,23 @@ def write_bpe(path, vocabulary):
 def write_sentencepiece(path, processor, prefix):
     writer = start_gguf(path)
     writer.add_tokenizer_model("llama")
-    ids = range(processor.get_piece_size())
-    kinds = [2 if processor.is_unknown(i) else 3 if processor.is_control(i) else 6 if processor.is_byte(i) else 1 for i in ids]
-    pieces = [processor.id_to_piece(i) for i in ids]
-    kinds = [4 if piece in ("<think>", "</think>") else kind for piece, kind in zip(pieces, kinds)]
-    writer.add_token_list(pieces)
-    writer.add_token_scores([processor.get_score(i) for i in ids])
-    writer.add_token_types(kinds)
+    vocabulary = describe_sentencepiece(processor)
+    writer.add_token_list(vocabulary["tokens"])
+    writer.add_token_scores(vocabulary["scores"])
+    writer.add_token_types(vocabulary["types"])
     writer.add_bos_token_id(processor.bos_id())
     writer.add_eos_token_id(processor.eos_id())
     writer.add_unk_token_id(processor.unk_id())
     writer.add_add_space_prefix(prefix)
     finish_gguf(writer)
+
+
+def describe_sentencepiece(processor):
+    ids = range(processor.get_piece_size())
+    kinds = [2 if processor.is_unknown(i) else 3 if processor.is_control(i) else 6 if processor.is_byte(i) else 1 for i in ids]
+    pieces = [processor.id_to_piece(i) for i in ids]
+    kinds = [4 if piece in ("<think>", "</think>") else kind for piece, kind in zip(pieces, kinds)]
+    return {"tokens": pieces, "scores": [processor.get_score(i) for i in ids], "types": kinds}
 
 
 def start_gguf(path):
