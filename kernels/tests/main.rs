@@ -8,4 +8,6 @@ mod norm;
 mod rope;
 mod softmax;
 mod step;
+mod formats;
+mod same_bits;
 mod support;
