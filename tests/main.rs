@@ -1,1 +1,10 @@
-//! x
+//! The one integration binary: a module a subject.
+
+mod support;
+
+mod api;
+mod cli;
+mod engine;
+mod hub;
+mod simulation;
+mod tidy;

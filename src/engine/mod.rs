@@ -2,13 +2,31 @@
 //!
 //! Invariant: the engine sees token ids; it knows no text.
 
+pub mod batch;
+pub mod block_manager;
+pub mod engine_loop;
+pub mod model_runner;
+pub mod prefix_cache;
+pub mod sampler;
+pub mod scheduler;
+pub mod sequence;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
 use models::Logits;
+use tokio::sync::{mpsc, watch};
+
+use engine_loop::{Add, Command, EngineLoop};
 
 /// One sequence to generate.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
     pub prompt: Vec<u32>,
     /// Most tokens to generate; `None`: until the context is full. Beyond the context is no error: the reply ends with `Length`.
+    /// 0 computes the prompt (it is cached then) and ends with `Length`.
     pub tokens_max: Option<usize>,
     /// Tokens that end the sequence (not part of the text); empty with `ignore_eos`.
     pub stop_token_ids: Vec<u32>,
@@ -94,6 +112,7 @@ pub struct TokenUsage {
     pub prompt_tokens: usize,
     /// Of these, taken from the prefix cache.
     pub cached_tokens: usize,
+    /// As many as there were `Token` events: a stop token is not counted.
     pub completion_tokens: usize,
 }
 
@@ -102,6 +121,7 @@ pub struct TokenUsage {
 pub enum AdmissionError {
     #[error("the prompt is empty")]
     EmptyPrompt,
+    /// `context_tokens` is the longest prompt that leaves room for one token of answer, in the context and in the cache.
     #[error("prompt is too long: {prompt_tokens} tokens > {context_tokens} maximum")]
     PromptTooLong { prompt_tokens: usize, context_tokens: usize },
     #[error("token id {id} is not in the vocabulary of {vocab}")]
@@ -119,13 +139,13 @@ pub enum AdmissionError {
 pub struct EngineConfig {
     /// Blocks of the cache (32 tokens each).
     pub blocks: usize,
-    /// Sequences that run at once (`--parallel`).
+    /// Sequences that run at once (`--parallel`); at most `tokens_per_step_max`, so that each stream has a row in each step.
     pub sequences_max: usize,
     /// Rows of one step.
     pub tokens_per_step_max: usize,
-    /// Requests that may wait.
+    /// Requests that may wait beside `sequences_max` that run.
     pub queue_max: usize,
-    /// Prompt plus output of one sequence, in tokens.
+    /// Prompt plus output of one sequence, in tokens; at most what the blocks hold.
     pub context_max: usize,
 }
 
@@ -142,44 +162,299 @@ pub struct EngineStats {
     pub running: usize,
     pub waiting: usize,
     pub blocks_used: usize,
+    /// Not used by a running sequence, but their content can be found again.
+    pub blocks_cached: usize,
     pub blocks_total: usize,
     pub prompt_tokens_total: u64,
     pub cached_tokens_total: u64,
     pub generated_tokens_total: u64,
     pub steps_total: u64,
+    /// Sequences paused because no block was free.
+    pub pauses_total: u64,
+    /// Requests whose stream was dropped before they were finished.
+    pub cancelled_total: u64,
+    /// Requests that ended with `Failed`.
+    pub failed_total: u64,
 }
 
-/// Handle to the engine thread; clones share it.
+/// Handle to the engine thread; clones share it. When the last one is dropped, the thread finishes what runs and ends.
 #[derive(Debug, Clone)]
-pub struct Engine {}
+pub struct Engine {
+    /// Bounded by `sequences_max + queue_max`: `places_taken` admits no more requests than that, so it is never full.
+    commands: SyncSender<Command>,
+    shared: Arc<Shared>,
+}
 
 /// The tokens of one request; dropping it cancels the request within one step.
 #[derive(Debug)]
-pub struct TokenStream {}
+pub struct TokenStream {
+    /// Bounded by the tokens the request may generate and the last event, so the engine never waits for a slow reader and nothing
+    /// is lost; memory is taken as events come, not for the bound.
+    events: mpsc::Receiver<TokenEvent>,
+    /// What is known so far, should the engine stop without a last word.
+    usage: TokenUsage,
+    /// Written by the engine before each token.
+    cached_tokens: Arc<AtomicUsize>,
+    finished: bool,
+}
+
+/// What the handles and the engine thread share.
+#[derive(Debug)]
+struct Shared {
+    config: EngineConfig,
+    vocab: usize,
+    occupancy: watch::Sender<Occupancy>,
+    /// Held for the time of a copy.
+    stats: Mutex<(EngineStats, Pace)>,
+}
+
+/// How full the engine is. Changed under one lock, so that draining and admission have an order.
+#[derive(Debug, Clone, Copy, Default)]
+struct Occupancy {
+    /// Requests running or waiting; a place is free again before the request's last event is sent.
+    places_taken: usize,
+    /// Requests whose last event is not sent yet.
+    unanswered: usize,
+    draining: bool,
+    stopped: bool,
+}
+
+/// When requests leave, to tell others how long to wait.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    last_departure: Instant,
+    /// Moving mean of the time between departures while busy; `None` before the first.
+    interval_s: Option<f64>,
+}
 
 impl TokenStream {
     /// The next event; `None` after `Finished`.
     pub async fn next(&mut self) -> Option<TokenEvent> {
-        None
+        if self.finished {
+            return None;
+        }
+        let event = self.events.recv().await;
+        Some(self.note(event))
+    }
+
+    /// The next event if it is there already; `None` also after `Finished`.
+    pub fn try_next(&mut self) -> Option<TokenEvent> {
+        if self.finished {
+            return None;
+        }
+        match self.events.try_recv() {
+            Ok(event) => Some(self.note(Some(event))),
+            Err(mpsc::error::TryRecvError::Empty) => None,
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(self.note(None)),
+        }
+    }
+
+    /// Tokens of the prompt taken from the prefix cache: known from the first token on, 0 before. For who drops the stream before
+    /// `Finished` tells it.
+    pub fn cached_tokens(&self) -> usize {
+        self.cached_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Keeps count; a channel that ends without `Finished` is an engine that died, and the request gets its answer all the same.
+    fn note(&mut self, event: Option<TokenEvent>) -> TokenEvent {
+        let event = event.unwrap_or_else(|| TokenEvent::Finished {
+            reason: FinishReason::Failed(AdmissionError::Stopped.to_string()),
+            usage: TokenUsage { cached_tokens: self.cached_tokens(), ..self.usage },
+        });
+        match &event {
+            TokenEvent::Token(_) => self.usage.completion_tokens += 1,
+            TokenEvent::Finished { .. } => self.finished = true,
+        }
+        event
     }
 }
 
 impl Engine {
     /// Starts the thread.
-    pub fn start(_runner: Box<dyn ModelRunner>, _config: EngineConfig) -> Self {
-        Self {}
+    pub fn start(runner: Box<dyn ModelRunner>, config: EngineConfig) -> Self {
+        let (engine, engine_loop) = Self::without_thread(runner, config);
+        let thread = std::thread::Builder::new().name("engine".into());
+        thread.spawn(move || engine_loop.run()).expect("the operating system gives no thread");
+        engine
     }
-    pub fn generate(&self, _request: GenerateRequest) -> Result<TokenStream, AdmissionError> {
-        Err(AdmissionError::Stopped)
+
+    /// The handle and the loop it speaks to; somebody has to turn it.
+    pub fn without_thread(runner: Box<dyn ModelRunner>, config: EngineConfig) -> (Self, EngineLoop) {
+        let config = config.within_its_own_bounds();
+        let (commands, received) = std::sync::mpsc::sync_channel(config.places());
+        let stats = EngineStats { blocks_total: config.blocks, ..EngineStats::default() };
+        let shared = Arc::new(Shared {
+            vocab: runner.vocab(),
+            config,
+            occupancy: watch::Sender::new(Occupancy::default()),
+            stats: Mutex::new((stats, Pace { last_departure: Instant::now(), interval_s: None })),
+        });
+        let engine_loop = EngineLoop::new(runner, received, shared.clone());
+        (Self { commands, shared }, engine_loop)
     }
+
+    pub fn generate(&self, request: GenerateRequest) -> Result<TokenStream, AdmissionError> {
+        let Shared { config, vocab, .. } = &*self.shared;
+        let prompt_tokens = request.prompt.len();
+        if prompt_tokens == 0 {
+            return Err(AdmissionError::EmptyPrompt);
+        }
+        if prompt_tokens >= config.context_max {
+            return Err(AdmissionError::PromptTooLong { prompt_tokens, context_tokens: config.context_max - 1 });
+        }
+        let biased = request.sampling.logit_bias.iter().map(|(token, _)| token);
+        if let Some(&id) = request.prompt.iter().chain(biased).find(|&&id| id as usize >= *vocab) {
+            return Err(AdmissionError::UnknownToken { id, vocab: *vocab });
+        }
+        let ticket = self.shared.take_place()?;
+
+        let output_max = request.tokens_max.unwrap_or(usize::MAX).min(config.context_max - prompt_tokens);
+        let (sender, events) = mpsc::channel(output_max + 1);
+        let cached_tokens = Arc::new(AtomicUsize::new(0));
+        let usage = TokenUsage { prompt_tokens, ..TokenUsage::default() };
+        let stream = TokenStream { events, usage, cached_tokens: cached_tokens.clone(), finished: false };
+        let add = Add { request, output_max, events: sender, cached_tokens, ticket };
+        match self.commands.try_send(Command::Add(Box::new(add))) {
+            Ok(()) => Ok(stream),
+            Err(TrySendError::Disconnected(_)) => Err(AdmissionError::Stopped),
+            Err(TrySendError::Full(_)) => unreachable!("the channel has a place for every place taken"),
+        }
+    }
+
     pub fn stats(&self) -> EngineStats {
-        EngineStats::default()
+        let (stats, _) = self.shared.stats();
+        let waiting = self.shared.occupancy.borrow().places_taken.saturating_sub(stats.running);
+        EngineStats { waiting, ..stats }
     }
+
+    /// As given to `start`, after `sequences_max` and `context_max` were cut to what the other sizes allow.
     pub fn config(&self) -> &EngineConfig {
-        unreachable!("seam")
+        &self.shared.config
     }
+
     /// New requests are refused with `Draining`; running and waiting ones go on.
-    pub fn drain(&self) {}
+    pub fn drain(&self) {
+        self.shared.occupancy.send_modify(|occupancy| occupancy.draining = true);
+    }
+
     /// Waits until nothing runs and nothing waits.
-    pub async fn drained(&self) {}
+    pub async fn drained(&self) {
+        let mut occupancy = self.shared.occupancy.subscribe();
+        let empty = occupancy.wait_for(|occupancy| occupancy.unanswered == 0 || occupancy.stopped).await;
+        empty.expect("the sender lives in self");
+    }
+}
+
+impl EngineConfig {
+    fn within_its_own_bounds(self) -> Self {
+        let Self { blocks, sequences_max, tokens_per_step_max, queue_max, context_max } = self;
+        assert!(blocks > 0 && sequences_max > 0 && tokens_per_step_max > 0, "an engine of {self:?} can do nothing");
+        let sequences_max = sequences_max.min(tokens_per_step_max);
+        let context_max = context_max.min(blocks * kernels::BLOCK_TOKENS);
+        Self { blocks, sequences_max, tokens_per_step_max, queue_max, context_max }
+    }
+
+    /// Requests inside the engine at once.
+    fn places(&self) -> usize {
+        self.sequences_max.saturating_add(self.queue_max)
+    }
+}
+
+impl Shared {
+    /// One more request is in the engine, or why not.
+    fn take_place(self: &Arc<Self>) -> Result<Ticket, AdmissionError> {
+        let mut refusal = None;
+        self.occupancy.send_if_modified(|occupancy| {
+            refusal = match occupancy {
+                Occupancy { stopped: true, .. } => Some(AdmissionError::Stopped),
+                Occupancy { draining: true, .. } => Some(AdmissionError::Draining),
+                Occupancy { places_taken, .. } if *places_taken >= self.config.places() => Some(self.queue_full(*places_taken)),
+                _ => None,
+            };
+            if refusal.is_none() {
+                occupancy.places_taken += 1;
+                occupancy.unanswered += 1;
+            }
+            // Nobody waits for it to become fuller.
+            false
+        });
+        match refusal {
+            Some(refusal) => Err(refusal),
+            None => Ok(Ticket { shared: self.clone(), has_place: true }),
+        }
+    }
+
+    fn queue_full(&self, places_taken: usize) -> AdmissionError {
+        let (stats, pace) = self.stats();
+        let since_last_s = pace.last_departure.elapsed().as_secs_f64();
+        AdmissionError::QueueFull {
+            waiting: places_taken.saturating_sub(stats.running),
+            retry_after_s: retry_after_s(pace.interval_s, since_last_s),
+        }
+    }
+
+    fn stats(&self) -> (EngineStats, Pace) {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_pace(&self, change: impl FnOnce(&mut Pace)) {
+        change(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner).1);
+    }
+}
+
+/// Travels with a request through the engine; dropping it says that the request is answered or gone, however that came about.
+#[derive(Debug)]
+struct Ticket {
+    shared: Arc<Shared>,
+    has_place: bool,
+}
+
+impl Ticket {
+    /// The place is free for another, though the last event is still to be sent.
+    fn leave_place(&mut self) {
+        if !std::mem::take(&mut self.has_place) {
+            return;
+        }
+        self.shared.occupancy.send_modify(|occupancy| occupancy.places_taken -= 1);
+        self.shared.change_pace(|pace| {
+            let now = Instant::now();
+            let interval_s = (now - pace.last_departure).as_secs_f64();
+            // The last five or so count.
+            pace.interval_s = Some(pace.interval_s.map_or(interval_s, |mean_s| 0.8 * mean_s + 0.2 * interval_s));
+            pace.last_departure = now;
+        });
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.leave_place();
+        self.shared.occupancy.send_modify(|occupancy| occupancy.unanswered -= 1);
+    }
+}
+
+/// Seconds until a place in the queue is likely to be free: the usual time between two departures, or the time since the last one
+/// when that is longer already. At least 1; at most 300, for who waits longer should ask again sooner.
+fn retry_after_s(interval_s: Option<f64>, since_last_s: f64) -> u64 {
+    interval_s.unwrap_or(0.0).max(since_last_s).ceil().clamp(1.0, 300.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_is_estimated_from_departures() {
+        assert_eq!(retry_after_s(None, 0.1), 1);
+        assert_eq!(retry_after_s(Some(2.5), 1.0), 3);
+        assert_eq!(retry_after_s(Some(2.5), 40.0), 40);
+        assert_eq!(retry_after_s(Some(2.5), 4000.0), 300);
+    }
+
+    #[test]
+    fn sizes_that_contradict_each_other_are_cut() {
+        let config = EngineConfig { blocks: 4, sequences_max: 100, tokens_per_step_max: 16, queue_max: 3, context_max: 1000 };
+        let config = config.within_its_own_bounds();
+        assert_eq!((config.sequences_max, config.context_max, config.places()), (16, 128, 19));
+    }
 }

@@ -1,0 +1,80 @@
+//! Lays a plan out as the ragged batch that the model computes: which rows, at which positions, into which slots, over which blocks.
+//!
+//! Decides nothing. Knows no model.
+#![deny(clippy::disallowed_methods)]
+
+use kernels::{BLOCK_TOKENS, Span, Step};
+
+use super::scheduler::{Plan, Scheduler};
+
+/// The input of one step; reused, so that a step allocates nothing.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// `[T]`
+    pub token_ids: Vec<u32>,
+    pub step: Step,
+}
+
+impl Batch {
+    /// Replaces the content by that of `plan`, which `scheduler` has just made.
+    pub fn lay_out(&mut self, plan: &Plan, scheduler: &Scheduler) {
+        let step = &mut self.step;
+        self.token_ids.clear();
+        step.spans.clear();
+        step.positions.clear();
+        step.slots.clear();
+        step.logit_rows.clear();
+        step.blocks_max = plan.chunks.iter().map(|chunk| (chunk.start + chunk.len).div_ceil(BLOCK_TOKENS)).max().unwrap_or(0);
+        step.tables.clear();
+        step.tables.resize(plan.chunks.len() * step.blocks_max, 0);
+
+        for (table_row, chunk) in plan.chunks.iter().enumerate() {
+            let sequence = scheduler.running(chunk.id).expect("a planned sequence runs");
+            let kv_len = chunk.start + chunk.len;
+            let table = &sequence.table.blocks()[..kv_len.div_ceil(BLOCK_TOKENS)];
+            let row = &mut step.tables[table_row * step.blocks_max..][..table.len()];
+            for (entry, block) in row.iter_mut().zip(table) {
+                *entry = block.0;
+            }
+            step.spans.push(Span { q_start: self.token_ids.len(), q_len: chunk.len, kv_len, table_row });
+            for position in chunk.start..kv_len {
+                step.positions.push(position as u32);
+                step.slots.push(table[position / BLOCK_TOKENS].0 * BLOCK_TOKENS as u32 + (position % BLOCK_TOKENS) as u32);
+            }
+            self.token_ids.extend_from_slice(&sequence.tokens()[chunk.start..kv_len]);
+            if chunk.samples {
+                step.logit_rows.push(self.token_ids.len() as u32 - 1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block_manager::BlockManager;
+    use super::super::scheduler::Limits;
+    use super::super::sequence::{Sequence, SequenceId};
+    use super::*;
+
+    #[test]
+    fn a_stream_and_a_chunk_of_a_prompt() {
+        let limits = Limits { sequences_max: 4, tokens_per_step_max: 36, answer_tokens_reserved: 512 };
+        let mut scheduler = Scheduler::new(limits, BlockManager::new(8));
+        scheduler.add(Sequence::new(SequenceId(0), vec![1, 2], 5, vec![]));
+        let plan = scheduler.schedule();
+        scheduler.commit(&plan.chunks[0], Some(3));
+        scheduler.add(Sequence::new(SequenceId(1), (100..140).collect(), 5, vec![]));
+        let plan = scheduler.schedule();
+        let mut batch = Batch::default();
+        batch.lay_out(&plan, &scheduler);
+        let step = &batch.step;
+        assert_eq!(batch.token_ids, [&[3][..], &(100..135).collect::<Vec<_>>()].concat());
+        assert_eq!(step.spans[0], Span { q_start: 0, q_len: 1, kv_len: 3, table_row: 0 });
+        assert_eq!(step.spans[1], Span { q_start: 1, q_len: 35, kv_len: 35, table_row: 1 });
+        assert_eq!((step.blocks_max, &step.tables[..]), (2, &[0, 0, 1, 2][..]));
+        assert_eq!(step.positions, [&[2][..], &(0..35).collect::<Vec<_>>()].concat());
+        assert_eq!(step.slots, [&[2][..], &(32..67).collect::<Vec<_>>()].concat());
+        // The prompt is not through: only the stream gets a token.
+        assert_eq!(step.logit_rows, [0]);
+    }
+}

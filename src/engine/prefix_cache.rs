@@ -1,0 +1,226 @@
+//! Decides which cached block holds the keys and values of a stretch of tokens.
+//!
+//! Keys and values at a position depend on every token before it, so a block is known by its own 32 tokens and by the block
+//! before it. Blocks are found by a chained hash (parent's hash and own tokens), and a hit counts only if the parent is the very
+//! block matched before and the token ids are equal: a collision of hashes costs a miss, never another's cache.
+//!
+//! Knows nothing of who owns a block or when it was used (block_manager), and no tensor.
+#![deny(clippy::disallowed_methods)]
+
+use std::collections::HashMap;
+
+use kernels::BLOCK_TOKENS;
+
+/// One block of the paged cache; its number in [`kernels::Step::tables`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockId(pub u32);
+
+impl BlockId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// `(hash of the parent, tokens) -> hash`.
+pub type ChainHash = fn(u64, &[u32]) -> u64;
+
+/// The published blocks, by content.
+#[derive(Debug)]
+pub struct PrefixCache {
+    /// By chained hash. Only looked up, never iterated: the order of a `HashMap` decides nothing.
+    by_hash: HashMap<u64, BlockId>,
+    /// By block; `None`: the block is not published.
+    entries: Vec<Option<Entry>>,
+    hash: ChainHash,
+}
+
+#[derive(Debug)]
+struct Entry {
+    hash: u64,
+    parent: Option<BlockId>,
+    tokens: [u32; BLOCK_TOKENS],
+}
+
+/// What became of [`PrefixCache::publish`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// The block is now found by its content.
+    Yes,
+    /// Another block with this very content already is.
+    Duplicate(BlockId),
+    /// Another content has this hash: the block stays private, and so do those after it.
+    Collision,
+}
+
+impl PrefixCache {
+    pub fn new(blocks: usize) -> Self {
+        Self::with_hash(blocks, chain_hash)
+    }
+
+    /// With a hash of the caller's choice: tests use a bad one.
+    pub fn with_hash(blocks: usize, hash: ChainHash) -> Self {
+        Self { by_hash: HashMap::new(), entries: (0..blocks).map(|_| None).collect(), hash }
+    }
+
+    /// The blocks of the longest published prefix of `tokens`. The last token is never part of it: somebody wants its logits.
+    pub fn longest_match(&self, tokens: &[u32]) -> Vec<BlockId> {
+        let mut matched = Vec::new();
+        for block_tokens in tokens[..tokens.len().saturating_sub(1)].chunks_exact(BLOCK_TOKENS) {
+            let Ok(Some(block)) = self.find(matched.last().copied(), block_tokens) else { break };
+            matched.push(block);
+        }
+        matched
+    }
+
+    /// Makes the computed `block` findable: `tokens` are its 32 own ones, `parent` the published block before it.
+    pub fn publish(&mut self, parent: Option<BlockId>, tokens: &[u32], block: BlockId) -> Published {
+        assert!(self.entries[block.index()].is_none(), "{block:?} is published already");
+        match self.find(parent, tokens) {
+            Ok(Some(other)) => return Published::Duplicate(other),
+            Err(Collides) => return Published::Collision,
+            Ok(None) => {}
+        }
+        let hash = self.hash_of(parent, tokens);
+        let tokens = tokens.try_into().expect("only full blocks are published");
+        self.by_hash.insert(hash, block);
+        self.entries[block.index()] = Some(Entry { hash, parent, tokens });
+        Published::Yes
+    }
+
+    /// Forgets the content of `block`, which is about to be overwritten.
+    pub fn forget(&mut self, block: BlockId) {
+        let entry = self.entries[block.index()].take().expect("only a published block is forgotten");
+        self.by_hash.remove(&entry.hash);
+    }
+
+    pub fn is_published(&self, block: BlockId) -> bool {
+        self.entries[block.index()].is_some()
+    }
+
+    /// Parent and tokens of a published block.
+    pub fn content(&self, block: BlockId) -> Option<(Option<BlockId>, &[u32])> {
+        self.entries[block.index()].as_ref().map(|entry| (entry.parent, &entry.tokens[..]))
+    }
+
+    /// The promises of this file: for tests and the simulation.
+    pub fn check(&self) -> Result<(), String> {
+        let mut published = 0;
+        for (index, entry) in self.entries.iter().enumerate() {
+            let Some(entry) = entry else { continue };
+            published += 1;
+            let block = BlockId(index as u32);
+            if self.by_hash.get(&entry.hash) != Some(&block) {
+                return Err(format!("{block:?} is published but its hash leads to {:?}", self.by_hash.get(&entry.hash)));
+            }
+            if entry.parent.is_some_and(|parent| !self.is_published(parent)) {
+                return Err(format!("{block:?} is published but its parent {:?} is not", entry.parent));
+            }
+            if entry.hash != self.hash_of(entry.parent, &entry.tokens) {
+                return Err(format!("{block:?} is filed under a hash that is not that of its parent and tokens"));
+            }
+        }
+        if published != self.by_hash.len() {
+            return Err(format!("{published} blocks are published, {} hashes are filed", self.by_hash.len()));
+        }
+        Ok(())
+    }
+
+    /// `Err`: the hash is taken by another content.
+    fn find(&self, parent: Option<BlockId>, tokens: &[u32]) -> Result<Option<BlockId>, Collides> {
+        let Some(&block) = self.by_hash.get(&self.hash_of(parent, tokens)) else { return Ok(None) };
+        let entry = self.entries[block.index()].as_ref().expect("every filed hash leads to a published block");
+        if entry.parent == parent && entry.tokens == tokens { Ok(Some(block)) } else { Err(Collides) }
+    }
+
+    fn hash_of(&self, parent: Option<BlockId>, tokens: &[u32]) -> u64 {
+        let parent_hash = parent.map_or(0, |parent| self.entries[parent.index()].as_ref().map_or(0, |entry| entry.hash));
+        (self.hash)(parent_hash, tokens)
+    }
+}
+
+struct Collides;
+
+/// Multiply and fold, token by token. Good spread is all that is asked of it: every hit is compared.
+fn chain_hash(parent: u64, tokens: &[u32]) -> u64 {
+    tokens.iter().fold(parent ^ 0x51_7C_C1_B7_27_22_0A_95, |hash, &token| {
+        let mixed = (hash ^ u64::from(token)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        mixed ^ (mixed >> 29)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(blocks: usize, salt: u32) -> Vec<u32> {
+        (0..(blocks * BLOCK_TOKENS) as u32).map(|i| i * 7 + salt).collect()
+    }
+
+    /// Publishes all full blocks of `tokens` in the given blocks.
+    fn fill(cache: &mut PrefixCache, tokens: &[u32], blocks: &[u32]) {
+        let mut parent = None;
+        for (chunk, &block) in tokens.chunks_exact(BLOCK_TOKENS).zip(blocks) {
+            assert_eq!(cache.publish(parent, chunk, BlockId(block)), Published::Yes);
+            parent = Some(BlockId(block));
+        }
+        cache.check().unwrap();
+    }
+
+    #[test]
+    fn the_longest_prefix_is_found_and_never_the_last_token() {
+        let mut cache = PrefixCache::new(8);
+        let text = tokens(3, 1);
+        fill(&mut cache, &text, &[5, 2, 7]);
+        // 96 tokens are cached, but a request of those 96 needs the logits of the last one: two blocks.
+        assert_eq!(cache.longest_match(&text), [BlockId(5), BlockId(2)]);
+        let longer = [&text[..], &[9]].concat();
+        assert_eq!(cache.longest_match(&longer), [BlockId(5), BlockId(2), BlockId(7)]);
+        assert_eq!(cache.longest_match(&text[..32]), []);
+        assert_eq!(cache.longest_match(&text[..33]), [BlockId(5)]);
+        assert_eq!(cache.longest_match(&[]), []);
+    }
+
+    #[test]
+    fn equal_tokens_after_another_prefix_are_another_block() {
+        let mut cache = PrefixCache::new(8);
+        let (a, b, tail) = (tokens(1, 1), tokens(1, 2), tokens(1, 3));
+        fill(&mut cache, &[&a[..], &tail].concat(), &[0, 1]);
+        fill(&mut cache, &[&b[..], &tail].concat(), &[2, 3]);
+        let ask = |prefix: &[u32]| cache.longest_match(&[prefix, &tail[..], &[0]].concat());
+        assert_eq!(ask(&a), [BlockId(0), BlockId(1)]);
+        assert_eq!(ask(&b), [BlockId(2), BlockId(3)]);
+        assert_eq!(cache.longest_match(&[&tail[..], &[0]].concat()), []);
+    }
+
+    #[test]
+    fn a_collision_is_a_miss() {
+        // The worst hash there is: all contents collide.
+        let mut cache = PrefixCache::with_hash(8, |_, _| 42);
+        let (a, b) = (tokens(1, 1), tokens(1, 2));
+        assert_eq!(cache.publish(None, &a, BlockId(0)), Published::Yes);
+        assert_eq!(cache.publish(None, &b, BlockId(1)), Published::Collision);
+        // Same tokens, same hash, another parent: not the same content.
+        assert_eq!(cache.publish(Some(BlockId(0)), &a, BlockId(1)), Published::Collision);
+        assert_eq!(cache.longest_match(&[&b[..], &[0]].concat()), []);
+        assert_eq!(cache.longest_match(&[&a[..], &[0]].concat()), [BlockId(0)]);
+        // `a` followed by `a`: the second must not match the first.
+        assert_eq!(cache.longest_match(&[&a[..], &a, &[0]].concat()), [BlockId(0)]);
+        cache.check().unwrap();
+    }
+
+    #[test]
+    fn duplicates_are_told_and_forgotten_blocks_are_gone() {
+        let mut cache = PrefixCache::new(4);
+        let text = tokens(2, 4);
+        fill(&mut cache, &text, &[0, 1]);
+        assert_eq!(cache.publish(None, &text[..32], BlockId(2)), Published::Duplicate(BlockId(0)));
+        cache.forget(BlockId(1));
+        assert!(!cache.is_published(BlockId(1)));
+        assert_eq!(cache.longest_match(&[&text[..], &[0]].concat()), [BlockId(0)]);
+        cache.check().unwrap();
+        // A parent forgotten before its child is a fault that `check` names.
+        fill(&mut cache, &tokens(2, 99), &[2, 3]);
+        cache.forget(BlockId(2));
+        assert!(cache.check().unwrap_err().contains("its parent"));
+    }
+}

@@ -1,0 +1,440 @@
+//! Random traffic against the engine, one seed a run: arrivals with shared beginnings, cancels at any time, pools of a few blocks,
+//! small budgets, bad hashes, failing and panicking models. Every promise is checked after every step.
+//!
+//! `SEED=1234 cargo test simulation` replays one seed and tells what happens; `SEEDS=2000 cargo test simulation` runs more.
+//!
+//! A simulation finds only what its checks state, so faults were planted on purpose; see the end of this file.
+
+use std::collections::VecDeque;
+
+use kernels::BLOCK_TOKENS;
+use understudy::engine::block_manager::BlockManager;
+use understudy::engine::engine_loop::EngineLoop;
+use understudy::engine::prefix_cache::{BlockId, PrefixCache};
+use understudy::engine::scheduler::{Limits, Scheduler};
+use understudy::engine::sequence::SequenceId;
+use understudy::engine::{
+    AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, SamplingParams, TokenEvent, TokenStream,
+    TokenUsage,
+};
+
+use crate::support::fake_model::FakeModel;
+
+const VOCAB: usize = 61;
+
+#[test]
+fn random_traffic_keeps_every_promise() {
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")));
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(300),
+    };
+    let many = seeds.end - seeds.start >= 300;
+    let mut reached = Reached::default();
+    for seed in seeds {
+        // Shown when the test fails.
+        println!("SEED={seed}");
+        Simulation::new(seed).run(&mut reached);
+    }
+    println!("{reached:?}");
+    // A simulation that never gets there checks nothing.
+    if many {
+        let Reached { answers, hits, evictions, pauses, cancels_waiting, cancels_prompt, cancels_answer, failures, refusals, collisions } =
+            reached;
+        for (what, times) in [
+            ("answers", answers),
+            ("hits", hits),
+            ("evictions", evictions),
+            ("pauses", pauses),
+            ("cancels while waiting", cancels_waiting),
+            ("cancels in the prompt", cancels_prompt),
+            ("cancels in the answer", cancels_answer),
+            ("failures", failures),
+            ("refusals", refusals),
+            ("collisions", collisions),
+        ] {
+            assert!(times >= 50, "only {times} {what} in all seeds: {reached:?}");
+        }
+    }
+}
+
+/// How often the interesting things happened.
+#[derive(Debug, Default, Clone, Copy)]
+struct Reached {
+    answers: usize,
+    hits: usize,
+    evictions: usize,
+    pauses: usize,
+    cancels_waiting: usize,
+    cancels_prompt: usize,
+    cancels_answer: usize,
+    failures: usize,
+    refusals: usize,
+    collisions: usize,
+}
+
+struct Simulation {
+    random: Random,
+    engine: Engine,
+    engine_loop: EngineLoop,
+    weather: Weather,
+    /// In order of acceptance: the index is the sequence's id.
+    clients: Vec<Client>,
+    /// Texts that prompts begin with; answered conversations join them.
+    beginnings: VecDeque<Vec<u32>>,
+    /// Whole blocks, of which some prompts are built: the same block after different ones.
+    bricks: Vec<Vec<u32>>,
+    turn: usize,
+}
+
+/// What a seed has in store, in per mille a turn.
+struct Weather {
+    turns: usize,
+    arrivals: u64,
+    cancels: u64,
+    fails: u64,
+    panics: u64,
+    prompt_max: usize,
+    output_max: usize,
+    weak_hash: bool,
+}
+
+struct Client {
+    request: GenerateRequest,
+    /// `None`: dropped.
+    stream: Option<TokenStream>,
+    received: Vec<GeneratedToken>,
+    end: Option<(FinishReason, TokenUsage)>,
+    /// A slow reader looks once in this many turns.
+    reads_every: usize,
+    arrived: usize,
+    /// Turns after which it must have left: each turn computes at least a row of the oldest.
+    turns_max: usize,
+    /// Its stream was dropped and no turn has passed since: the engine cannot know yet, and it still holds its place.
+    dropped_just_now: bool,
+}
+
+impl Client {
+    fn is_live(&self) -> bool {
+        self.stream.is_some() && self.end.is_none()
+    }
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let (blocks_max, prompt_max, output_max) = (random.either(8, 24), random.either(60, 300), random.either(60, 250));
+        let blocks = random.between(3, blocks_max) as usize;
+        let config = EngineConfig {
+            blocks,
+            sequences_max: random.between(1, 7) as usize,
+            tokens_per_step_max: random.between(1, 90) as usize,
+            queue_max: random.between(0, 6) as usize,
+            context_max: random.between(48, 500) as usize,
+        };
+        let stormy = |random: &mut Random, per_mille: u64| if random.chance(300) { random.below(per_mille) } else { 0 };
+        let weather = Weather {
+            turns: random.between(20, 150) as usize,
+            arrivals: random.between(20, 700),
+            cancels: stormy(&mut random, 200),
+            fails: stormy(&mut random, 60),
+            panics: stormy(&mut random, 30),
+            prompt_max: random.between(2, prompt_max) as usize,
+            output_max: random.between(1, output_max) as usize,
+            weak_hash: random.chance(250),
+        };
+        let mut faults = Random(seed ^ 0xFA17);
+        let (fails, panics) = (weather.fails, weather.panics);
+        let model = FakeModel::new(VOCAB, blocks).with_fault(move |step, _| {
+            if faults.chance(panics) {
+                // A panic that tells nobody but its catcher: the test's output stays readable.
+                std::panic::resume_unwind(Box::new(format!("step {step} panics")));
+            }
+            if faults.chance(fails) { Err(format!("step {step} fails")) } else { Ok(()) }
+        });
+        let (engine, engine_loop) = Engine::without_thread(Box::new(model), config);
+        let config = engine.config();
+        let limits = Limits {
+            sequences_max: config.sequences_max,
+            tokens_per_step_max: config.tokens_per_step_max,
+            // Small, so that sequences outgrow their reservations.
+            answer_tokens_reserved: if random.chance(700) { random.below(10) } else { 512 } as usize,
+        };
+        let prefix = if weather.weak_hash {
+            // One that hardly looks, and one that does not even look at what came before.
+            PrefixCache::with_hash(
+                blocks,
+                if random.chance(500) { |parent, tokens| (parent + u64::from(tokens[0])) % 5 } else { |_, tokens| u64::from(tokens[0]) },
+            )
+        } else {
+            PrefixCache::new(blocks)
+        };
+        let engine_loop = engine_loop.with_scheduler(Scheduler::new(limits, BlockManager::with_prefix_cache(blocks, prefix)));
+        let beginnings = (0..3).map(|_| random.tokens(200)).collect();
+        let bricks = (0..3).map(|_| random.tokens(BLOCK_TOKENS)).collect();
+        Self { random, engine, engine_loop, weather, clients: Vec::new(), beginnings, bricks, turn: 0 }
+    }
+
+    fn run(mut self, reached: &mut Reached) {
+        while self.turn < self.weather.turns || self.clients.iter().any(Client::is_live) {
+            if self.turn < self.weather.turns {
+                self.arrive(reached);
+                self.cancel(reached);
+            }
+            self.turn(reached);
+            self.read();
+            self.turn += 1;
+        }
+        self.finish(reached);
+    }
+
+    /// None, one, or a burst; all at once may not fit.
+    fn arrive(&mut self, reached: &mut Reached) {
+        if !self.random.chance(self.weather.arrivals) {
+            return;
+        }
+        for _ in 0..self.random.between(1, 5) {
+            let request = self.request();
+            let config = self.engine.config();
+            let places_taken = self.clients.iter().filter(|client| client.is_live() || client.dropped_just_now).count();
+            match self.engine.generate(request.clone()) {
+                Ok(stream) => {
+                    assert!(places_taken < config.sequences_max + config.queue_max, "more are taken than there are places");
+                    let ahead = self.clients.iter().filter(|client| client.is_live()).map(|client| self.total_max(&client.request));
+                    self.clients.push(Client {
+                        // A turn for each token of each that is older, one for each that ends before its first.
+                        turns_max: ahead.sum::<usize>() + self.total_max(&request) + self.clients.len() + 1,
+                        stream: Some(stream),
+                        received: Vec::new(),
+                        end: None,
+                        reads_every: if self.random.chance(200) { 1000 } else { self.random.between(1, 10) as usize },
+                        arrived: self.turn,
+                        dropped_just_now: false,
+                        request,
+                    });
+                }
+                Err(AdmissionError::QueueFull { retry_after_s, .. }) => {
+                    assert_eq!(places_taken, config.sequences_max + config.queue_max, "refused with places left");
+                    assert!(retry_after_s >= 1);
+                    reached.refusals += 1;
+                }
+                Err(AdmissionError::PromptTooLong { prompt_tokens, context_tokens }) => {
+                    assert!(prompt_tokens == request.prompt.len() && prompt_tokens > context_tokens);
+                    assert_eq!(context_tokens, config.context_max - 1);
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    fn request(&mut self) -> GenerateRequest {
+        let random = &mut self.random;
+        let beginning = &self.beginnings[random.below(self.beginnings.len() as u64) as usize];
+        let shared = random.below(beginning.len() as u64 + 1) as usize;
+        let mut prompt = beginning[..shared.min(self.weather.prompt_max)].to_vec();
+        if random.chance(200) {
+            let bricks = random.between(1, 5);
+            prompt = (0..bricks).flat_map(|_| self.bricks[random.below(3) as usize].clone()).collect();
+        }
+        if prompt.is_empty() || random.chance(700) {
+            let own = random.between(1, 40) as usize;
+            prompt.extend(random.tokens(own));
+        }
+        let greedy = random.chance(300);
+        GenerateRequest {
+            prompt,
+            tokens_max: match random.below(20) {
+                0 => None,
+                1 => Some(0),
+                _ => Some(random.between(1, self.weather.output_max as u64) as usize),
+            },
+            stop_token_ids: if random.chance(500) { random.tokens(2) } else { vec![] },
+            sampling: SamplingParams {
+                temperature: if greedy { 0.0 } else { random.between(1, 20) as f32 / 10.0 },
+                top_k: random.chance(300).then(|| random.between(1, 30) as usize),
+                top_p: if random.chance(300) { 0.8 } else { 1.0 },
+                min_p: if random.chance(200) { 0.05 } else { 0.0 },
+                seed: random.below(4),
+                repetition_penalty: if random.chance(200) { 1.3 } else { 1.0 },
+                presence_penalty: if random.chance(200) { 0.5 } else { 0.0 },
+                frequency_penalty: if random.chance(200) { 0.5 } else { 0.0 },
+                logit_bias: if random.chance(100) { vec![(7, 2.0)] } else { vec![] },
+            },
+            top_logprobs: random.chance(200).then(|| random.below(4) as usize),
+        }
+    }
+
+    fn total_max(&self, request: &GenerateRequest) -> usize {
+        self.engine.config().context_max.min(request.prompt.len() + request.tokens_max.unwrap_or(usize::MAX / 2))
+    }
+
+    fn cancel(&mut self, reached: &mut Reached) {
+        for index in 0..self.clients.len() {
+            if !self.clients[index].is_live() || !self.random.chance(self.weather.cancels) {
+                continue;
+            }
+            match self.engine_loop.scheduler().running(SequenceId(index as u64)) {
+                None => reached.cancels_waiting += 1,
+                Some(sequence) if sequence.distance() > 1 => reached.cancels_prompt += 1,
+                Some(_) => reached.cancels_answer += 1,
+            }
+            self.read_client(index);
+            let client = &mut self.clients[index];
+            client.stream = None;
+            client.dropped_just_now = client.end.is_none();
+        }
+    }
+
+    /// One turn of the engine, and all that must be true of it.
+    fn turn(&mut self, reached: &mut Reached) {
+        let scheduler = self.engine_loop.scheduler();
+        let in_loop = scheduler.all_running().len() + scheduler.all_waiting().count();
+        if in_loop == 0 && self.engine.stats().waiting == 0 {
+            return; // The thread would sleep.
+        }
+        let streams: Vec<_> =
+            scheduler.all_running().iter().filter(|sequence| sequence.distance() == 1).map(|sequence| sequence.id).collect();
+        let published_before = self.published();
+        let oldest = self.clients.iter().position(Client::is_live);
+
+        assert!(self.engine_loop.turn(), "the engine stopped");
+
+        let scheduler = self.engine_loop.scheduler();
+        scheduler.check().unwrap_or_else(|broken| panic!("turn {}: {broken}", self.turn));
+        let plan = self.engine_loop.plan();
+        let rows: usize = plan.chunks.iter().map(|chunk| chunk.len).sum();
+        assert!(rows <= scheduler.limits().tokens_per_step_max, "{rows} rows are over the budget");
+        let planned = |id: SequenceId| plan.chunks.iter().any(|chunk| chunk.id == id);
+        for id in streams {
+            let cancelled = self.clients[id.0 as usize].stream.is_none();
+            assert!(cancelled || planned(id) || plan.paused.contains(&id), "turn {}: stream {id:?} was left out of {plan:?}", self.turn);
+        }
+        if let Some(oldest) = oldest {
+            assert!(planned(SequenceId(oldest as u64)), "turn {}: the oldest, {oldest}, was left out of {plan:?}", self.turn);
+        }
+        let newest_planned = plan.chunks.iter().map(|chunk| chunk.id).max();
+        assert!(plan.paused.iter().all(|&paused| Some(paused) > newest_planned), "an older one was paused: {plan:?}");
+        for (index, client) in self.clients.iter_mut().enumerate().filter(|(_, client)| client.dropped_just_now) {
+            let id = SequenceId(index as u64);
+            let waits = scheduler.all_waiting().any(|sequence| sequence.id == id);
+            assert!(!waits && scheduler.running(id).is_none(), "{id:?} was cancelled a turn ago and is still there");
+            client.dropped_just_now = false;
+        }
+        reached.pauses += plan.paused.len();
+        reached.evictions += published_before.iter().zip(self.published()).filter(|(before, after)| **before && !after).count();
+        let private = scheduler.all_running().iter().filter(|sequence| sequence.table.published() < sequence.computed() / 32).count();
+        assert!(self.weather.weak_hash || private == 0, "computed full blocks are not published");
+        reached.collisions += private;
+    }
+
+    fn published(&self) -> Vec<bool> {
+        let blocks = self.engine_loop.scheduler().blocks();
+        (0..blocks.total() as u32).map(|block| blocks.prefix().is_published(BlockId(block))).collect()
+    }
+
+    fn read(&mut self) {
+        for index in 0..self.clients.len() {
+            let client = &self.clients[index];
+            // Whether it is still live decides what the next turn must do: look behind the back of the slow reader.
+            let left = {
+                let (id, scheduler) = (SequenceId(index as u64), self.engine_loop.scheduler());
+                scheduler.running(id).is_none() && !scheduler.all_waiting().any(|sequence| sequence.id == id)
+            };
+            if client.is_live() && (left || self.turn % client.reads_every == 0) {
+                self.read_client(index);
+            }
+            let client = &self.clients[index];
+            assert!(!left || !client.is_live(), "{index} left the scheduler without a last word");
+            if client.is_live() {
+                assert!(self.turn - client.arrived < client.turns_max, "{index} has waited {} turns", self.turn - client.arrived);
+            }
+        }
+    }
+
+    fn read_client(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        let Some(stream) = &mut client.stream else { return };
+        while let Some(event) = stream.try_next() {
+            assert!(client.end.is_none(), "{index} hears {event:?} after its end");
+            match event {
+                TokenEvent::Token(token) => client.received.push(token),
+                TokenEvent::Finished { reason, usage } => client.end = Some((reason, usage)),
+            }
+        }
+        if let Some((FinishReason::Stop | FinishReason::Length, _)) = &client.end {
+            // The conversation may go on from here.
+            let said = client.received.iter().map(|token| token.id);
+            let conversation: Vec<u32> = client.request.prompt.iter().copied().chain(said).collect();
+            if self.beginnings.len() == 8 {
+                self.beginnings.pop_front();
+            }
+            self.beginnings.push_back(conversation);
+        }
+    }
+
+    /// Nothing is left, and everybody heard what the model alone would have said.
+    fn finish(mut self, reached: &mut Reached) {
+        // Those that were dropped in the last turns.
+        self.turn(reached);
+        let stats = self.engine.stats();
+        let blocks = self.engine_loop.scheduler().blocks();
+        assert!(self.engine_loop.scheduler().is_idle());
+        assert_eq!((blocks.used(), blocks.available()), (0, blocks.total()), "blocks leaked");
+        assert_eq!((stats.running, stats.waiting, stats.blocks_used), (0, 0, 0), "{stats:?}");
+        let config = self.engine.config().clone();
+        let (mut failed, mut cancelled) = (0, 0);
+        for (index, client) in self.clients.iter().enumerate() {
+            let (expected, expected_reason) = FakeModel::lone_run(VOCAB, &client.request, &config);
+            match &client.end {
+                None => {
+                    assert!(client.stream.is_none(), "{index} was never answered");
+                    cancelled += 1;
+                }
+                Some((FinishReason::Failed(message), _)) => {
+                    assert!(message.contains("fails") || message.contains("panics"), "{index} failed: {message}");
+                    failed += 1;
+                }
+                Some((reason, usage)) => {
+                    assert_eq!((&client.received, reason), (&expected, &expected_reason), "{index} was told something else than alone");
+                    assert_eq!((usage.prompt_tokens, usage.completion_tokens), (client.request.prompt.len(), client.received.len()));
+                    assert!(usage.cached_tokens < client.request.prompt.len(), "{usage:?}");
+                    reached.answers += 1;
+                    reached.hits += usize::from(usage.cached_tokens > 0);
+                }
+            }
+            // Cancelled or failed in the middle: what came until then was right.
+            assert_eq!(client.received, expected[..client.received.len()], "{index} was told something else than alone");
+        }
+        assert_eq!((stats.failed_total, stats.cancelled_total), (failed, cancelled));
+        reached.failures += failed as usize;
+    }
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^ (bits >> 31)
+    }
+    /// In `0..end`; 0 for 0.
+    fn below(&mut self, end: u64) -> u64 {
+        self.bits() % end.max(1)
+    }
+    fn between(&mut self, first: u64, last: u64) -> u64 {
+        first + self.below(last - first + 1)
+    }
+    fn either(&mut self, one: u64, other: u64) -> u64 {
+        if self.chance(500) { one } else { other }
+    }
+    fn chance(&mut self, per_mille: u64) -> bool {
+        self.below(1000) < per_mille
+    }
+    fn tokens(&mut self, count: usize) -> Vec<u32> {
+        (0..count).map(|_| self.below(VOCAB as u64) as u32).collect()
+    }
+}

@@ -1,0 +1,156 @@
+//! A model that is all memory: its next token depends on every token before it, read back through the block table and slots it was
+//! given. A wrong table, a wrong slot, a stale or foreign block, a chunk computed twice or not at all: each changes what it says.
+//!
+//! What stands in a slot is what stands in a real cache, in small: a number that depends on the token and on everything before it
+//! (each is mixed from its token, its position and the number in the slot before).
+
+use kernels::{BLOCK_TOKENS, Step};
+use models::Logits;
+use understudy::engine::sampler::{Sampler, Scratch};
+use understudy::engine::{EngineConfig, FinishReason, GenerateRequest, GeneratedToken, ModelRunner};
+
+/// `(tokens so far) -> next token`, for a model that says what a test wants to hear.
+pub type Script = Box<dyn Fn(&[u32]) -> u32 + Send>;
+
+pub struct FakeModel {
+    vocab: usize,
+    /// By slot: what was written there last.
+    slots: Vec<Entry>,
+    script: Option<Script>,
+    /// Called in each step with its number, before anything is right; may fail it, or panic.
+    fault: Fault,
+    steps: u64,
+}
+
+pub type Fault = Box<dyn FnMut(u64, &Step) -> Result<(), String> + Send>;
+
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    token: u32,
+    /// Mixed from the token, its position and all before it.
+    digest: u64,
+}
+
+impl FakeModel {
+    pub fn new(vocab: usize, blocks: usize) -> Self {
+        let slots = vec![Entry::default(); blocks * BLOCK_TOKENS];
+        Self { vocab, slots, script: None, fault: Box::new(|_, _| Ok(())), steps: 0 }
+    }
+
+    /// Says what the script says, all but certainly (its logit stands 30 above the others).
+    pub fn with_script(mut self, script: impl Fn(&[u32]) -> u32 + Send + 'static) -> Self {
+        self.script = Some(Box::new(script));
+        self
+    }
+
+    /// Fails, panics, takes its time or merely looks at the steps as they come.
+    pub fn with_fault(mut self, fault: impl FnMut(u64, &Step) -> Result<(), String> + Send + 'static) -> Self {
+        self.fault = Box::new(fault);
+        self
+    }
+
+    /// What the engine must answer, from the definition of the model alone: no blocks, no batch, no engine.
+    /// The tokens of the answer and why it ends.
+    pub fn lone_run(vocab: usize, request: &GenerateRequest, config: &EngineConfig) -> (Vec<GeneratedToken>, FinishReason) {
+        let mut history = request.prompt.clone();
+        let mut sampler = Sampler::new(request.sampling.clone(), request.top_logprobs, &request.prompt);
+        let (mut output, mut digests) = (Vec::new(), Vec::new());
+        let total_max = config.context_max.min(request.tokens_max.map_or(usize::MAX, |tokens| request.prompt.len() + tokens));
+        while history.len() < total_max {
+            for (position, &token) in history.iter().enumerate().skip(digests.len()) {
+                digests.push(digest_of(digests.last().copied(), token, position));
+            }
+            let mut row = vec![0.0; vocab];
+            speak(&mut row, &digests);
+            let token = sampler.sample(&row, history.len(), &mut Scratch::default()).expect("the fake model's logits are numbers");
+            if request.stop_token_ids.contains(&token.id) {
+                return (output, FinishReason::Stop);
+            }
+            sampler.observe(token.id);
+            history.push(token.id);
+            output.push(token);
+        }
+        (output, FinishReason::Length)
+    }
+}
+
+impl ModelRunner for FakeModel {
+    fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    fn run(&mut self, token_ids: &[u32], step: &Step) -> Result<Logits, String> {
+        self.steps += 1;
+        check_form(token_ids, step, self.slots.len());
+        // A step that fails leaves anything at all behind in the slots it was to write.
+        for &slot in &step.slots {
+            self.slots[slot as usize] = Entry { token: u32::MAX, digest: mix(self.steps) };
+        }
+        (self.fault)(self.steps, step)?;
+        // Sequences are computed in the order of the batch; rows of one in order of position, as causal attention sees them.
+        for span in &step.spans {
+            for row in span.q_start..span.q_start + span.q_len {
+                let position = step.positions[row] as usize;
+                let before = position.checked_sub(1).map(|before| self.slots[slot(step.table(span), before)].digest);
+                let digest = digest_of(before, token_ids[row], position);
+                self.slots[step.slots[row] as usize] = Entry { token: token_ids[row], digest };
+            }
+        }
+        let mut values = vec![0.0; step.logit_rows.len() * self.vocab];
+        for (&row, logits) in step.logit_rows.iter().zip(values.chunks_exact_mut(self.vocab)) {
+            let span = step.spans.iter().find(|span| (span.q_start..span.q_start + span.q_len).contains(&(row as usize)));
+            let table = step.table(span.expect("every row belongs to a span"));
+            let seen: Vec<Entry> = (0..=step.positions[row as usize] as usize).map(|position| self.slots[slot(table, position)]).collect();
+            speak(logits, &seen.iter().map(|entry| entry.digest).collect::<Vec<_>>());
+            if let Some(script) = &self.script {
+                let says = script(&seen.iter().map(|entry| entry.token).collect::<Vec<_>>());
+                logits[says as usize] += 30.0;
+            }
+        }
+        Ok(Logits { values, vocab: self.vocab })
+    }
+}
+
+/// The form that [`Step`] promises.
+fn check_form(token_ids: &[u32], step: &Step, slots: usize) {
+    assert_eq!((token_ids.len(), step.slots.len()), (step.rows(), step.rows()));
+    let mut row = 0;
+    for (index, span) in step.spans.iter().enumerate() {
+        assert!(span.q_start == row && span.q_len > 0, "spans must follow each other: {:?}", step.spans);
+        assert_eq!(span.table_row, index);
+        let table = step.table(span);
+        for (position, row) in (span.kv_len - span.q_len..span.kv_len).zip(row..) {
+            assert_eq!(step.positions[row] as usize, position);
+            assert_eq!(step.slots[row] as usize, slot(table, position), "row {row} writes where its table does not lead");
+        }
+        row += span.q_len;
+    }
+    assert_eq!(row, step.rows());
+    assert!(step.logit_rows.is_sorted_by(|a, b| a < b) && step.logit_rows.iter().all(|&wanted| (wanted as usize) < row));
+    let mut written = step.slots.clone();
+    written.sort_unstable();
+    assert!(written.is_sorted_by(|a, b| a < b), "two rows write one slot");
+    assert!(written.last().is_some_and(|&slot| (slot as usize) < slots));
+}
+
+fn slot(table: &[u32], position: usize) -> usize {
+    table[position / BLOCK_TOKENS] as usize * BLOCK_TOKENS + position % BLOCK_TOKENS
+}
+
+fn digest_of(before: Option<u64>, token: u32, position: usize) -> u64 {
+    mix(mix(before.unwrap_or(1) ^ u64::from(token)).wrapping_add(position as u64))
+}
+
+/// Logits in -4..4 from the digests of all positions, the last of which alone would do if no slot were ever wrong.
+fn speak(logits: &mut [f32], digests: &[u64]) {
+    let heard = digests.iter().fold(0u64, |heard, digest| heard.rotate_left(5).wrapping_add(*digest));
+    for (token, logit) in (1u64..).zip(logits) {
+        *logit = (mix(heard.wrapping_add(token.wrapping_mul(0xD1B5_4A32_D192_ED03))) >> 40) as f32 / (1u64 << 21) as f32 - 4.0;
+    }
+}
+
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    bits = (bits ^ (bits >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    bits ^ (bits >> 32)
+}
