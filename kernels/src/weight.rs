@@ -1,8 +1,12 @@
 //! A weight matrix as it lies in the file.
+//!
+//! Decides that sizes and types are sound before any kernel sees a pointer. Knows no file format beyond the block sizes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::Device;
+use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 
 use crate::GgmlType;
 
@@ -32,6 +36,12 @@ impl SharedBytes {
     }
 }
 
+impl From<Vec<u8>> for SharedBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::new(Arc::new(bytes))
+    }
+}
+
 impl std::fmt::Debug for SharedBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SharedBytes({} bytes)", self.len)
@@ -40,18 +50,20 @@ impl std::fmt::Debug for SharedBytes {
 
 #[derive(Debug, thiserror::Error)]
 pub enum WeightError {
-    #[error("a {0:?} weight cannot be computed here")]
+    #[error("a {0} weight cannot be computed here")]
     Unsupported(GgmlType),
-    #[error("a {ty:?} weight of {rows} x {cols} needs {wanted} bytes, {got} given")]
+    #[error("a {ty} weight of {rows} x {cols} needs {wanted} bytes, {got} given")]
     Size { ty: GgmlType, rows: usize, cols: usize, wanted: usize, got: usize },
-    #[error("a row of {cols} weights is not a multiple of the {ty:?} block")]
+    #[error("a {ty} weight of {rows} x {cols} is beyond any address space")]
+    Overflow { ty: GgmlType, rows: usize, cols: usize },
+    #[error("a row of {cols} weights is not a multiple of the {ty} block, {block}", block = ty.block_size())]
     Columns { ty: GgmlType, cols: usize },
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
 
 /// A weight matrix `[rows N, cols K]`, row-major, in its GGUF block format. On CPU the bytes are used where they lie;
-/// on CUDA and Metal they become a Candle quantized tensor on the device.
+/// on CUDA and Metal they are also uploaded, as a Candle quantized tensor.
 #[derive(Debug, Clone)]
 pub struct Weight {
     bytes: SharedBytes,
@@ -59,25 +71,95 @@ pub struct Weight {
     rows: usize,
     cols: usize,
     device: Device,
+    on_device: Option<QMatMul>,
 }
 
 impl Weight {
+    /// `bytes` must be exactly `rows` rows of `cols` weights. Errors: a type without a kernel, a row that is no whole number
+    /// of blocks, a wrong number of bytes, a device that refuses the upload.
     pub fn new(bytes: SharedBytes, ty: GgmlType, rows: usize, cols: usize, device: &Device) -> Result<Self, WeightError> {
-        Ok(Self { bytes, ty, rows, cols, device: device.clone() })
+        if !ty.is_computed() {
+            return Err(WeightError::Unsupported(ty));
+        }
+        if !cols.is_multiple_of(ty.block_size()) {
+            return Err(WeightError::Columns { ty, cols });
+        }
+        let overflow = WeightError::Overflow { ty, rows, cols };
+        let Some(wanted) = ty.row_bytes(cols).and_then(|row| row.checked_mul(rows)) else { return Err(overflow) };
+        let got = bytes.as_slice().len();
+        if wanted != got {
+            return Err(WeightError::Size { ty, rows, cols, wanted, got });
+        }
+        let on_device = match device {
+            Device::Cpu => None,
+            Device::Cuda(_) | Device::Metal(_) => Some(upload(bytes.as_slice(), ty, rows, cols, device)?),
+        };
+        Ok(Self { bytes, ty, rows, cols, device: device.clone(), on_device })
     }
+
+    /// Output width `N`.
     pub fn rows(&self) -> usize {
         self.rows
     }
+
+    /// Input width `K`.
     pub fn cols(&self) -> usize {
         self.cols
     }
+
     pub fn ggml_type(&self) -> GgmlType {
         self.ty
     }
+
     pub fn device(&self) -> &Device {
         &self.device
     }
+
+    /// The blocks, in host memory on every device.
     pub fn bytes(&self) -> &SharedBytes {
         &self.bytes
     }
+
+    /// The blocks of row `row`.
+    #[inline]
+    pub(crate) fn row(&self, row: usize) -> &[u8] {
+        let bytes = self.cols / self.ty.block_size() * self.ty.block_bytes();
+        &self.bytes.as_slice()[row * bytes..][..bytes]
+    }
+
+    /// The uploaded matrix; `None` on CPU.
+    pub(crate) fn on_device(&self) -> Option<&QMatMul> {
+        self.on_device.as_ref()
+    }
+}
+
+/// The matrix as Candle's quantized tensor on `device`, the bytes going straight from where they lie.
+fn upload(bytes: &[u8], ty: GgmlType, rows: usize, cols: usize, device: &Device) -> Result<QMatMul, WeightError> {
+    let dtype = match ty {
+        GgmlType::F32 => GgmlDType::F32,
+        GgmlType::F16 => GgmlDType::F16,
+        GgmlType::BF16 => GgmlDType::BF16,
+        GgmlType::Q8_0 => GgmlDType::Q8_0,
+        GgmlType::Q4_0 => GgmlDType::Q4_0,
+        GgmlType::Q4K => GgmlDType::Q4K,
+        GgmlType::Q5K => GgmlDType::Q5K,
+        GgmlType::Q6K => GgmlDType::Q6K,
+        other => return Err(WeightError::Unsupported(other)),
+    };
+    // Candle views the bytes as its own block structs and insists on their alignment, 4 at most; a file may be packed tighter.
+    let mut aligned: Vec<u32> = Vec::new();
+    let data = if bytes.as_ptr().align_offset(align_of::<u32>()) == 0 {
+        bytes
+    } else {
+        aligned.extend(bytes.chunks(4).map(|chunk| {
+            let mut word = [0; 4];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u32::from_ne_bytes(word)
+        }));
+        // SAFETY: `aligned` holds at least `bytes.len()` initialised bytes, and any byte is a valid u8.
+        unsafe { std::slice::from_raw_parts(aligned.as_ptr().cast::<u8>(), bytes.len()) }
+    };
+    let storage = QStorage::from_data(Cow::Borrowed(data), device, dtype)?;
+    let tensor = QTensor::new(storage, (rows, cols))?;
+    Ok(QMatMul::from_arc(Arc::new(tensor))?)
 }

@@ -1,1 +1,83 @@
-//! Seam.
+//! The wire formats: bytes of a request in, our own [`chat::Request`] out; our own events in, JSON out. One dialect a file.
+//!
+//! Invariant: pure. Knows no HTTP library, no clock and no engine; what it accepts is wide, what it emits is exact.
+#![deny(clippy::disallowed_methods)]
+
+pub mod openai_chat;
+pub mod openai_completions;
+pub mod openai_models;
+pub mod openai_shared;
+
+pub mod errors;
+pub mod fields;
+
+use serde_json::Value;
+
+use crate::chat::reply::Reply;
+use crate::chat::{self, Event, Usage};
+use errors::ApiError;
+
+/// One wire format of generation. A value of it is one request's: it remembers what the reply must look like.
+pub trait Dialect: Sized + Send + 'static {
+    /// Its name in the log.
+    const NAME: &'static str;
+    /// The field that holds the prompt, for errors about it.
+    const PROMPT_FIELD: &'static str;
+
+    /// Reads a body. Errors name the field and the place.
+    fn parse(body: &[u8]) -> Result<Call<Self>, ApiError>;
+
+    /// Frames before the first event of any choice.
+    fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>);
+
+    /// Frames of one event of one choice.
+    fn event(&mut self, head: &ReplyHead, choice: usize, event: Event, frames: &mut Vec<Frame>);
+
+    /// Frames after the last event of all choices.
+    fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>);
+
+    /// The frame that ends a stream which cannot go on.
+    fn error_frame(error: &ApiError) -> Frame;
+
+    /// The whole reply.
+    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value;
+}
+
+/// A request as read: what to do, and how to answer.
+#[derive(Debug)]
+pub struct Call<D> {
+    pub request: chat::Request,
+    pub stream: bool,
+    /// The model the client asked for.
+    pub model: Option<String>,
+    pub dialect: D,
+}
+
+/// What every frame of a reply repeats.
+#[derive(Debug, Clone)]
+pub struct ReplyHead {
+    /// Unique part of the reply's id; the dialect puts its prefix before it.
+    pub id: String,
+    pub created_unix_s: i64,
+    /// The model that really speaks.
+    pub model: String,
+    pub choices: usize,
+}
+
+/// One server-sent event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The `event:` line, in dialects that have one.
+    pub event: Option<&'static str>,
+    pub data: String,
+}
+
+impl Frame {
+    pub fn data(data: impl Into<String>) -> Self {
+        Self { event: None, data: data.into() }
+    }
+
+    pub fn json(value: &Value) -> Self {
+        Self::data(value.to_string())
+    }
+}

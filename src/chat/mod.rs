@@ -1,1 +1,244 @@
-//! Seam.
+//! What a client asks for and what it gets back, in our own words: requests, messages, tools, events. Every dialect of `api/` is
+//! translated to these and from these.
+//!
+//! Invariant: knows no provider's wire format and no HTTP; clock and randomness are arguments.
+#![deny(clippy::disallowed_methods)]
+
+pub mod prepare;
+
+pub mod chat_template;
+pub mod control_text;
+pub mod python_values;
+pub mod template_helpers;
+
+pub mod output;
+pub mod reply;
+pub mod stop_strings;
+pub mod tool_parser;
+
+use serde_json::{Map, Value};
+
+/// One request, whatever the dialect it came in.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Request {
+    /// What to continue; a conversation comes alone, `/v1/completions` may bring several prompts. Choice `p * n + i` is the
+    /// `i`-th of prompt `p`.
+    pub prompts: Vec<Prompt>,
+    /// `n`: replies wanted for each prompt.
+    pub choices_per_prompt: usize,
+    /// `None`: until the context is full.
+    pub tokens_max: Option<usize>,
+    /// The reply ends before the first of these.
+    pub stop: Vec<String>,
+    pub sampling: SamplingOptions,
+    /// `Some(n)`: log-probabilities of each token and of the `n` likeliest.
+    pub top_logprobs: Option<usize>,
+    /// The reply begins with the prompt's own text.
+    pub echo: bool,
+    /// Go on after an end-of-turn token, up to `tokens_max`.
+    pub ignore_end_of_turn: bool,
+}
+
+/// What the model is to continue.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    Conversation(Conversation),
+    /// Text as it stands; control tokens written in it are control tokens.
+    Text(String),
+    Tokens(Vec<u32>),
+    /// The model writes what stands between the two, with its own fill-in-the-middle tokens.
+    FillInTheMiddle {
+        prefix: String,
+        suffix: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Conversation {
+    pub messages: Vec<Message>,
+    pub tools: Vec<ToolDefinition>,
+    pub tool_choice: ToolChoice,
+    /// `false`: at most one tool call in the reply.
+    pub parallel_tool_calls: bool,
+    /// Extra variables for the chat template (`enable_thinking`, ...).
+    pub template_variables: Map<String, Value>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    System,
+    /// Rendered as `system` where the model's template does not know it.
+    Developer,
+    User,
+    Assistant,
+    Tool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    pub role: Role,
+    pub content: Vec<Part>,
+    /// What the assistant thought before it spoke.
+    pub thinking: Option<String>,
+    /// Calls the assistant made.
+    pub tool_calls: Vec<ToolCall>,
+    /// In a message of [`Role::Tool`]: the call it answers.
+    pub tool_call_id: Option<String>,
+    pub name: Option<String>,
+}
+
+/// A piece of a message's content.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Part {
+    Text(String),
+}
+
+impl Message {
+    pub fn text(role: Role, text: impl Into<String>) -> Self {
+        Self { role, content: vec![Part::Text(text.into())], thinking: None, tool_calls: Vec::new(), tool_call_id: None, name: None }
+    }
+
+    /// All text parts, a line break between them: one part reads the same as a plain string.
+    pub fn joined_text(&self) -> String {
+        let texts: Vec<&str> = self.content.iter().map(|Part::Text(text)| text.as_str()).collect();
+        texts.join("\n")
+    }
+}
+
+/// A function the model may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolDefinition {
+    pub name: String,
+    pub description: Option<String>,
+    /// JSON schema of the arguments.
+    pub parameters: Option<Value>,
+    /// The arguments must follow the schema exactly.
+    pub strict: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ToolChoice {
+    /// The model decides.
+    #[default]
+    Auto,
+    /// The tools are not shown to the model.
+    None,
+    /// Some tool must be called.
+    Required,
+    /// This tool must be called.
+    Named(String),
+}
+
+/// A call the assistant made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ToolCall {
+    pub id: String,
+    pub name: String,
+    /// JSON text, as the model wrote it.
+    pub arguments: String,
+}
+
+/// What the request says about sampling; what it leaves open is filled from [`SamplingDefaults`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SamplingOptions {
+    pub temperature: Option<f32>,
+    pub top_k: Option<usize>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub seed: Option<u64>,
+    pub repetition_penalty: Option<f32>,
+    pub presence_penalty: Option<f32>,
+    pub frequency_penalty: Option<f32>,
+    pub logit_bias: Vec<(u32, f32)>,
+}
+
+/// What the model's file or the user's configuration recommends; `None` leaves it to OpenAI's defaults (temperature 1, top_p 1).
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct SamplingDefaults {
+    pub temperature: Option<f32>,
+    pub top_k: Option<usize>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+}
+
+/// What happens in one choice of a reply, in order. `Finished` or `Failed` comes last, once.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Text(TextDelta),
+    Thinking(String),
+    /// `index` counts the calls of this choice from 0.
+    ToolCallStarted {
+        index: usize,
+        id: String,
+        name: String,
+    },
+    /// The next piece of the arguments' JSON text.
+    ToolCallArguments {
+        index: usize,
+        json: String,
+    },
+    ToolCallEnded {
+        index: usize,
+    },
+    Finished {
+        reason: FinishReason,
+        usage: Usage,
+    },
+    /// The model failed; the message is for the client and the log.
+    Failed(String),
+}
+
+/// Text that became certain, and the tokens that begin in it (only when log-probabilities were asked for).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TextDelta {
+    pub text: String,
+    pub tokens: Vec<ScoredToken>,
+}
+
+/// A generated token with its log-probability and its rivals.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredToken {
+    pub token: TokenText,
+    /// Natural logarithm.
+    pub logprob: f32,
+    /// Likeliest first.
+    pub top: Vec<(TokenText, f32)>,
+    /// Where its text begins, in characters from the start of the choice's text.
+    pub text_offset: usize,
+}
+
+/// The bytes a token stands for; they need not be whole characters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TokenText {
+    pub bytes: Vec<u8>,
+}
+
+impl TokenText {
+    /// The text, with U+FFFD for what is no character by itself.
+    pub fn lossy(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended its turn.
+    EndOfTurn,
+    /// One of the request's stop strings came.
+    StopString(String),
+    /// `tokens_max` or the context is reached.
+    Length,
+    /// The reply calls tools and waits for their results.
+    ToolCalls,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt_tokens: usize,
+    /// Of these, taken from the prefix cache.
+    pub cached_tokens: usize,
+    pub completion_tokens: usize,
+    /// Of the completion, spent on thinking.
+    pub thinking_tokens: usize,
+}

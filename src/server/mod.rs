@@ -1,1 +1,151 @@
-//! Seam.
+//! The HTTP edge: the only place that knows axum and sockets. All routes stand on this page.
+//!
+//! Invariant: decides nothing about text or tokens. Bytes go to a dialect of `api/`, tokens come from the engine.
+
+pub mod generate;
+pub mod status;
+
+pub mod edge;
+pub mod who_may_ask;
+
+pub mod body;
+pub mod config;
+pub mod listen;
+pub mod request_id;
+pub mod request_log;
+pub mod signals;
+pub mod sse;
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use tokio::sync::watch;
+
+use crate::api::errors::ApiError;
+use crate::api::openai_chat::OpenAiChat;
+use crate::api::openai_completions::OpenAiCompletions;
+use crate::api::openai_models::ModelCard;
+use crate::chat::prepare::TextModel;
+use crate::engine::Engine;
+use config::ServerConfig;
+pub use listen::serve;
+
+/// Every route of the server.
+pub fn router(state: AppState) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(generate::generate::<OpenAiChat>))
+        .route("/v1/completions", post(generate::generate::<OpenAiCompletions>))
+        .route("/v1/models", get(status::models))
+        // A name may hold slashes: `org/repo:quant`.
+        .route("/v1/models/{*id}", get(status::model))
+        .route("/livez", get(status::livez))
+        .route("/readyz", get(status::readyz))
+        .route("/health", get(status::readyz))
+        .route("/", get(status::hello))
+        .fallback(edge::not_found)
+        .method_not_allowed_fallback(edge::method_not_allowed)
+        .layer(from_fn_with_state(state.clone(), edge::edge))
+        .with_state(state)
+}
+
+/// What all handlers share; clones share it.
+#[derive(Clone)]
+pub struct AppState(Arc<Shared>);
+
+struct Shared {
+    config: ServerConfig,
+    /// Filled once, when the model is loaded.
+    served: OnceLock<Served>,
+    phase: watch::Sender<Phase>,
+    bound_to: OnceLock<IpAddr>,
+    /// Seconds since 1970.
+    clock: Box<dyn Fn() -> i64 + Send + Sync>,
+}
+
+/// The loaded model and the engine that runs it.
+#[derive(Debug)]
+pub struct Served {
+    pub engine: Engine,
+    pub text: Arc<TextModel>,
+    pub card: ModelCard,
+}
+
+/// Where the server is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Serving,
+    /// No new work; what runs goes on.
+    Draining,
+    /// Nothing runs any more: connections close when their replies are out.
+    Closing,
+    /// The drain limit is over: what still runs is told so and ends.
+    CutOff,
+}
+
+impl AppState {
+    /// A server whose model is still loading. `clock`: seconds since 1970.
+    pub fn new(config: ServerConfig, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        let phase = watch::Sender::new(Phase::Serving);
+        Self(Arc::new(Shared { config, served: OnceLock::new(), phase, bound_to: OnceLock::new(), clock: Box::new(clock) }))
+    }
+
+    /// The model is there: from now on requests are answered. Only the first call counts.
+    pub fn set_served(&self, served: Served) {
+        let first = self.0.served.set(served).is_ok();
+        assert!(first, "the model of a server is set once");
+    }
+
+    /// Errors: the model is still loading.
+    pub fn served(&self) -> Result<&Served, ApiError> {
+        self.0.served.get().ok_or_else(ApiError::loading)
+    }
+
+    pub fn config(&self) -> &ServerConfig {
+        &self.0.config
+    }
+
+    pub fn now_unix_s(&self) -> i64 {
+        (self.0.clock)()
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.0.phase.borrow()
+    }
+
+    /// Completes when the server has reached `phase` or a later one.
+    pub async fn reached(&self, phase: Phase) {
+        let mut phases = self.0.phase.subscribe();
+        // The sender lives in this very state, so it cannot be gone.
+        let _ = phases.wait_for(|now| *now >= phase).await;
+    }
+
+    /// New requests are refused from now on.
+    pub fn start_draining(&self) {
+        self.enter(Phase::Draining);
+        if let Some(served) = self.0.served.get() {
+            served.engine.drain();
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.0.phase.send_if_modified(|now| {
+            let later = phase > *now;
+            if later {
+                *now = phase;
+            }
+            later
+        });
+    }
+
+    fn set_bound_to(&self, address: IpAddr) {
+        let _ = self.0.bound_to.set(address);
+    }
+
+    /// Only this machine can connect. Until the address is known the stricter rule holds.
+    fn is_bound_to_loopback(&self) -> bool {
+        self.0.bound_to.get().is_none_or(IpAddr::is_loopback)
+    }
+}

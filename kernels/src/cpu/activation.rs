@@ -1,0 +1,195 @@
+//! Activations in eight bits: what a row of f32 becomes before it meets a quantized weight.
+//!
+//! As ggml's: K types take one scale for 256 values (its Q8_K), Q8_0 and Q4_0 one for 32 (its Q8_0). Two differences, both
+//! towards accuracy: the scale of 32 values stays f32 (ggml rounds it to half precision), and the largest value becomes
+//! +-127 with its own sign. `q = round(x * 127 / max|x|)`, halves to even; `|x - d q| <= d / 2`, `d = max|x| / 127`.
+//!
+//! A block whose largest magnitude is below 1e-30 counts as zero. One with an infinity or a NaN gets the scale NaN, so that
+//! the outputs that depend on it are NaN, too, and not a plausible number.
+
+use super::isa::Isa;
+use super::pool;
+use super::shared_slice::SharedSlice;
+
+/// Values of one chunk; the last chunk of a row is filled up with zeros.
+pub(crate) const CHUNK: usize = 256;
+
+/// 256 consecutive values of one row.
+#[derive(Clone)]
+#[repr(C, align(32))]
+pub(crate) struct Activation {
+    pub q: [i8; CHUNK],
+    /// Sums of `q` over 16 values each: at most 16 * 127.
+    pub sums16: [i16; 16],
+    /// Sums of `q` over 32 values each.
+    pub sums32: [i16; 8],
+    /// The scale of each 32 values; all equal where one scale serves the whole chunk.
+    pub d: [f32; 8],
+}
+
+/// How many values share a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scale {
+    Per256,
+    Per32,
+}
+
+/// Quantised rows: chunk `c` of row `r` at `c * rows + r`, so that the rows of one chunk lie together.
+pub(crate) struct Activations {
+    pub rows: usize,
+    /// Chunks a row.
+    pub chunks: usize,
+    blocks: Vec<Activation>,
+}
+
+impl Activations {
+    /// Quantises `x`, `rows` rows of `cols` values each; in parallel over rows.
+    pub fn quantise(isa: Isa, x: &[f32], rows: usize, cols: usize, scale: Scale) -> Self {
+        assert_eq!(x.len(), rows * cols, "rows of another length");
+        let chunks = cols.div_ceil(CHUNK);
+        let mut blocks: Vec<Activation> = Vec::with_capacity(rows * chunks);
+        let out = SharedSlice::new(blocks.spare_capacity_mut());
+        // About 10 microseconds of work a task: fewer rows are not worth waking a thread.
+        let rows_per_task = (16_384 / cols.max(1)).max(1);
+        pool::pool().run(rows.div_ceil(rows_per_task), |task| {
+            for row in task * rows_per_task..rows.min((task + 1) * rows_per_task) {
+                for (chunk, values) in x[row * cols..(row + 1) * cols].chunks(CHUNK).enumerate() {
+                    let block = quantise_chunk(isa, values, scale);
+                    // SAFETY: each (chunk, row) belongs to one task alone.
+                    unsafe { out.get(chunk * rows + row) }.write(block);
+                }
+            }
+        });
+        // SAFETY: the tasks cover all rows, and each row all its chunks: every element is written.
+        unsafe { blocks.set_len(rows * chunks) };
+        Self { rows, chunks, blocks }
+    }
+
+    /// The blocks of rows `first..first + count` in chunk `chunk`.
+    #[inline]
+    pub fn chunk(&self, chunk: usize, first: usize, count: usize) -> &[Activation] {
+        &self.blocks[chunk * self.rows + first..][..count]
+    }
+}
+
+fn quantise_chunk(isa: Isa, values: &[f32], scale: Scale) -> Activation {
+    match isa {
+        Isa::Scalar | Isa::Emulated512 => quantise_chunk_body(values, scale),
+        // SAFETY: these sets are chosen only where the CPU has AVX2 and FMA.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => unsafe { quantise_chunk_avx2(values, scale) },
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 | Isa::Avx512 => quantise_chunk_body(values, scale),
+    }
+}
+
+/// The same code, compiled for wider registers; it has no operation that could round differently there.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn quantise_chunk_avx2(values: &[f32], scale: Scale) -> Activation {
+    quantise_chunk_body(values, scale)
+}
+
+#[inline(always)]
+fn quantise_chunk_body(values: &[f32], scale: Scale) -> Activation {
+    let mut x = [0.0f32; CHUNK];
+    x[..values.len()].copy_from_slice(values);
+    let mut out = Activation { q: [0; CHUNK], sums16: [0; 16], sums32: [0; 8], d: [0.0; 8] };
+    match scale {
+        Scale::Per256 => out.d = [quantise_run(&x, &mut out.q); 8],
+        Scale::Per32 => {
+            for ((x, q), d) in x.chunks_exact(32).zip(out.q.chunks_exact_mut(32)).zip(&mut out.d) {
+                *d = quantise_run(x, q);
+            }
+        }
+    }
+    for (sum, q) in out.sums16.iter_mut().zip(out.q.chunks_exact(16)) {
+        *sum = q.iter().map(|q| i16::from(*q)).sum();
+    }
+    out.sums32 = std::array::from_fn(|i| out.sums16[2 * i] + out.sums16[2 * i + 1]);
+    out
+}
+
+/// Quantises values that share a scale, and returns it.
+#[inline(always)]
+fn quantise_run(x: &[f32], q: &mut [i8]) -> f32 {
+    // Magnitudes order like their bits, NaN above infinity: one integer maximum finds the largest and any non-finite value.
+    let mut largest = 0i32;
+    for x in x {
+        largest = largest.max((x.to_bits() & 0x7fff_ffff) as i32);
+    }
+    let largest = f32::from_bits(largest as u32);
+    if !largest.is_finite() {
+        return f32::NAN;
+    }
+    if largest < 1e-30 {
+        return 0.0;
+    }
+    let inverse = 127.0 / largest;
+    // Adding 1.5 * 2^23 leaves the nearest integer (halves to even) in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    for (q, x) in q.iter_mut().zip(x) {
+        let rounded = (x * inverse + ROUND).to_bits() as i32 - ROUND.to_bits() as i32;
+        *q = rounded.clamp(-127, 127) as i8;
+    }
+    largest / 127.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(values: &[f32], scale: Scale) -> Activation {
+        let all: Vec<Activation> = Isa::available().into_iter().map(|isa| quantise_chunk(isa, values, scale)).collect();
+        for other in &all[1..] {
+            assert_eq!(other.q, all[0].q);
+            assert_eq!(other.d.map(f32::to_bits), all[0].d.map(f32::to_bits));
+        }
+        all.into_iter().next().expect("scalar is always there")
+    }
+
+    #[test]
+    fn values_are_within_half_a_step_and_sums_are_sums() {
+        let values: Vec<f32> = (0..256).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013).collect();
+        for scale in [Scale::Per256, Scale::Per32] {
+            let block = one(&values, scale);
+            for (i, x) in values.iter().enumerate() {
+                let d = block.d[i / 32];
+                assert!((x - d * f32::from(block.q[i])).abs() <= d * 0.500_01, "{i} {scale:?}");
+            }
+            for i in 0..16 {
+                let sum: i32 = block.q[16 * i..][..16].iter().map(|q| i32::from(*q)).sum();
+                assert_eq!(i32::from(block.sums16[i]), sum);
+            }
+            for i in 0..8 {
+                assert_eq!(block.sums32[i], block.sums16[2 * i] + block.sums16[2 * i + 1]);
+            }
+        }
+    }
+
+    #[test]
+    fn halves_go_to_even_and_the_largest_keeps_its_sign() {
+        let mut values = [0.0; 32];
+        values[..6].copy_from_slice(&[-127.0, 0.5, 1.5, -2.5, 126.4, 3.0]);
+        let block = one(&values, Scale::Per32);
+        assert_eq!(block.q[..6], [-127, 0, 2, -2, 126, 3]);
+        assert_eq!(block.d[0], 1.0);
+        assert_eq!(block.d[1], 0.0);
+    }
+
+    #[test]
+    fn zeros_and_dust_are_zero_and_non_finite_blocks_are_nan() {
+        assert_eq!(one(&[0.0; 256], Scale::Per256).d, [0.0; 8]);
+        let dust = one(&[1e-38; 40], Scale::Per32);
+        assert_eq!((dust.d[0], dust.q[0]), (0.0, 0));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = [1.0; 64];
+            values[40] = bad;
+            let block = one(&values, Scale::Per32);
+            assert_eq!(block.d[0], 1.0 / 127.0);
+            assert!(block.d[1].is_nan());
+            assert!(one(&values, Scale::Per256).d[0].is_nan());
+        }
+        assert!(one(&[f32::MAX; 32], Scale::Per32).d[0].is_finite());
+    }
+}

@@ -1,0 +1,11 @@
+//! Every op against its reference and against itself on other paths: the one test binary of the crate.
+
+mod attention;
+mod attention_bits;
+mod device;
+mod linear;
+mod norm;
+mod rope;
+mod softmax;
+mod step;
+mod support;

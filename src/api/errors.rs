@@ -1,0 +1,130 @@
+//! What can go wrong with a request, once for all dialects, and how OpenAI's API says it.
+
+use serde_json::{Value, json};
+
+use super::fields::quoted;
+use crate::chat::prepare::PrepareError;
+use crate::engine::AdmissionError;
+
+/// An error for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    pub kind: ErrorKind,
+    pub message: String,
+    /// The field it is about: `messages[2].content`.
+    pub param: Option<String>,
+    pub code: Option<&'static str>,
+    pub retry_after_s: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    InvalidRequest,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    Timeout,
+    TooLarge,
+    UnsupportedEncoding,
+    /// Try again later: starting, draining, or too busy.
+    Unavailable,
+    Internal,
+}
+
+impl ErrorKind {
+    pub fn status(self) -> u16 {
+        match self {
+            Self::InvalidRequest => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::Timeout => 408,
+            Self::TooLarge => 413,
+            Self::UnsupportedEncoding => 415,
+            Self::Unavailable => 503,
+            Self::Internal => 500,
+        }
+    }
+}
+
+impl ApiError {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), param: None, code: None, retry_after_s: None }
+    }
+
+    /// A field that is not as it must be.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::new(ErrorKind::InvalidRequest, message) }
+    }
+
+    pub fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    pub fn with_retry_after_s(self, seconds: u64) -> Self {
+        Self { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// The model failed while it answered.
+    pub fn engine_failed(message: &str) -> Self {
+        Self::new(ErrorKind::Internal, format!("the model failed: {message}"))
+    }
+
+    pub fn loading() -> Self {
+        Self::new(ErrorKind::Unavailable, "the model is still loading").with_code("model_loading").with_retry_after_s(2)
+    }
+
+    pub fn draining() -> Self {
+        Self::new(ErrorKind::Unavailable, "the server is shutting down").with_code("shutting_down").with_retry_after_s(10)
+    }
+
+    /// `--strict-model` and another name.
+    pub fn model_not_found(asked: &str, served: &str) -> Self {
+        let message = format!("the model {} is not served here; this server serves {served:?}", quoted(asked));
+        Self { param: Some("model".into()), ..Self::new(ErrorKind::NotFound, message) }.with_code("model_not_found")
+    }
+}
+
+/// The engine did not take a request. `prompt_field`: where the dialect keeps the prompt.
+pub fn admission_error(error: AdmissionError, prompt_field: &str) -> ApiError {
+    let message = error.to_string();
+    match error {
+        AdmissionError::EmptyPrompt | AdmissionError::UnknownToken { .. } => ApiError::invalid(prompt_field, message),
+        AdmissionError::PromptTooLong { .. } => ApiError::invalid(prompt_field, message).with_code("context_length_exceeded"),
+        AdmissionError::QueueFull { retry_after_s, .. } => {
+            let message = format!("the server is busy: {message}; try again in {retry_after_s} s");
+            ApiError::new(ErrorKind::Unavailable, message).with_code("server_busy").with_retry_after_s(retry_after_s)
+        }
+        AdmissionError::Draining => ApiError::draining(),
+        AdmissionError::Stopped => ApiError::new(ErrorKind::Internal, message),
+    }
+}
+
+/// The request could not be made into tokens.
+pub fn prepare_error(error: PrepareError, prompt_field: &str) -> ApiError {
+    let message = error.to_string();
+    match error {
+        PrepareError::Template(_) => ApiError::invalid(prompt_field, message).with_code("chat_template_error"),
+        PrepareError::NoFillInTheMiddle => ApiError::invalid("suffix", message),
+        PrepareError::BiasOfUnknownToken { .. } => ApiError::invalid("logit_bias", message),
+        PrepareError::Tokenizer(_) => ApiError::new(ErrorKind::Internal, message),
+    }
+}
+
+/// `{"error": {...}}` as OpenAI's API and its SDKs have it.
+pub fn openai_error(error: &ApiError) -> Value {
+    let kind = match error.kind {
+        ErrorKind::InvalidRequest
+        | ErrorKind::NotFound
+        | ErrorKind::MethodNotAllowed
+        | ErrorKind::TooLarge
+        | ErrorKind::UnsupportedEncoding
+        | ErrorKind::Timeout => "invalid_request_error",
+        ErrorKind::Unauthorized => "authentication_error",
+        ErrorKind::Forbidden => "permission_error",
+        ErrorKind::Unavailable | ErrorKind::Internal => "server_error",
+    };
+    json!({"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}})
+}

@@ -1,0 +1,282 @@
+//! `POST /v1/chat/completions`, as OpenAI's SDKs and the many that imitate them speak it.
+
+use serde_json::{Map, Value, json};
+
+use super::errors::ApiError;
+use super::fields::{Fields, kind_of, parse_object, quoted};
+use super::openai_shared::{self as shared, Delivery};
+use super::{Call, Dialect, Frame, ReplyHead};
+use crate::chat::reply::Reply;
+use crate::chat::{
+    Conversation, Event, FinishReason, Message, Part, Prompt, Role, ScoredToken, ToolCall, ToolChoice, ToolDefinition, Usage,
+};
+
+/// One request's way of answering.
+#[derive(Debug)]
+pub struct OpenAiChat {
+    delivery: Delivery,
+    logprobs: bool,
+}
+
+impl Dialect for OpenAiChat {
+    const NAME: &'static str = "openai-chat";
+    const PROMPT_FIELD: &'static str = "messages";
+
+    fn parse(body: &[u8]) -> Result<Call<Self>, ApiError> {
+        let body = parse_object(body)?;
+        let fields = Fields::of_body(&body);
+        let conversation = read_conversation(&fields)?;
+        shared::refuse_structured_output(&fields)?;
+        let (mut request, delivery) = shared::read_request(&fields)?;
+        let top_logprobs = fields.integer("top_logprobs", 0..=shared::TOP_LOGPROBS_MAX)?.unwrap_or(0) as usize;
+        let logprobs = fields.boolean("logprobs")?.unwrap_or(false);
+        request.top_logprobs = logprobs.then_some(top_logprobs);
+        request.prompts = vec![Prompt::Conversation(conversation)];
+        let model = shared::read_model(&fields)?;
+        Ok(Call { request, stream: delivery.stream, model, dialect: Self { delivery, logprobs } })
+    }
+
+    fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>) {
+        for choice in 0..head.choices {
+            frames.push(self.chunk(head, choice, json!({"role": "assistant", "content": ""}), &[], None));
+        }
+    }
+
+    fn event(&mut self, head: &ReplyHead, choice: usize, event: Event, frames: &mut Vec<Frame>) {
+        let frame = match event {
+            Event::Text(delta) => self.chunk(head, choice, json!({"content": delta.text}), &delta.tokens, None),
+            Event::Thinking(text) => self.chunk(head, choice, json!({"reasoning_content": text}), &[], None),
+            Event::ToolCallStarted { index, id, name } => {
+                let call = json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}});
+                self.chunk(head, choice, json!({"tool_calls": [call]}), &[], None)
+            }
+            Event::ToolCallArguments { index, json } => {
+                let call = json!({"index": index, "function": {"arguments": json}});
+                self.chunk(head, choice, json!({"tool_calls": [call]}), &[], None)
+            }
+            Event::Finished { reason, .. } => self.chunk(head, choice, json!({}), &[], Some(&reason)),
+            Event::ToolCallEnded { .. } => return,
+            Event::Failed(message) => Self::error_frame(&ApiError::engine_failed(&message)),
+        };
+        frames.push(frame);
+    }
+
+    fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>) {
+        if self.delivery.include_usage {
+            let mut chunk = chunk_head(head);
+            chunk.insert("choices".into(), json!([]));
+            chunk.insert("usage".into(), shared::usage(&usage));
+            frames.push(Frame::json(&Value::Object(chunk)));
+        }
+        frames.push(Frame::data("[DONE]"));
+    }
+
+    fn error_frame(error: &ApiError) -> Frame {
+        Frame::json(&super::errors::openai_error(error))
+    }
+
+    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
+        let choices: Vec<Value> = choices.into_iter().enumerate().map(|(index, reply)| self.choice(index, reply)).collect();
+        json!({
+            "id": format!("chatcmpl-{}", head.id),
+            "object": "chat.completion",
+            "created": head.created_unix_s,
+            "model": head.model,
+            "choices": choices,
+            "usage": shared::usage(&usage),
+        })
+    }
+}
+
+impl OpenAiChat {
+    fn chunk(&self, head: &ReplyHead, index: usize, delta: Value, tokens: &[ScoredToken], finish: Option<&FinishReason>) -> Frame {
+        let mut chunk = chunk_head(head);
+        let logprobs = if tokens.is_empty() { Value::Null } else { logprobs(tokens) };
+        let finish = finish.map(shared::finish_reason);
+        chunk.insert("choices".into(), json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]));
+        if self.delivery.include_usage {
+            chunk.insert("usage".into(), Value::Null);
+        }
+        Frame::json(&Value::Object(chunk))
+    }
+
+    fn choice(&self, index: usize, reply: Reply) -> Value {
+        let mut message = Map::new();
+        message.insert("role".into(), "assistant".into());
+        let no_text = reply.text.is_empty() && !reply.tool_calls.is_empty();
+        message.insert("content".into(), if no_text { Value::Null } else { reply.text.into() });
+        message.insert("refusal".into(), Value::Null);
+        if !reply.thinking.is_empty() {
+            message.insert("reasoning_content".into(), reply.thinking.into());
+        }
+        if !reply.tool_calls.is_empty() {
+            let call = |call: ToolCall| {
+                json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
+            };
+            message.insert("tool_calls".into(), reply.tool_calls.into_iter().map(call).collect());
+        }
+        let logprobs = if self.logprobs { logprobs(&reply.tokens) } else { Value::Null };
+        let finish = reply.finish.as_ref().map(shared::finish_reason);
+        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
+    }
+}
+
+fn chunk_head(head: &ReplyHead) -> Map<String, Value> {
+    let mut chunk = Map::new();
+    chunk.insert("id".into(), format!("chatcmpl-{}", head.id).into());
+    chunk.insert("object".into(), "chat.completion.chunk".into());
+    chunk.insert("created".into(), head.created_unix_s.into());
+    chunk.insert("model".into(), head.model.clone().into());
+    chunk
+}
+
+fn logprobs(tokens: &[ScoredToken]) -> Value {
+    let entry = |token: &crate::chat::TokenText, logprob: f32| {
+        json!({"token": token.lossy(), "logprob": shared::logprob(logprob), "bytes": token.bytes})
+    };
+    let content = tokens.iter().map(|scored| {
+        let mut value = entry(&scored.token, scored.logprob);
+        value["top_logprobs"] = scored.top.iter().map(|(token, logprob)| entry(token, *logprob)).collect();
+        value
+    });
+    json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+}
+
+fn read_conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
+    fields.require("messages")?;
+    let messages = fields.array("messages")?.unwrap_or_default();
+    if messages.is_empty() {
+        return Err(fields.error("messages", "is empty; there must be at least one message"));
+    }
+    let messages = messages.iter().enumerate().map(|(index, value)| read_message(value, format!("messages[{index}]")));
+    let messages = messages.collect::<Result<Vec<_>, _>>()?;
+    let tools = read_tools(fields)?;
+    let tool_choice = read_tool_choice(fields, &tools)?;
+    let template_variables = fields.object("chat_template_kwargs")?.map(|variables| variables.map().clone()).unwrap_or_default();
+    let parallel_tool_calls = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
+    Ok(Conversation { messages, tools, tool_choice, parallel_tool_calls, template_variables })
+}
+
+fn read_message(value: &Value, place: String) -> Result<Message, ApiError> {
+    let fields = Fields::of(value, place)?;
+    fields.require("role")?;
+    let role = match fields.string("role")?.unwrap_or_default() {
+        "system" => Role::System,
+        "developer" => Role::Developer,
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        "tool" | "function" => Role::Tool,
+        other => return Err(fields.error("role", format_args!("must be system, developer, user, assistant or tool, not {}", quoted(other)))),
+    };
+    let thinking = fields.string("reasoning_content")?.filter(|text| !text.is_empty());
+    Ok(Message {
+        role,
+        content: read_content(&fields)?,
+        thinking: thinking.map(str::to_owned),
+        tool_calls: read_tool_calls(&fields)?,
+        tool_call_id: fields.string("tool_call_id")?.map(str::to_owned),
+        name: fields.string("name")?.map(str::to_owned),
+    })
+}
+
+/// A string, an array of parts, or nothing.
+fn read_content(fields: &Fields<'_>) -> Result<Vec<Part>, ApiError> {
+    match fields.get("content") {
+        None => Ok(Vec::new()),
+        Some(Value::String(text)) => Ok(vec![Part::Text(text.clone())]),
+        Some(Value::Array(parts)) => {
+            let place = fields.place("content");
+            parts.iter().enumerate().map(|(index, part)| read_part(part, format!("{place}[{index}]"))).collect()
+        }
+        Some(other) => Err(fields.wrong_kind("content", "a string or an array of parts", other)),
+    }
+}
+
+fn read_part(part: &Value, place: String) -> Result<Part, ApiError> {
+    if let Value::String(text) = part {
+        return Ok(Part::Text(text.clone()));
+    }
+    let fields = Fields::of(part, place.clone())?;
+    match fields.string("type")?.unwrap_or("text") {
+        "text" | "input_text" | "output_text" => {
+            fields.require("text")?;
+            Ok(Part::Text(fields.string("text")?.unwrap_or_default().to_owned()))
+        }
+        "refusal" => Ok(Part::Text(fields.string("refusal")?.unwrap_or_default().to_owned())),
+        kind => Err(ApiError::invalid(place.clone(), format!("`{place}` is of type {}, but this model reads text only", quoted(kind)))),
+    }
+}
+
+fn read_tool_calls(message: &Fields<'_>) -> Result<Vec<ToolCall>, ApiError> {
+    let place = message.place("tool_calls");
+    let calls = message.array("tool_calls")?.unwrap_or_default();
+    let call = |(index, value): (usize, &Value)| {
+        let call = Fields::of(value, format!("{place}[{index}]"))?;
+        let id = call.string("id")?.unwrap_or_default().to_owned();
+        call.require("function")?;
+        let function = Fields::of(call.require("function")?, call.place("function"))?;
+        function.require("name")?;
+        let name = function.string("name")?.unwrap_or_default().to_owned();
+        let arguments = match function.get("arguments") {
+            None => "{}".to_owned(),
+            Some(Value::String(text)) if text.trim().is_empty() => "{}".to_owned(),
+            Some(Value::String(text)) => text.clone(),
+            // Some clients keep the parsed object.
+            Some(object @ Value::Object(_)) => object.to_string(),
+            Some(other) => return Err(function.wrong_kind("arguments", "a string of JSON", other)),
+        };
+        Ok(ToolCall { id, name, arguments })
+    };
+    calls.iter().enumerate().map(call).collect()
+}
+
+/// Function tools; tools of other types are for other servers and left out.
+fn read_tools(fields: &Fields<'_>) -> Result<Vec<ToolDefinition>, ApiError> {
+    let tools = fields.array("tools")?.unwrap_or_default();
+    let mut definitions = Vec::with_capacity(tools.len());
+    for (index, value) in tools.iter().enumerate() {
+        let tool = Fields::of(value, format!("tools[{index}]"))?;
+        if tool.string("type")?.is_some_and(|kind| kind != "function") {
+            continue;
+        }
+        // The Responses API writes the function's fields beside `type`.
+        let function = tool.object("function")?.unwrap_or(tool);
+        function.require("name")?;
+        definitions.push(ToolDefinition {
+            name: function.string("name")?.unwrap_or_default().to_owned(),
+            description: function.string("description")?.map(str::to_owned),
+            parameters: function.object("parameters")?.map(|parameters| Value::Object(parameters.map().clone())),
+            strict: function.boolean("strict")?.unwrap_or(false),
+        });
+    }
+    Ok(definitions)
+}
+
+fn read_tool_choice(fields: &Fields<'_>, tools: &[ToolDefinition]) -> Result<ToolChoice, ApiError> {
+    let choice = match fields.get("tool_choice") {
+        None => ToolChoice::Auto,
+        Some(Value::String(word)) => match word.as_str() {
+            "auto" => ToolChoice::Auto,
+            "none" => ToolChoice::None,
+            "required" | "any" => ToolChoice::Required,
+            other => return Err(fields.error("tool_choice", format_args!("must be auto, none, required or a function, not {}", quoted(other)))),
+        },
+        Some(value @ Value::Object(_)) => {
+            let choice = Fields::of(value, fields.place("tool_choice"))?;
+            let function = choice.object("function")?.unwrap_or(choice);
+            function.require("name")?;
+            ToolChoice::Named(function.string("name")?.unwrap_or_default().to_owned())
+        }
+        Some(other) => {
+            let problem = format_args!("must be a string or an object, not {}", kind_of(other));
+            return Err(fields.error("tool_choice", problem));
+        }
+    };
+    match &choice {
+        ToolChoice::Required if tools.is_empty() => Err(fields.error("tool_choice", "is `required`, but there are no `tools`")),
+        ToolChoice::Named(name) if !tools.iter().any(|tool| tool.name == *name) => {
+            Err(fields.error("tool_choice", format_args!("names the function {}, which is not among the `tools`", quoted(name))))
+        }
+        _ => Ok(choice),
+    }
+}

@@ -1,0 +1,357 @@
+//! A conversation becomes the text the model was trained on: the GGUF's own Jinja template, rendered as transformers renders it
+//! (jinja2 with `trim_blocks`, `lstrip_blocks`, loop controls, and the helpers templates expect).
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
+use models::Tokenizer;
+use serde::Serialize;
+use serde_json::{Map, Value as Json, json};
+
+use super::control_text::ControlText;
+use super::python_values::{python_str, tojson};
+use super::template_helpers::{strftime, without_generation_tags};
+use super::{Conversation, Message, Role, ToolChoice, ToolDefinition};
+
+/// For models that bring none: ChatML, the format most models without a template of their own were trained on.
+const CHATML: &str = include_str!("chatml.jinja");
+/// A template that spins is stopped: 1,000 messages, each looking back over all others in 10 instructions, may pass.
+const INSTRUCTIONS_MAX: u64 = 10_000_000;
+
+/// The template of one model.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    tool_use_source: Option<String>,
+    is_fallback: bool,
+    bos: Option<String>,
+    eos: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    #[error("the model's chat template is broken: {0}")]
+    Syntax(String),
+    /// The template's own words (`raise_exception`), or what went wrong in it.
+    #[error("the model's chat template refused the conversation: {0}")]
+    Refused(String),
+}
+
+impl ChatTemplate {
+    /// The template in the model's metadata, or ChatML where there is none ([`Self::is_fallback`]). Errors: a template that does
+    /// not parse.
+    pub fn of(tokenizer: &Tokenizer) -> Result<Self, TemplateError> {
+        let name = |id: Option<u32>| id.and_then(|id| tokenizer.token_name(id)).map(str::to_owned);
+        let (bos, eos) = (name(tokenizer.bos()), name(tokenizer.eos()));
+        Self::new(tokenizer.chat_template(None), tokenizer.chat_template(Some("tool_use")), bos, eos)
+    }
+
+    /// `tool_use`: the template some models bring for conversations with tools.
+    pub fn new(default: Option<&str>, tool_use: Option<&str>, bos: Option<String>, eos: Option<String>) -> Result<Self, TemplateError> {
+        let is_fallback = default.is_none();
+        let source = without_generation_tags(default.unwrap_or(CHATML));
+        let tool_use_source = tool_use.map(without_generation_tags);
+        let mut environment = environment();
+        let syntax_error = |error: Error| TemplateError::Syntax(error.to_string());
+        environment.add_template_owned("chat", source.clone()).map_err(syntax_error)?;
+        if let Some(source) = &tool_use_source {
+            environment.add_template_owned("tool_use", source.clone()).map_err(syntax_error)?;
+        }
+        Ok(Self { environment, source, tool_use_source, is_fallback, bos, eos })
+    }
+
+    /// The model brought no template and ChatML is used.
+    pub fn is_fallback(&self) -> bool {
+        self.is_fallback
+    }
+
+    /// Whether tools reach the model at all.
+    pub fn knows_tools(&self) -> bool {
+        self.tool_use_source.is_some() || self.source.contains("tools")
+    }
+
+    /// Whether the model calls tools as Hermes and Qwen do: JSON between `<tool_call>` and `</tool_call>`.
+    pub fn calls_tools_as_hermes(&self) -> bool {
+        let source = self.tool_use_source.as_ref().unwrap_or(&self.source);
+        source.contains("<tool_call>") && !source.contains("<function=")
+    }
+
+    /// The prompt's text. `control` brackets what in the messages looks like control tokens (see [`ControlText::stretches`]).
+    pub fn render(&self, conversation: &Conversation, control: &ControlText, now_unix_s: i64) -> Result<String, TemplateError> {
+        let refused = |error: Error| TemplateError::Refused(innermost_message(&error));
+        let tools = match conversation.tool_choice {
+            ToolChoice::None => &[][..],
+            _ => &conversation.tools,
+        };
+        let name = if !tools.is_empty() && self.tool_use_source.is_some() { "tool_use" } else { "chat" };
+        let knows_developer = self.source.contains("developer");
+        let messages: Vec<Json> =
+            folded(&conversation.messages, knows_developer).iter().map(|message| message_value(message, control)).collect();
+        let tools: Vec<Json> = tools.iter().map(|tool| tool_value(tool, control)).collect();
+
+        let mut variables: Vec<(String, Value)> = vec![
+            ("messages".into(), from_json(messages)),
+            // HF passes None when there are none: templates ask `if tools` and `tools is not none`.
+            ("tools".into(), if tools.is_empty() { Value::from(()) } else { from_json(tools) }),
+            ("documents".into(), Value::from(())),
+            ("add_generation_prompt".into(), Value::from(true)),
+            ("strftime_now".into(), Value::from_function(move |format: String| strftime(&format, now_unix_s))),
+        ];
+        let specials = [("bos_token", &self.bos), ("eos_token", &self.eos)];
+        variables.extend(specials.iter().filter_map(|(name, token)| Some(((*name).to_owned(), Value::from(token.as_ref()?.clone())))));
+        let own = conversation.template_variables.iter();
+        variables.extend(own.map(|(name, value)| (name.clone(), from_json(bracketed(value, control)))));
+
+        let template = self.environment.get_template(name).map_err(refused)?;
+        template.render(Value::from_pairs(variables)).map_err(refused)
+    }
+}
+
+fn from_json(value: impl Serialize) -> Value {
+    Value::from(Serde(value))
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("jinja2's own delimiters are valid");
+    environment.set_syntax(syntax);
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_fuel(Some(INSTRUCTIONS_MAX));
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(|out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value| {
+        out.write_str(&python_str(value)?).map_err(Error::from)
+    });
+    environment.add_filter("tojson", tojson);
+    environment.add_filter("string", |value: Value| python_str(&value));
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment
+}
+
+/// One system message at the head instead of several: templates accept no other. Developer messages are system messages where the
+/// template does not know the word.
+fn folded(messages: &[Message], knows_developer: bool) -> Vec<Message> {
+    let mut folded: Vec<Message> = Vec::with_capacity(messages.len());
+    for message in messages {
+        let mut message = message.clone();
+        if message.role == Role::Developer && !knows_developer {
+            message.role = Role::System;
+        }
+        match folded.as_mut_slice() {
+            [head] if head.role == message.role && matches!(message.role, Role::System | Role::Developer) => {
+                let text = format!("{}\n\n{}", head.joined_text(), message.joined_text());
+                *head = Message::text(head.role, text);
+            }
+            _ => folded.push(message),
+        }
+    }
+    folded
+}
+
+fn message_value(message: &Message, control: &ControlText) -> Json {
+    let role = match message.role {
+        Role::System => "system",
+        Role::Developer => "developer",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+        Role::Tool => "tool",
+    };
+    let mut value = Map::new();
+    value.insert("role".into(), role.into());
+    value.insert("content".into(), control.bracket(&message.joined_text()).into());
+    if let Some(thinking) = &message.thinking {
+        value.insert("reasoning_content".into(), control.bracket(thinking).into());
+    }
+    if let Some(name) = &message.name {
+        value.insert("name".into(), control.bracket(name).into());
+    }
+    if let Some(id) = &message.tool_call_id {
+        value.insert("tool_call_id".into(), control.bracket(id).into());
+    }
+    if !message.tool_calls.is_empty() {
+        let calls = message.tool_calls.iter().map(|call| {
+            // Templates print the arguments with `tojson`: they want the object. What a model wrote and is no JSON stays text.
+            let arguments = serde_json::from_str(&call.arguments).unwrap_or_else(|_| Json::String(call.arguments.clone()));
+            let function = json!({"name": control.bracket(&call.name), "arguments": bracketed(&arguments, control)});
+            json!({"id": control.bracket(&call.id), "type": "function", "function": function})
+        });
+        value.insert("tool_calls".into(), calls.collect());
+    }
+    Json::Object(value)
+}
+
+fn tool_value(tool: &ToolDefinition, control: &ControlText) -> Json {
+    let mut function = Map::new();
+    function.insert("name".into(), control.bracket(&tool.name).into());
+    if let Some(description) = &tool.description {
+        function.insert("description".into(), control.bracket(description).into());
+    }
+    if let Some(parameters) = &tool.parameters {
+        function.insert("parameters".into(), bracketed(parameters, control));
+    }
+    json!({"type": "function", "function": function})
+}
+
+/// The same JSON with every string in it bracketed.
+fn bracketed(value: &Json, control: &ControlText) -> Json {
+    match value {
+        Json::String(text) => Json::String(control.bracket(text)),
+        Json::Array(items) => items.iter().map(|item| bracketed(item, control)).collect(),
+        Json::Object(fields) => {
+            Json::Object(fields.iter().map(|(name, field)| (control.bracket(name), bracketed(field, control))).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+/// What the template itself said, without the interpreter's wrapping.
+fn innermost_message(error: &Error) -> String {
+    let mut message = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(detail) = inner.downcast_ref::<Error>().and_then(Error::detail) {
+            message = detail.to_owned();
+        }
+        source = inner.source();
+    }
+    if error.kind() == ErrorKind::OutOfFuel {
+        message = format!("it ran for more than {INSTRUCTIONS_MAX} instructions");
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(source: &str) -> ChatTemplate {
+        ChatTemplate::new(Some(source), None, Some("<s>".into()), Some("</s>".into())).expect("the template parses")
+    }
+
+    fn conversation(messages: Vec<Message>) -> Conversation {
+        Conversation { messages, ..Conversation::default() }
+    }
+
+    fn render(source: &str, conversation: &Conversation) -> Result<String, TemplateError> {
+        let control = ControlText::new(vec!["<|im_end|>".into()]);
+        template(source).render(conversation, &control, 1_772_448_545)
+    }
+
+    fn weather_tool() -> ToolDefinition {
+        let parameters = json!({"type": "object", "properties": {"city": {"type": "string", "description": "Où?"}}});
+        ToolDefinition {
+            name: "weather".into(),
+            description: Some("The weather".into()),
+            parameters: Some(parameters),
+            strict: false,
+        }
+    }
+
+    #[test]
+    fn blocks_are_trimmed_as_transformers_does() {
+        let source = "{% for message in messages %}\n    {% if message['role'] == 'user' %}\n{{ message.content }}\n    {% endif %}\n{% endfor %}\nend\n";
+        let messages = vec![Message::text(Role::User, "a"), Message::text(Role::User, "b")];
+        assert_eq!(render(source, &conversation(messages)).unwrap(), "a\nb\nend");
+    }
+
+    #[test]
+    fn json_is_python_json() {
+        let source = "{{ tools[0].function.parameters | tojson }}|{{ tools[0].function.parameters | tojson(indent=2) }}";
+        let conversation = Conversation { tools: vec![weather_tool()], ..Conversation::default() };
+        assert_eq!(
+            render(source, &conversation).unwrap(),
+            "{\"type\": \"object\", \"properties\": {\"city\": {\"type\": \"string\", \"description\": \"Où?\"}}}|{\n  \"type\": \"object\",\n  \"properties\": {\n    \"city\": {\n      \"type\": \"string\",\n      \"description\": \"Où?\"\n    }\n  }\n}"
+        );
+    }
+
+    #[test]
+    fn helpers_templates_expect() {
+        for (source, expected) in [
+            ("{{ bos_token }}x{{ eos_token }}{{ pad_token }}", "<s>x</s>"),
+            ("{{ strftime_now('%d %b %Y') }}", "02 Mar 2026"),
+            ("{% set ns = namespace(n=0) %}{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "3"),
+            ("{{ 'a,b'.split(',')[-1] }}{{ ' x '.strip() }}{{ 'abc'[::-1] }}{{ messages[::-1][0].content }}", "bxcbalast"),
+            ("{{ true }} {{ none }} {{ 1.0 }} {{ [1, 'a'] }} {{ true | string }}", "True None 1.0 [1, 'a'] True"),
+            ("{% macro hello(name) %}hello {{ name }}{% endmacro %}{{ hello('x') }}", "hello x"),
+            ("{{ messages[0].get('missing', 'no') }}{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}", "noa1"),
+            ("{% generation %}g{% endgeneration %}", "g"),
+            ("{{ add_generation_prompt }}{{ tools is none }}{{ documents is none }}", "TrueTrueTrue"),
+            ("{{ enable_thinking }}", "False"),
+        ] {
+            let mut conversation = conversation(vec![Message::text(Role::User, "first"), Message::text(Role::User, "last")]);
+            conversation.template_variables.insert("enable_thinking".into(), json!(false));
+            assert_eq!(render(source, &conversation).as_deref(), Ok(expected), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_throws_says_its_own_words() {
+        let source = "{% macro check(x) %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endmacro %}{{ check(1) }}";
+        let error = render(source, &Conversation::default()).unwrap_err();
+        assert_eq!(error, TemplateError::Refused("Only user and assistant roles are supported!".into()));
+    }
+
+    #[test]
+    fn a_template_that_spins_is_stopped() {
+        let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+        let TemplateError::Refused(message) = render(source, &Conversation::default()).unwrap_err() else { panic!("not refused") };
+        assert!(message.contains("10000000 instructions"), "{message}");
+    }
+
+    #[test]
+    fn a_template_that_does_not_parse_is_named() {
+        let error = ChatTemplate::new(Some("{% if %}"), None, None, None).unwrap_err();
+        assert!(matches!(error, TemplateError::Syntax(_)), "{error}");
+    }
+
+    #[test]
+    fn messages_cannot_write_control_tokens() {
+        let conversation = conversation(vec![Message::text(Role::User, "x <|im_end|> y")]);
+        let rendered = render("{{ messages[0].content }}<|im_end|>", &conversation).unwrap();
+        assert_eq!(rendered, "x \u{FDD0}<|im_end|>\u{FDD1} y<|im_end|>");
+    }
+
+    #[test]
+    fn leading_system_messages_are_one() {
+        let messages = vec![
+            Message::text(Role::System, "a"),
+            Message::text(Role::Developer, "b"),
+            Message::text(Role::User, "c"),
+            Message::text(Role::Developer, "d"),
+        ];
+        let source = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}";
+        assert_eq!(render(source, &conversation(messages.clone())).unwrap(), "[system:a\n\nb][user:c][system:d]");
+        let knows = source.to_owned() + "{# developer #}";
+        assert_eq!(render(&knows, &conversation(messages)).unwrap(), "[system:a][developer:b][user:c][developer:d]");
+    }
+
+    #[test]
+    fn chatml_stands_in() {
+        let chatml = ChatTemplate::new(None, None, None, None).unwrap();
+        assert!(chatml.is_fallback() && chatml.knows_tools() && chatml.calls_tools_as_hermes());
+        let control = ControlText::new(vec![]);
+        let mut conversation = conversation(vec![Message::text(Role::System, "Be brief."), Message::text(Role::User, "Hi")]);
+        assert_eq!(
+            chatml.render(&conversation, &control, 0).unwrap(),
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        );
+        conversation.tools.push(weather_tool());
+        let call = super::super::ToolCall { id: "1".into(), name: "weather".into(), arguments: "{\"city\":\"Oslo\"}".into() };
+        conversation.messages.push(Message { tool_calls: vec![call], ..Message::text(Role::Assistant, "") });
+        conversation.messages.push(Message::text(Role::Tool, "3 C"));
+        let rendered = chatml.render(&conversation, &control, 0).unwrap();
+        assert!(rendered.starts_with("<|im_start|>system\nBe brief.\n\nYou can call"), "{rendered}");
+        assert!(rendered.contains("<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"weather\""), "{rendered}");
+        assert!(
+            rendered.ends_with(
+                "<|im_start|>assistant\n\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call><|im_end|>\n<|im_start|>user\n<tool_response>\n3 C\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+            ),
+            "{rendered}"
+        );
+        conversation.tool_choice = ToolChoice::None;
+        assert!(!chatml.render(&conversation, &control, 0).unwrap().contains("<tools>"));
+    }
+}

@@ -1,0 +1,185 @@
+//! A request becomes work for the engine: template, tokens, sampling, and how each reply is to be read.
+
+use std::sync::Arc;
+
+use models::{Tokenizer, TokenizerError};
+
+use super::chat_template::{ChatTemplate, TemplateError};
+use super::control_text::{ControlText, Stretch};
+use super::output::{Output, OutputOptions, ToolOutput, split_mix};
+use super::{Conversation, Prompt, Request, SamplingDefaults, SamplingOptions, ToolChoice};
+use crate::engine::{GenerateRequest, SamplingParams};
+
+/// The loaded model, as far as text is concerned.
+#[derive(Debug)]
+pub struct TextModel {
+    pub tokenizer: Arc<Tokenizer>,
+    pub template: ChatTemplate,
+    control: ControlText,
+    defaults: SamplingDefaults,
+}
+
+/// One choice to generate.
+#[derive(Debug)]
+pub struct Job {
+    pub generate: GenerateRequest,
+    pub output: Output,
+}
+
+/// What a pure function is not allowed to find out by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings {
+    pub now_unix_s: i64,
+    /// Random: the seed of a request that names none, and of ids.
+    pub random: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error("this model has no fill-in-the-middle tokens, so it cannot use a suffix")]
+    NoFillInTheMiddle,
+    #[error("logit_bias names token {id}, but the vocabulary has {vocab} tokens")]
+    BiasOfUnknownToken { id: u32, vocab: usize },
+}
+
+impl TextModel {
+    pub fn new(tokenizer: Arc<Tokenizer>, template: ChatTemplate, defaults: SamplingDefaults) -> Self {
+        let control = ControlText::of(&tokenizer);
+        Self { tokenizer, template, control, defaults }
+    }
+
+    /// Jobs in the order of the choices. The engine checks lengths and token ids.
+    pub fn prepare(&self, request: &Request, surroundings: Surroundings) -> Result<Vec<Job>, PrepareError> {
+        let vocab = self.tokenizer.vocab_size();
+        if let Some(&(id, _)) = request.sampling.logit_bias.iter().find(|(id, _)| *id as usize >= vocab) {
+            return Err(PrepareError::BiasOfUnknownToken { id, vocab });
+        }
+        let mut jobs = Vec::with_capacity(request.prompts.len() * request.choices_per_prompt);
+        for (prompt_index, prompt) in request.prompts.iter().enumerate() {
+            let (token_ids, tools) = self.encode(prompt, surroundings.now_unix_s)?;
+            let echo = if request.echo { self.echo(prompt, &token_ids) } else { String::new() };
+            for choice in 0..request.choices_per_prompt {
+                let index = prompt_index * request.choices_per_prompt + choice;
+                let options = OutputOptions {
+                    stop: self.stop_strings(request, prompt),
+                    tools: tools.clone(),
+                    echo: echo.clone(),
+                    continues_prompt: !matches!(prompt, Prompt::Conversation(_)),
+                    prompt_tokens: token_ids.len(),
+                    call_id_seed: split_mix(surroundings.random ^ index as u64),
+                };
+                let generate = GenerateRequest {
+                    prompt: token_ids.clone(),
+                    tokens_max: request.tokens_max,
+                    stop_token_ids: if request.ignore_end_of_turn { Vec::new() } else { self.tokenizer.end_of_generation().to_vec() },
+                    sampling: self.sampling(&request.sampling, choice, surroundings.random),
+                    top_logprobs: request.top_logprobs,
+                };
+                jobs.push(Job { generate, output: Output::new(self.tokenizer.clone(), options) });
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Token ids of a prompt; for a conversation with tools also how calls are to be read.
+    fn encode(&self, prompt: &Prompt, now_unix_s: i64) -> Result<(Vec<u32>, Option<ToolOutput>), PrepareError> {
+        match prompt {
+            Prompt::Tokens(ids) => Ok((ids.clone(), None)),
+            Prompt::Text(text) => Ok((self.tokenizer.encode_with_specials(text, true)?, None)),
+            Prompt::FillInTheMiddle { prefix, suffix } => Ok((self.encode_middle(prefix, suffix)?, None)),
+            Prompt::Conversation(conversation) => {
+                let tools = self.tool_output(conversation);
+                let rendered = self.template.render(conversation, &self.control, now_unix_s)?;
+                let mut ids = Vec::new();
+                // The template writes the bos token itself where the model wants one.
+                for stretch in self.control.stretches(&rendered) {
+                    ids.extend(match stretch {
+                        Stretch::Template(text) => self.tokenizer.encode(text, true)?,
+                        Stretch::Literal(text) => self.tokenizer.encode(text, false)?,
+                    });
+                }
+                if let Some(begun) = tools.as_ref().and_then(|tools| tools.begun.as_ref()) {
+                    ids.extend(self.tokenizer.encode(&format!("<tool_call>{begun}"), true)?);
+                }
+                Ok((ids, tools))
+            }
+        }
+    }
+
+    /// Prefix, suffix, middle: the order all models with these tokens were trained on (Bavarian et al. 2022, "PSM").
+    fn encode_middle(&self, prefix: &str, suffix: &str) -> Result<Vec<u32>, PrepareError> {
+        let fim = self.tokenizer.fim();
+        let (Some(before), Some(after), Some(middle)) = (fim.prefix, fim.suffix, fim.middle) else {
+            return Err(PrepareError::NoFillInTheMiddle);
+        };
+        // The bos token, where the model wants one.
+        let mut ids = self.tokenizer.encode_with_specials("", true)?;
+        ids.push(before);
+        ids.extend(self.tokenizer.encode(prefix, false)?);
+        ids.push(after);
+        ids.extend(self.tokenizer.encode(suffix, false)?);
+        ids.push(middle);
+        Ok(ids)
+    }
+
+    /// A forced call is begun for the model, up to the part that it decides: without a grammar this is the surest way.
+    fn tool_output(&self, conversation: &Conversation) -> Option<ToolOutput> {
+        if conversation.tools.is_empty() || conversation.tool_choice == ToolChoice::None || !self.template.calls_tools_as_hermes() {
+            return None;
+        }
+        let begun = match &conversation.tool_choice {
+            ToolChoice::Named(name) => {
+                let name = serde_json::Value::String(name.clone());
+                Some(format!("\n{{\"name\": {name}, \"arguments\": "))
+            }
+            ToolChoice::Required => Some("\n{\"name\": \"".to_owned()),
+            ToolChoice::Auto | ToolChoice::None => None,
+        };
+        let single_call = !conversation.parallel_tool_calls || matches!(conversation.tool_choice, ToolChoice::Named(_));
+        Some(ToolOutput { single_call, begun })
+    }
+
+    /// The request's own; where ChatML stands in for a missing template, also the words that end its turns, if the model has no
+    /// token for them.
+    fn stop_strings(&self, request: &Request, prompt: &Prompt) -> Vec<String> {
+        let mut stop = request.stop.clone();
+        const END: &str = "<|im_end|>";
+        if matches!(prompt, Prompt::Conversation(_)) && self.template.is_fallback() && self.tokenizer.token_id(END).is_none() {
+            stop.push(END.to_owned());
+        }
+        stop
+    }
+
+    fn echo(&self, prompt: &Prompt, token_ids: &[u32]) -> String {
+        match prompt {
+            Prompt::Text(text) => text.clone(),
+            Prompt::FillInTheMiddle { prefix, .. } => prefix.clone(),
+            Prompt::Tokens(_) | Prompt::Conversation(_) => {
+                let bytes: Vec<u8> = token_ids.iter().flat_map(|&id| self.tokenizer.token_bytes(id, true)).copied().collect();
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+        }
+    }
+
+    fn sampling(&self, options: &SamplingOptions, choice: usize, random: u64) -> SamplingParams {
+        let seed = options.seed.unwrap_or(random);
+        let neutral = SamplingParams::default();
+        let defaults = &self.defaults;
+        SamplingParams {
+            temperature: options.temperature.or(defaults.temperature).unwrap_or(neutral.temperature),
+            top_k: options.top_k.or(defaults.top_k).filter(|k| *k > 0),
+            top_p: options.top_p.or(defaults.top_p).unwrap_or(neutral.top_p),
+            min_p: options.min_p.or(defaults.min_p).unwrap_or(neutral.min_p),
+            // The first choice is the one a request with n = 1 gets.
+            seed: if choice == 0 { seed } else { split_mix(seed.wrapping_add(choice as u64)) },
+            repetition_penalty: options.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(neutral.repetition_penalty),
+            presence_penalty: options.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
+            logit_bias: options.logit_bias.clone(),
+        }
+    }
+}

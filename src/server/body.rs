@@ -1,0 +1,71 @@
+//! Reads a request's body: not too much of it, and not for too long.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::config::ServerConfig;
+use crate::api::errors::{ApiError, ErrorKind};
+
+/// The whole body. Errors: too large (413), too slow (408), cut off or compressed (400).
+pub async fn read(headers: &HeaderMap, body: Body, config: &ServerConfig) -> Result<Bytes, ApiError> {
+    refuse_compressed(headers)?;
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > config.body_bytes_max as u64) {
+        discard(body).await;
+        return Err(too_large(config));
+    }
+    let slow = |_| ApiError::new(ErrorKind::Timeout, "the request's body came too slowly");
+    timeout(config.body_read_limit, read_frames(body, config)).await.map_err(slow)?
+}
+
+async fn read_frames(mut body: Body, config: &ServerConfig) -> Result<Bytes, ApiError> {
+    let mut bytes = BytesMut::new();
+    loop {
+        let slow = |_| ApiError::new(ErrorKind::Timeout, "the request's body stopped coming");
+        let Some(frame) = timeout(config.body_pause_limit, body.frame()).await.map_err(slow)? else { break };
+        let broken = |error| ApiError::new(ErrorKind::InvalidRequest, format!("the request's body could not be read: {error}"));
+        // A frame that is not data holds trailers, which nobody needs.
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        if bytes.len() + data.len() > config.body_bytes_max {
+            discard(body).await;
+            return Err(too_large(config));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}
+
+/// Reads what a client is still sending, within reason: one that is answered and cut off while it writes sees a broken connection
+/// instead of the answer.
+pub async fn discard(mut body: Body) {
+    const BYTES_MAX: usize = 64 << 20;
+    const LIMIT: Duration = Duration::from_secs(2);
+    let drain = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // When the time is up the answer goes out all the same.
+    let _ = timeout(LIMIT, drain).await;
+}
+
+fn refuse_compressed(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
+        None | Some(b"" | b"identity") => Ok(()),
+        Some(_) => Err(ApiError::new(ErrorKind::UnsupportedEncoding, "compressed request bodies are not supported; send it as it is")),
+    }
+}
+
+fn too_large(config: &ServerConfig) -> ApiError {
+    let message = format!("the request's body is larger than {} bytes", config.body_bytes_max);
+    ApiError::new(ErrorKind::TooLarge, message).with_code("request_too_large")
+}

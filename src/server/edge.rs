@@ -1,0 +1,151 @@
+//! What every request passes on its way in and every reply on its way out: an id, the Host and Origin checks, CORS, the key; and
+//! the errors that belong to no dialect.
+
+use std::panic::AssertUnwindSafe;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+
+use super::request_id::RequestId;
+use super::who_may_ask::{OriginVerdict, host_is_ours, judge_origin, presented_key};
+use super::{AppState, body};
+use crate::api::errors::{ApiError, ErrorKind, openai_error};
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// The outermost layer.
+pub async fn edge(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(text(request.headers(), REQUEST_ID));
+    request.extensions_mut().insert(id.clone());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut allowed_origin = None;
+    let mut response = match admit(&state, &request) {
+        Ok(verdict) => {
+            allowed_origin = origin.filter(|_| verdict == OriginVerdict::Allowed);
+            if allowed_origin.is_some() && is_preflight(&request) {
+                preflight(request.headers())
+            } else {
+                inner(&state, request, next).await
+            }
+        }
+        Err(error) => refuse(request, &error).await,
+    };
+    if let Some(origin) = allowed_origin {
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id, retry-after"));
+    }
+    tracing::debug!(id = id.0.as_str(), %method, path, status = response.status().as_u16(), "answered");
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// Past Host and Origin: the key, then the handler. A handler that panics is our bug, and still answers.
+async fn inner(state: &AppState, request: Request, next: Next) -> Response {
+    if let Err(error) = check_key(state, &request) {
+        return refuse(request, &error).await;
+    }
+    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => error_response(&ApiError::new(ErrorKind::Internal, "the server failed to answer this request; its log says why")),
+    }
+}
+
+fn admit(state: &AppState, request: &Request) -> Result<OriginVerdict, ApiError> {
+    let headers = request.headers();
+    let host = text(headers, header::HOST.as_str());
+    // A request line may name a host too (`GET http://name/ HTTP/1.1`), and headers that are no text are nobody's name.
+    let in_line = request.uri().authority().map(|authority| authority.as_str());
+    let unreadable = headers.contains_key(header::HOST) && host.is_none();
+    let ours = |host| host_is_ours(host, state.is_bound_to_loopback(), state.config());
+    if unreadable || !ours(host) || !ours(in_line) {
+        let message = "this server does not answer to that Host name; if it is yours, add it to the allowed hosts";
+        return Err(ApiError::new(ErrorKind::Forbidden, message).with_code("host_not_allowed"));
+    }
+    let origin = headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or("null"));
+    match judge_origin(origin, host, state.config()) {
+        OriginVerdict::Refused => {
+            let message = "pages of this web origin may not use this server; to allow them, add the origin to the CORS origins";
+            Err(ApiError::new(ErrorKind::Forbidden, message).with_code("origin_not_allowed"))
+        }
+        verdict => Ok(verdict),
+    }
+}
+
+fn check_key(state: &AppState, request: &Request) -> Result<(), ApiError> {
+    let keys = &state.config().api_keys;
+    // Health checks carry no key, and the greeting tells nothing.
+    let open = matches!(request.uri().path(), "/" | "/livez" | "/readyz" | "/health");
+    if keys.is_empty() || open {
+        return Ok(());
+    }
+    let headers = request.headers();
+    match presented_key(text(headers, header::AUTHORIZATION.as_str()), text(headers, "x-api-key")) {
+        Some(key) if keys.accept(key) => Ok(()),
+        Some(_) => Err(ApiError::new(ErrorKind::Unauthorized, "the API key is not valid").with_code("invalid_api_key")),
+        None => {
+            let message = "this server needs an API key: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`";
+            Err(ApiError::new(ErrorKind::Unauthorized, message).with_code("missing_api_key"))
+        }
+    }
+}
+
+/// Answers without looking at the body, which is read all the same, so that the client gets to see the answer.
+async fn refuse(request: Request, error: &ApiError) -> Response {
+    body::discard(request.into_body()).await;
+    error_response(error)
+}
+
+fn is_preflight(request: &Request) -> bool {
+    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn preflight(asked: &HeaderMap) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+    let wanted = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let wanted = wanted.unwrap_or(HeaderValue::from_static("authorization, content-type, x-api-key"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    // A page on the public web that asks for a server on a private address (Private Network Access).
+    if asked.contains_key("access-control-request-private-network") {
+        headers.insert("access-control-allow-private-network", HeaderValue::from_static("true"));
+    }
+    response
+}
+
+pub async fn not_found(method: Method, uri: Uri) -> Response {
+    let path: String = uri.path().chars().take(200).collect();
+    error_response(&ApiError::new(ErrorKind::NotFound, format!("there is no {method} {path} here")).with_code("unknown_url"))
+}
+
+pub async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let message = format!("{} does not take {method}", uri.path());
+    error_response(&ApiError::new(ErrorKind::MethodNotAllowed, message).with_code("method_not_allowed"))
+}
+
+pub fn error_response(error: &ApiError) -> Response {
+    let status = StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(openai_error(error))).into_response();
+    let headers = response.headers_mut();
+    if let Some(seconds) = error.retry_after_s {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if error.kind == ErrorKind::Unauthorized {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}

@@ -1,0 +1,58 @@
+//! Who is there, and is it ready: health checks, the models list, the greeting.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::edge::error_response;
+use super::{AppState, Phase};
+use crate::api::errors::ApiError;
+use crate::api::openai_models;
+
+/// The process answers. Nothing more is asked, so that a slow model never gets it killed.
+pub async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// A request sent now would be taken.
+pub async fn readyz(State(state): State<AppState>) -> Response {
+    let ready = state.served().and_then(|served| if state.phase() == Phase::Serving { Ok(served) } else { Err(ApiError::draining()) });
+    match ready {
+        Ok(served) => (StatusCode::OK, Json(json!({"status": "ok", "model": served.card.id}))).into_response(),
+        Err(error) => error_response(&error),
+    }
+}
+
+pub async fn hello(State(state): State<AppState>) -> Response {
+    let text = match state.served() {
+        Ok(served) => format!("Understudy is here, with the model {}. Its API is at /v1.\n", served.card.id),
+        Err(_) => "Understudy is here; its model is still loading.\n".to_owned(),
+    };
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+}
+
+pub async fn models(State(state): State<AppState>) -> Response {
+    match state.served() {
+        Ok(served) => Json(openai_models::list(std::slice::from_ref(&served.card))).into_response(),
+        Err(error) => error_response(&error),
+    }
+}
+
+/// Any name means the loaded model, unless names are strict; the reply tells its true one.
+pub async fn model(State(state): State<AppState>, Path(id): Path<String>) -> Response {
+    let found = state.served().and_then(|served| check_model(&state, Some(&id), &served.card.id).map(|()| served));
+    match found {
+        Ok(served) => Json(openai_models::model(&served.card)).into_response(),
+        Err(error) => error_response(&error),
+    }
+}
+
+/// Errors: names are strict, and this is another one.
+pub fn check_model(state: &AppState, asked: Option<&str>, served: &str) -> Result<(), ApiError> {
+    match asked {
+        Some(asked) if state.config().strict_model && asked != served => Err(ApiError::model_not_found(asked, served)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,138 @@
+//! `POST /v1/completions`: prompts in all their forms, echo, log-probabilities in the old form, fill in the middle.
+
+use serde_json::{Value, json};
+
+use crate::support::http_client::Sse;
+use crate::support::test_app::{MODEL, NOW_UNIX_S, Options, TestApp, Voice};
+use crate::support::tiny_tokenizer::Fim;
+
+const PATH: &str = "/v1/completions";
+
+fn texts(reply: &Value) -> Vec<&str> {
+    reply["choices"].as_array().expect("choices").iter().map(|choice| choice["text"].as_str().expect("text")).collect()
+}
+
+/// The texts of a stream's choices, checked chunk by chunk.
+fn streamed(app: &TestApp, mut body: Value, choices: usize) -> (Vec<String>, Value) {
+    body["stream"] = true.into();
+    body["stream_options"] = json!({"include_usage": true});
+    let reply = app.complete(&body);
+    let mut data: Vec<String> = reply.events().into_iter().map(|event| if let Sse::Data(data) = event { data } else { panic!("{event:?}") }).collect();
+    assert_eq!(data.pop().as_deref(), Some("[DONE]"));
+    let usage: Value = serde_json::from_str(&data.pop().expect("a usage chunk")).expect("JSON");
+    assert_eq!(usage["choices"], json!([]));
+    let (mut texts, mut finished) = (vec![String::new(); choices], vec![false; choices]);
+    for chunk in data {
+        let chunk: Value = serde_json::from_str(&chunk).expect("JSON");
+        assert_eq!((&chunk["object"], &chunk["id"], &chunk["usage"]), (&"text_completion".into(), &usage["id"], &Value::Null));
+        let choice = &chunk["choices"][0];
+        let index = choice["index"].as_u64().expect("an index") as usize;
+        assert!(!finished[index], "nothing comes after the finish");
+        texts[index].push_str(choice["text"].as_str().expect("text"));
+        finished[index] = choice["finish_reason"].is_string();
+    }
+    assert!(finished.iter().all(|finished| *finished));
+    (texts, usage["usage"].clone())
+}
+
+#[test]
+fn a_whole_reply_is_exactly_this() {
+    let app = TestApp::new();
+    let mut reply = app.ok(PATH, &json!({"model": "x", "prompt": "SAY[[abc]]"}));
+    assert!(reply["id"].take().as_str().is_some_and(|id| id.starts_with("cmpl-")));
+    assert_eq!(
+        reply.to_string(),
+        format!(
+            "{{\"id\":null,\"object\":\"text_completion\",\"created\":{NOW_UNIX_S},\"model\":\"{MODEL}\",\"choices\":[{{\"text\":\"abc\",\"index\":0,\
+             \"logprobs\":null,\"finish_reason\":\"stop\"}}],\"usage\":{{\"prompt_tokens\":10,\"completion_tokens\":3,\"total_tokens\":13,\
+             \"prompt_tokens_details\":{{\"cached_tokens\":0}},\"completion_tokens_details\":{{\"reasoning_tokens\":0}}}}}}"
+        )
+    );
+}
+
+#[test]
+fn prompts_in_all_their_forms() {
+    let app = TestApp::new();
+    let ids = app.tokenizer.encode("SAY[[one]]", false).expect("text can be encoded");
+    let other = app.tokenizer.encode("SAY[[two]]", false).expect("text can be encoded");
+    for (prompt, said) in [
+        (json!("SAY[[one]]"), vec!["one"]),
+        (json!(["SAY[[one]]", "SAY[[two]]"]), vec!["one", "two"]),
+        (json!(ids), vec!["one"]),
+        (json!([ids, other]), vec!["one", "two"]),
+        (json!([ids, "SAY[[two]]"]), vec!["one", "two"]),
+    ] {
+        let body = json!({"prompt": prompt});
+        let whole = app.ok(PATH, &body);
+        assert_eq!(texts(&whole), said, "{prompt}");
+        let (stream, usage) = streamed(&app, body, said.len());
+        assert_eq!(stream, said);
+        assert_eq!(usage["total_tokens"], whole["usage"]["total_tokens"]);
+    }
+    let twice = app.ok(PATH, &json!({"prompt": ["SAY[[one]]", "SAY[[two]]"], "n": 2, "best_of": 2}));
+    assert_eq!(texts(&twice), ["one", "one", "two", "two"]);
+    assert_eq!(twice["usage"]["prompt_tokens"], 20, "each prompt is counted once");
+}
+
+#[test]
+fn control_tokens_in_a_bare_prompt_are_control_tokens() {
+    let app = TestApp::new();
+    let templated = "<|im_start|>user\nSAY[[hi]]<|im_end|>\n<|im_start|>assistant\n";
+    let reply = app.ok(PATH, &json!({"prompt": templated}));
+    assert_eq!(texts(&reply), ["hi"]);
+    let chat = app.ok("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": "SAY[[hi]]"}]}));
+    assert_eq!(reply["usage"]["prompt_tokens"], chat["usage"]["prompt_tokens"], "the same prompt, templated by hand");
+}
+
+#[test]
+fn sixteen_tokens_unless_asked() {
+    let app = TestApp::new();
+    let reply = app.ok(PATH, &json!({"prompt": "x"}));
+    assert_eq!((&reply["usage"]["completion_tokens"], &reply["choices"][0]["finish_reason"]), (&json!(16), &json!("length")));
+}
+
+#[test]
+fn echo_shows_the_prompt_first() {
+    let app = TestApp::new();
+    let ids = app.tokenizer.encode("SAY[[öne]]", false).expect("text can be encoded");
+    for prompt in [json!("SAY[[öne]]"), json!(ids)] {
+        let body = json!({"prompt": prompt, "echo": true, "stop": "["});
+        assert_eq!(texts(&app.ok(PATH, &body)), ["SAY[[öne]]öne"]);
+        assert_eq!(streamed(&app, body, 1).0, ["SAY[[öne]]öne"]);
+    }
+}
+
+#[test]
+fn log_probabilities_in_the_old_form() {
+    let app = TestApp::new();
+    let reply = app.ok(PATH, &json!({"prompt": "SAY[[aé!]]", "logprobs": 2}));
+    let logprobs = &reply["choices"][0]["logprobs"];
+    assert_eq!(logprobs["tokens"], json!(["a", "bytes:\\xc3", "bytes:\\xa9", "!"]));
+    assert_eq!(logprobs["text_offset"], json!([0, 1, 1, 2]));
+    assert_eq!(logprobs["token_logprobs"].as_array().map(Vec::len), Some(4));
+    assert!(logprobs["top_logprobs"].as_array().expect("rivals").iter().all(|rivals| rivals.as_object().is_some_and(|rivals| rivals.len() == 2)));
+    assert_eq!(app.ok(PATH, &json!({"prompt": "SAY[[a]]", "logprobs": 0}))["choices"][0]["logprobs"]["top_logprobs"], Value::Null);
+    // A rival outside the likeliest: the token itself is told too.
+    let app = TestApp::start(Options { voice: Voice::Babbling, ..Options::default() });
+    let reply = app.ok(PATH, &json!({"prompt": "x", "logprobs": 1, "seed": 3, "temperature": 2, "max_tokens": 50}));
+    let logprobs = &reply["choices"][0]["logprobs"];
+    for (token, rivals) in logprobs["tokens"].as_array().expect("tokens").iter().zip(logprobs["top_logprobs"].as_array().expect("rivals")) {
+        assert!(rivals.get(token.as_str().expect("text")).is_some(), "{token} is missing in {rivals}");
+    }
+}
+
+#[test]
+fn the_middle_is_filled_with_the_models_own_tokens() {
+    let app = TestApp::new();
+    let reply = app.ok(PATH, &json!({"prompt": "SAY[[ab]]", "suffix": "xyz", "max_tokens": 4}));
+    // 9 of prefix, 3 of suffix, 3 fill-in-the-middle tokens ("SAY[[ab]]" has no pairs).
+    assert_eq!(reply["usage"]["prompt_tokens"], 9 + 3 + 3);
+    let plain = app.ok(PATH, &json!({"prompt": "SAY[[ab]]", "suffix": ""}));
+    assert_eq!(plain["usage"]["prompt_tokens"], 9, "an empty suffix is none");
+    let marked = app.ok(PATH, &json!({"prompt": "SAY[[<|im_end|>]]", "suffix": "x", "max_tokens": 1}));
+    assert_eq!(marked["usage"]["prompt_tokens"], 17 + 1 + 3, "code about control tokens is text");
+
+    let app = TestApp::start(Options { fim: Fim::Unknown, ..Options::default() });
+    let reply = app.complete(&json!({"prompt": "a", "suffix": "b"}));
+    assert_eq!((reply.status(), &reply.json()["error"]["param"]), (400, &json!("suffix")));
+}

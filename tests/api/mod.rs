@@ -1,0 +1,9 @@
+//! The API from outside: the real router, engine, tokenizer and template; a fake model; raw sockets.
+
+mod bad_input;
+mod chat;
+mod chat_tools;
+mod completions;
+mod edge;
+mod lifecycle;
+mod templates;
