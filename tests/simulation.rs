@@ -340,7 +340,7 @@ impl Simulation {
                 let (id, scheduler) = (SequenceId(index as u64), self.engine_loop.scheduler());
                 scheduler.running(id).is_none() && !scheduler.all_waiting().any(|sequence| sequence.id == id)
             };
-            if client.is_live() && (left || self.turn % client.reads_every == 0) {
+            if client.is_live() && (left || self.turn.is_multiple_of(client.reads_every)) {
                 self.read_client(index);
             }
             let client = &self.clients[index];
