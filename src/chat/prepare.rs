@@ -7,6 +7,7 @@ use models::{Tokenizer, TokenizerError};
 use super::chat_template::{ChatTemplate, TemplateError};
 use super::control_text::{ControlText, Stretch};
 use super::output::{Output, OutputOptions, ToolOutput, split_mix};
+use super::stop_strings::StopStrings;
 use super::{Conversation, Prompt, Request, SamplingDefaults, SamplingOptions, ToolChoice};
 use crate::engine::{GenerateRequest, SamplingParams};
 
@@ -61,11 +62,12 @@ impl TextModel {
         let mut jobs = Vec::with_capacity(request.prompts.len() * request.choices_per_prompt);
         for (prompt_index, prompt) in request.prompts.iter().enumerate() {
             let (token_ids, tools) = self.encode(prompt, surroundings.now_unix_s)?;
+            let stop = StopStrings::new(&self.stop_strings(request, prompt));
             let echo = if request.echo { self.echo(prompt, &token_ids) } else { String::new() };
             for choice in 0..request.choices_per_prompt {
                 let index = prompt_index * request.choices_per_prompt + choice;
                 let options = OutputOptions {
-                    stop: self.stop_strings(request, prompt),
+                    stop: stop.clone(),
                     tools: tools.clone(),
                     echo: echo.clone(),
                     continues_prompt: !matches!(prompt, Prompt::Conversation(_)),

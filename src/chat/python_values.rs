@@ -252,7 +252,8 @@ mod tests {
 
     #[test]
     fn values_print_as_in_python() {
-        let value = Value::from(minijinja::value::Serde(serde_json::json!({"a": [true, null, 1, 2.0], "b": "it's", "c": "say \"it's\"\n"})));
+        let value =
+            Value::from(minijinja::value::Serde(serde_json::json!({"a": [true, null, 1, 2.0], "b": "it's", "c": "say \"it's\"\n"})));
         assert_eq!(python_str(&value).unwrap(), r#"{'a': [True, None, 1, 2.0], 'b': "it's", 'c': 'say "it\'s"\n'}"#);
         assert_eq!(python_str(&Value::from("plain")).unwrap(), "plain");
         assert_eq!(python_str(&Value::UNDEFINED).unwrap(), "");

@@ -87,7 +87,8 @@ fn without_include_usage_no_chunk_speaks_of_it() {
 #[test]
 fn streams_equal_whole_replies() {
     let app = TestApp::new();
-    for text in ["plain", "", "one two\n\nthree", "äöü 😀👩‍👩‍👧‍👦 中文", "\"quoted\" \\ and \t tab", "<tool_call>no tools here</tool_call>"] {
+    for text in ["plain", "", "one two\n\nthree", "äöü 😀👩‍👩‍👧‍👦 中文", "\"quoted\" \\ and \t tab", "<tool_call>no tools here</tool_call>"]
+    {
         let folded = check_stream_equals_whole(&app, &say(text));
         assert_eq!(folded.choices[0]["message"]["content"], text);
         assert!(folded.deltas.iter().all(|delta| !delta.contains('\u{FFFD}')), "half a character was sent: {:?}", folded.deltas);
@@ -194,7 +195,11 @@ fn log_probabilities() {
     let app = TestApp::new();
     let folded = check_stream_equals_whole(&app, &with(say("a😀the"), json!({"logprobs": true, "top_logprobs": 3})));
     let tokens = folded.choices[0]["logprobs"]["content"].as_array().expect("tokens").clone();
-    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token["bytes"].as_array().expect("bytes")).map(|byte| byte.as_u64().expect("a byte") as u8).collect();
+    let bytes: Vec<u8> = tokens
+        .iter()
+        .flat_map(|token| token["bytes"].as_array().expect("bytes"))
+        .map(|byte| byte.as_u64().expect("a byte") as u8)
+        .collect();
     assert_eq!(String::from_utf8(bytes).as_deref(), Ok("a😀the"), "the tokens' bytes are the text");
     for token in &tokens {
         assert!(token["logprob"].as_f64().expect("a number") <= 0.0);
@@ -289,7 +294,8 @@ fn the_first_frame_comes_before_the_first_token() {
 
 #[test]
 fn keep_alives_fill_the_silence() {
-    let config = understudy::server::config::ServerConfig { keep_alive_interval: std::time::Duration::from_millis(20), ..Default::default() };
+    let config =
+        understudy::server::config::ServerConfig { keep_alive_interval: std::time::Duration::from_millis(20), ..Default::default() };
     let app = TestApp::start(Options { config, pace: std::time::Duration::from_millis(150), ..Options::default() });
     let reply = app.chat(&with(say("xy"), json!({"stream": true})));
     assert!(reply.events().contains(&Sse::Comment("keep-alive".into())), "{}", reply.text());

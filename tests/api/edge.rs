@@ -153,7 +153,12 @@ fn a_foreign_origin_is_refused() {
         let reply = app.send("POST", CHAT, &[&header], &hello_body());
         check_error(&reply, 403, "permission_error", "origin_not_allowed");
         assert_eq!(reply.header("access-control-allow-origin"), None);
-        check_error(&app.send("OPTIONS", CHAT, &[&header, "Access-Control-Request-Method: POST"], b""), 403, "permission_error", "origin_not_allowed");
+        check_error(
+            &app.send("OPTIONS", CHAT, &[&header, "Access-Control-Request-Method: POST"], b""),
+            403,
+            "permission_error",
+            "origin_not_allowed",
+        );
     }
     let one = app.stats().prompt_tokens_total;
     assert_eq!(app.send("POST", CHAT, &[], &hello_body()).status(), 200);
@@ -168,7 +173,12 @@ fn cors_where_it_is_configured() {
     let preflight = app.send(
         "OPTIONS",
         CHAT,
-        &[ours, "Access-Control-Request-Method: POST", "Access-Control-Request-Headers: authorization,x-mine", "Access-Control-Request-Private-Network: true"],
+        &[
+            ours,
+            "Access-Control-Request-Method: POST",
+            "Access-Control-Request-Headers: authorization,x-mine",
+            "Access-Control-Request-Private-Network: true",
+        ],
         b"",
     );
     assert_eq!(preflight.status(), 204, "a preflight carries no key");
@@ -185,7 +195,11 @@ fn cors_where_it_is_configured() {
     assert_eq!((reply.status(), reply.header("access-control-allow-origin")), (200, Some("https://chat.example")));
     assert_eq!(reply.header("access-control-expose-headers"), Some("x-request-id, retry-after"));
     let refused = app.send("POST", CHAT, &[ours], &hello_body());
-    assert_eq!((refused.status(), refused.header("access-control-allow-origin")), (401, Some("https://chat.example")), "the page may read the error");
+    assert_eq!(
+        (refused.status(), refused.header("access-control-allow-origin")),
+        (401, Some("https://chat.example")),
+        "the page may read the error"
+    );
     check_error(&app.send("POST", CHAT, &["Origin: https://evil.example"], &hello_body()), 403, "permission_error", "origin_not_allowed");
     check_error(&app.send("POST", CHAT, &["Origin: null"], &hello_body()), 403, "permission_error", "origin_not_allowed");
     assert_eq!(app.send("GET", "/livez", &[], b"").header("access-control-allow-origin"), None);

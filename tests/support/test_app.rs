@@ -200,9 +200,7 @@ fn obey(tokenizer: &Tokenizer, tokens: &[u32]) -> u32 {
     // A control token is 0xFF, which no text contains, so that words about control tokens are no turns.
     let bytes = |token: u32| if tokenizer.is_control(token) { &[0xFF][..] } else { tokenizer.token_bytes(token, false) };
     let history: Vec<u8> = tokens.iter().flat_map(|&token| bytes(token)).copied().collect();
-    let after = |wanted: &[u8]| {
-        (0..history.len()).rev().find(|&at| history[at..].starts_with(wanted)).map(|at| at + wanted.len())
-    };
+    let after = |wanted: &[u8]| (0..history.len()).rev().find(|&at| history[at..].starts_with(wanted)).map(|at| at + wanted.len());
     let Some(order) = after(b"SAY[[") else { return u32::from(b'a') + tokens.len() as u32 % 26 };
     let length = history[order..].windows(2).position(|end| end == b"]]").expect("an order has an end");
     let script = std::str::from_utf8(&history[order..order + length]).expect("an order is text");
