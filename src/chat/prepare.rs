@@ -39,12 +39,19 @@ pub struct Surroundings {
 pub enum PrepareError {
     #[error(transparent)]
     Template(#[from] TemplateError),
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    /// Boxed: it is large, and rare.
+    #[error("{0}")]
+    Tokenizer(Box<TokenizerError>),
     #[error("this model has no fill-in-the-middle tokens, so it cannot use a suffix")]
     NoFillInTheMiddle,
     #[error("logit_bias names token {id}, but the vocabulary has {vocab} tokens")]
     BiasOfUnknownToken { id: u32, vocab: usize },
+}
+
+impl From<TokenizerError> for PrepareError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Tokenizer(Box::new(error))
+    }
 }
 
 impl TextModel {
