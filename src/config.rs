@@ -1,1 +1,316 @@
-//! Seam.
+//! What the program was told, decided once: flags, environment, file and defaults become a [`Config`] in which nothing is optional.
+//!
+//! Pure: the environment, the file and the machine are arguments. Must not know clap, sockets, models or the clock.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroUsize;
+
+use kernels::device::DeviceChoice;
+
+pub mod settings;
+pub mod values;
+
+use settings::{ConfigError, Layers};
+
+/// Everything that can be told, by concern.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub server: Server,
+    pub engine: Engine,
+    pub models: Models,
+    pub log: Log,
+}
+
+/// Where to listen and whom to answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    pub host: IpAddr,
+    /// 0: any free one; the start-up line says which.
+    pub port: u16,
+    /// Any of these opens the door; empty: no key is asked for.
+    pub api_keys: Vec<ApiKey>,
+    /// Names accepted in `Host` besides the loopback names and the address itself.
+    pub allow_hosts: Vec<String>,
+    /// Web origins that may call; empty: no cross-origin call is allowed.
+    pub cors_origins: Vec<String>,
+    /// 404 for a model name that is not the loaded model's.
+    pub strict_model: bool,
+    /// Longest request body.
+    pub body_bytes_max: u64,
+    /// How long a drain waits for running requests.
+    pub drain_s: u64,
+}
+
+/// What the engine may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Engine {
+    /// Threads that compute.
+    pub threads: NonZeroUsize,
+    pub device: DeviceChoice,
+    pub context: Context,
+    pub memory: Memory,
+    /// Sequences that run at once.
+    pub parallel: NonZeroUsize,
+    /// Requests that may wait; beyond them a request is answered 503.
+    pub queue: usize,
+}
+
+/// Which model, and whether the network may be asked for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Models {
+    /// As typed: `builtin`, a path, or `org/repo[:quant]`.
+    pub model: String,
+    pub offline: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A filter in tracing's syntax: `info`, `debug`, `understudy=trace`.
+    pub filter: String,
+}
+
+/// A key that clients send. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    pub fn new(key: String) -> Self {
+        Self(key)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ApiKey(..)")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Tokens of one sequence, prompt and answer together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    /// What the model declares, or as much of it as the memory holds.
+    OfModel,
+    /// Exactly this, or a refusal.
+    Tokens(usize),
+}
+
+/// The budget for weights, cache and scratch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Half of what the machine had available at the start.
+    HalfOfAvailable { bytes: u64 },
+    Told { bytes: u64 },
+}
+
+impl Memory {
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::HalfOfAvailable { bytes } | Self::Told { bytes } => bytes,
+        }
+    }
+}
+
+/// What the defaults depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    pub cores: NonZeroUsize,
+    pub memory_available_bytes: u64,
+}
+
+pub const PORT: u16 = 7878;
+pub const PARALLEL: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+/// Enough for an agent's burst on every slot; the wait beyond it is longer than clients' patience.
+pub const QUEUE: usize = 64;
+/// An agent's prompt of 100,000 tokens is half a megabyte; images as base64 are what needs more.
+pub const BODY_BYTES_MAX: u64 = 32 << 20;
+pub const DRAIN_S: u64 = 30;
+
+impl Config {
+    /// Decides every value. `read` reads a key file; errors name where the offending value came from.
+    pub fn resolve(
+        layers: &Layers,
+        machine: Machine,
+        read: &dyn Fn(&str) -> std::io::Result<String>,
+    ) -> Result<Self, ConfigError> {
+        let config = Self {
+            server: Server {
+                host: layers.one("host", values::host)?.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+                port: layers.one("port", values::port)?.unwrap_or(PORT),
+                api_keys: api_keys(layers, read)?,
+                allow_hosts: layers.many("allow_host", values::host_name)?,
+                cors_origins: layers.many("cors_origin", values::origin)?,
+                strict_model: layers.one("strict_model", values::boolean)?.unwrap_or(false),
+                body_bytes_max: layers.one("body_max", values::bytes)?.unwrap_or(BODY_BYTES_MAX),
+                drain_s: layers.one("drain_timeout", values::seconds)?.unwrap_or(DRAIN_S),
+            },
+            engine: Engine {
+                threads: layers.one("threads", values::count)?.unwrap_or(threads(machine.cores)),
+                device: layers.one("device", values::device)?.unwrap_or(DeviceChoice::Auto),
+                context: layers.one("context", values::tokens)?.map_or(Context::OfModel, Context::Tokens),
+                memory: layers
+                    .one("memory", values::bytes)?
+                    .map_or(Memory::HalfOfAvailable { bytes: machine.memory_available_bytes / 2 }, |bytes| Memory::Told { bytes }),
+                parallel: layers.one("parallel", values::count)?.unwrap_or(PARALLEL),
+                queue: layers.one("queue", values::number)?.unwrap_or(QUEUE),
+            },
+            models: Models {
+                model: layers.one("model", values::text)?.unwrap_or_else(|| "builtin".to_owned()),
+                offline: layers.one("offline", values::boolean)?.unwrap_or(false),
+            },
+            log: Log {
+                format: layers.one("log_format", values::log_format)?.unwrap_or(LogFormat::Text),
+                filter: layers.one("log_level", values::text)?.unwrap_or_else(|| "info".to_owned()),
+            },
+        };
+        let without_key_on_purpose = layers.one("unsafe_no_key", values::boolean)?.unwrap_or(false);
+        if !config.server.host.is_loopback() && config.server.api_keys.is_empty() && !without_key_on_purpose {
+            return Err(layers.error(
+                "host",
+                format!(
+                    "{} is reachable by others and no API key is set; set --api-key-file (or --api-key), \
+                     or --unsafe-no-key to serve everyone who can reach it",
+                    config.server.host
+                ),
+            ));
+        }
+        Ok(config)
+    }
+}
+
+/// From five cores on, one is left to the network and the rest of the machine.
+fn threads(cores: NonZeroUsize) -> NonZeroUsize {
+    if cores.get() > 4 { NonZeroUsize::new(cores.get() - 1).unwrap_or(cores) } else { cores }
+}
+
+/// Keys given one by one and keys from the file, one a line; `#` opens a comment line.
+fn api_keys(layers: &Layers, read: &dyn Fn(&str) -> std::io::Result<String>) -> Result<Vec<ApiKey>, ConfigError> {
+    let mut keys = layers.many("api_key", values::api_key)?;
+    if let Some(path) = layers.one("api_key_file", values::text)? {
+        let text = read(&path).map_err(|e| layers.error("api_key_file", format!("{path}: {e}")))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let from_file = lines
+            .map(values::api_key)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|why| layers.error("api_key_file", format!("{path}: a key {why}")))?;
+        if from_file.is_empty() {
+            return Err(layers.error("api_key_file", format!("{path} holds no key; write one key a line")));
+        }
+        keys.extend(from_file);
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINE: Machine = Machine { cores: NonZeroUsize::new(8).unwrap(), memory_available_bytes: 16 << 30 };
+
+    /// Resolves three layers; the key file `keys` holds two keys, no other file exists.
+    fn resolve(flags: &[(&'static str, &str)], env: &[(&str, &str)], file: &str) -> Result<Config, String> {
+        let mut layers = Layers::default();
+        for (key, value) in flags {
+            layers.flag(key, vec![(*value).to_owned()]);
+        }
+        layers.env(env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        layers.file("understudy.toml", file).map_err(|e| e.to_string())?;
+        let read = |path: &str| match path {
+            "keys" => Ok("# team\nfirst\n\n second \n".to_owned()),
+            "empty" => Ok("# none yet\n".to_owned()),
+            _ => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "no such file")),
+        };
+        Config::resolve(&layers, MACHINE, &read).map_err(|e| e.to_string())
+    }
+
+    fn error(flags: &[(&'static str, &str)], env: &[(&str, &str)], file: &str) -> String {
+        resolve(flags, env, file).expect_err("this must be refused")
+    }
+
+    #[test]
+    fn nothing_told_is_a_loopback_server_of_the_built_in_model() {
+        let config = resolve(&[], &[], "").unwrap();
+        assert_eq!((config.server.host.to_string().as_str(), config.server.port), ("127.0.0.1", 7878));
+        assert_eq!(config.models.model, "builtin");
+        assert_eq!(config.engine.threads.get(), 7);
+        assert_eq!(config.engine.memory, Memory::HalfOfAvailable { bytes: 8 << 30 });
+        assert_eq!(config.engine.context, Context::OfModel);
+    }
+
+    #[test]
+    fn flags_beat_environment_beats_file() {
+        let file = "port = 1\nparallel = 3\nqueue = 5";
+        let config = resolve(&[("port", "3")], &[("UNDERSTUDY_PORT", "2"), ("UNDERSTUDY_PARALLEL", "4")], file).unwrap();
+        assert_eq!((config.server.port, config.engine.parallel.get(), config.engine.queue), (3, 4, 5));
+    }
+
+    #[test]
+    fn every_kind_of_value_in_a_file() {
+        let file = r#"
+            model = "org/repo:Q4_K_M"
+            host = "localhost"
+            context = "32k"
+            memory = "1.5G"
+            strict_model = true
+            api-key = ["one", "two"]
+            device = "cuda:1"
+            log_format = "json"
+        "#;
+        let config = resolve(&[], &[], file).unwrap();
+        assert_eq!(config.models.model, "org/repo:Q4_K_M");
+        assert_eq!(config.engine.context, Context::Tokens(32_768));
+        assert_eq!(config.engine.memory, Memory::Told { bytes: 3 << 29 });
+        assert_eq!(config.engine.device, DeviceChoice::Cuda(1));
+        assert!(config.server.strict_model);
+        assert_eq!(config.server.api_keys.iter().map(ApiKey::as_str).collect::<Vec<_>>(), ["one", "two"]);
+        assert_eq!(config.log.format, LogFormat::Json);
+    }
+
+    #[test]
+    fn errors_name_the_source() {
+        assert_eq!(error(&[("port", "abc")], &[], ""), "--port: \"abc\" is not a port (0 to 65535)");
+        assert_eq!(error(&[], &[("UNDERSTUDY_PORT", "abc")], ""), "UNDERSTUDY_PORT: \"abc\" is not a port (0 to 65535)");
+        assert_eq!(error(&[], &[], "# x\n\nport = 70000"), "understudy.toml line 3: port: \"70000\" is not a port (0 to 65535)");
+        assert_eq!(error(&[], &[], "\n\nprot = 1"), "understudy.toml line 3: unknown key \"prot\", did you mean \"port\"?");
+        assert_eq!(error(&[], &[], "zzzzzzzz = 1"), "understudy.toml line 1: unknown key \"zzzzzzzz\"");
+        assert_eq!(error(&[], &[], "[port]\nx = 1"), "understudy.toml line 1: port: expected a number or a text, found a table");
+        assert_eq!(error(&[], &[], "port = [1, 2]"), "understudy.toml line 1: port: expected one value, found 2");
+        assert!(error(&[], &[], "port = ").starts_with("understudy.toml line 1: "));
+        assert!(error(&[], &[("UNDERSTUDY_PORT", "tcp://10.0.0.1:7878")], "").contains("enableServiceLinks: false"));
+        assert_eq!(error(&[("threads", "0")], &[], ""), "--threads: \"0\" is not a number from 1 up");
+        assert_eq!(error(&[("memory", "8Q")], &[], ""), "--memory: \"8Q\" is not a size (like 512M, 8G, 1.5G or a number of bytes)");
+        assert_eq!(error(&[("device", "tpu")], &[], ""), "--device: unknown device \"tpu\": expected auto, cpu, cuda, cuda:N or metal");
+    }
+
+    #[test]
+    fn a_public_address_needs_a_key_or_a_word() {
+        let refused = error(&[("host", "0.0.0.0")], &[], "");
+        assert!(refused.starts_with("--host: 0.0.0.0 is reachable by others and no API key is set"), "{refused}");
+        assert!(error(&[], &[], "host = '::'").starts_with("understudy.toml line 1: "));
+        assert!(resolve(&[("host", "0.0.0.0"), ("unsafe_no_key", "true")], &[], "").is_ok());
+        assert!(resolve(&[("host", "0.0.0.0"), ("api_key", "k")], &[], "").is_ok());
+        assert!(resolve(&[("host", "::1")], &[], "").is_ok());
+    }
+
+    #[test]
+    fn key_files() {
+        let config = resolve(&[("api_key", "zero"), ("api_key_file", "keys")], &[], "").unwrap();
+        assert_eq!(config.server.api_keys.iter().map(ApiKey::as_str).collect::<Vec<_>>(), ["zero", "first", "second"]);
+        assert!(!format!("{config:?}").contains("second"), "a key was printed");
+        assert_eq!(error(&[("api_key_file", "gone")], &[], ""), "--api-key-file: gone: no such file");
+        assert_eq!(error(&[("api_key_file", "empty")], &[], ""), "--api-key-file: empty holds no key; write one key a line");
+        assert_eq!(error(&[("api_key", "")], &[], ""), "--api-key: is empty");
+        let shown = error(&[("api_key", "se cret")], &[], "");
+        assert!(!shown.contains("se cret"), "a key was printed: {shown}");
+    }
+}

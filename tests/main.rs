@@ -1,7 +1,10 @@
-//! The one integration-test binary.
+//! The one integration binary: a module a subject.
 
 mod support;
 
 mod api;
+mod cli;
 mod engine;
+mod hub;
 mod simulation;
+mod tidy;

@@ -4,6 +4,7 @@
 //! Every op has one order of accumulation, whatever the number of rows: the same row gives the same bits alone or in company.
 
 pub mod blocks;
+pub mod device;
 pub mod ggml_type;
 pub mod kv;
 pub mod ops;
@@ -14,7 +15,8 @@ pub mod weight;
 pub mod cpu;
 pub mod reference;
 
+pub use device::{DeviceChoice, DeviceError, OpenDevice};
 pub use ggml_type::GgmlType;
 pub use kv::{KvDtype, KvLayer};
-pub use step::{BLOCK_TOKENS, Span, Step};
+pub use step::{BLOCK_TOKENS, LogitRows, Span, Step, StepBuildError, StepBuilder, StepError};
 pub use weight::{SharedBytes, Weight, WeightError};

@@ -6,9 +6,21 @@ pub mod gguf;
 pub mod tokenizer;
 
 pub mod config;
+pub mod families;
 pub mod kv_cache;
+pub mod layers;
+pub mod memory;
+pub mod metadata;
 pub mod model;
+pub mod rope;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use config::{ConfigError, Hyperparameters, ModelConfig};
+pub use families::Family;
 pub use gguf::{Gguf, GgufError};
+pub use kv_cache::KvCache;
+pub use memory::{MemoryEstimate, StepSize};
 pub use model::{Logits, Model, ModelError, load};
 pub use tokenizer::{Detokenizer, Tokenizer, TokenizerError};

@@ -3,18 +3,19 @@
 use candle_core::Device;
 use kernels::Step;
 
-use crate::config::ModelConfig;
+use crate::config::{ConfigError, ModelConfig};
+use crate::families;
+use crate::gguf::{Gguf, GgufError};
 use crate::kv_cache::KvCache;
-use crate::{Gguf, GgufError};
+use crate::layers::loader::TensorError;
 
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    #[error("unknown architecture {0:?}; this build knows llama, qwen2, qwen3")]
-    UnknownArchitecture(String),
-    #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+/// A model family over the ragged batch.
+pub trait Model: Send {
+    fn config(&self) -> &ModelConfig;
+    /// Runs `token_ids [T]` through the model, writes their keys and values into `kv`, and returns the logits of `step.logit_rows`.
+    ///
+    /// Errors: a token id beyond the vocabulary, and whatever the device fails with.
+    fn forward(&mut self, token_ids: &[u32], step: &Step, kv: &mut KvCache) -> Result<Logits, ModelError>;
 }
 
 /// Logits of the wanted rows, on the host: `[rows, vocab]`, row-major, f32.
@@ -30,14 +31,31 @@ impl Logits {
     }
 }
 
-/// A model family over the ragged batch.
-pub trait Model: Send {
-    fn config(&self) -> &ModelConfig;
-    /// Runs `token_ids [T]` through the model, writes their keys and values into `kv`, and returns the logits of `step.logit_rows`.
-    fn forward(&mut self, token_ids: &[u32], step: &Step, kv: &mut KvCache) -> Result<Logits, ModelError>;
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error("{file}: unknown architecture {name:?}; this build knows {}", families::known())]
+    UnknownArchitecture { file: String, name: String },
+    #[error("{file}: {problem}")]
+    Config { file: String, problem: ConfigError },
+    #[error("{file}: {problem}")]
+    Tensor { file: String, problem: TensorError },
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    pub(crate) fn config(gguf: &Gguf, problem: ConfigError) -> Self {
+        Self::Config { file: gguf.name().to_owned(), problem }
+    }
 }
 
 /// Builds the model the file holds. Weights stay where the file is mapped (CPU) or are uploaded (CUDA, Metal).
-pub fn load(_gguf: &Gguf, _device: &Device) -> Result<Box<dyn Model>, ModelError> {
-    Err(ModelError::UnknownArchitecture(String::new()))
+///
+/// Errors: an architecture this build does not know, metadata that is missing, absurd or asks for what the family does not do, a
+/// tensor that is missing, has another shape than the metadata says, or has no place in the architecture.
+pub fn load(gguf: &Gguf, device: &Device) -> Result<Box<dyn Model>, ModelError> {
+    let family = families::Family::of(gguf)?;
+    Ok(Box::new(family.load(gguf, device)?))
 }

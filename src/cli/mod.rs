@@ -1,1 +1,113 @@
-//! Seam.
+//! The command line: what was typed becomes a [`Config`], and a subcommand runs with it. Says on stderr what went wrong and what to do.
+//!
+//! Exit codes: 0 it worked, 1 it failed, 2 it was asked for wrongly. Standard output carries results only.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::config::Config;
+use crate::config::settings::Layers;
+
+pub mod args;
+mod failure;
+
+mod bench;
+mod chat;
+mod models;
+mod pull;
+mod serve;
+mod version;
+
+mod load;
+pub mod machine;
+pub mod memory_plan;
+mod print;
+
+use args::{Args, Command, CommonArgs};
+use failure::Failure;
+
+/// Runs the program with the process' own arguments and environment.
+pub fn main() -> ExitCode {
+    // On a usage error clap prints it and leaves with 2; for --help and --version with 0.
+    let args = Args::parse();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    let mut layers = Layers::default();
+    match args.command.unwrap_or(Command::Serve(args.serve)) {
+        Command::Serve(serve) => {
+            serve.tell(&mut layers);
+            serve::run(resolve(layers, &serve.common)?)
+        }
+        Command::Chat(chat) => {
+            args::tell_model(&chat.model, &mut layers);
+            chat.engine.tell(&mut layers);
+            chat.common.tell(&mut layers);
+            chat::run(&resolve_locally(layers, &chat.common)?, &chat)
+        }
+        Command::Bench(bench) => {
+            args::tell_model(&bench.model, &mut layers);
+            bench.engine.tell(&mut layers);
+            bench.common.tell(&mut layers);
+            bench::run(&resolve_locally(layers, &bench.common)?, &bench)
+        }
+        Command::Pull(pull) => {
+            args::tell_model(&Some(pull.model.clone()), &mut layers);
+            pull.common.tell(&mut layers);
+            pull::run(&resolve_locally(layers, &pull.common)?)
+        }
+        Command::Models(models) => {
+            models.common.tell(&mut layers);
+            models::run(&resolve_locally(layers, &models.common)?, models.json)
+        }
+        Command::Version => version::run(),
+    }
+}
+
+/// Adds environment and file under the flags, and starts the log.
+fn resolve(mut layers: Layers, common: &CommonArgs) -> Result<Config, Failure> {
+    // A name or value that is not UTF-8 cannot be one of our settings' values.
+    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let warnings = layers.env(variables);
+    if let Some((name, text)) = config_file(common)? {
+        layers.file(&name, &text)?;
+    }
+    let config = Config::resolve(&layers, machine::machine(), &|path| std::fs::read_to_string(path))?;
+    print::start_log(&config.log)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(config)
+}
+
+/// For commands that listen nowhere: a host that wants a key is no reason to refuse them.
+fn resolve_locally(mut layers: Layers, common: &CommonArgs) -> Result<Config, Failure> {
+    layers.flag("unsafe_no_key", vec!["true".to_owned()]);
+    resolve(layers, common)
+}
+
+/// The file told by `--config` or UNDERSTUDY_CONFIG, which must exist; else `understudy.toml` here, else the user's, where there is one.
+fn config_file(common: &CommonArgs) -> Result<Option<(String, String)>, Failure> {
+    let told = common.config.clone().map(|path| (path, "--config"));
+    let told = told.or_else(|| std::env::var("UNDERSTUDY_CONFIG").ok().map(|path| (path, "UNDERSTUDY_CONFIG")));
+    if let Some((path, source)) = told.filter(|(path, _)| !path.is_empty()) {
+        let text = std::fs::read_to_string(&path).map_err(|e| Failure::Usage(format!("{source}: {path}: {e}")))?;
+        return Ok(Some((path, text)));
+    }
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from);
+    let user = variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| home.join(".config")));
+    let candidates = [Some("understudy.toml".into()), user.map(|folder| folder.join("understudy/understudy.toml"))];
+    for path in candidates.into_iter().flatten() {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => return Ok(Some((path.display().to_string(), text))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Failure::Usage(format!("{}: {e}", path.display()))),
+        }
+    }
+    Ok(None)
+}

@@ -1,7 +1,10 @@
 //! What several test modules lean on.
 
 pub mod chat_stream;
+pub mod fake_hub;
 pub mod fake_model;
 pub mod http_client;
+pub mod program;
+pub mod temp_dir;
 pub mod test_app;
 pub mod tiny_tokenizer;

@@ -8,8 +8,11 @@ use std::ops::Range;
 
 use super::activation::{Activations, Scale};
 use super::isa::Isa;
+use super::lanes::Emulated;
 use super::shared_slice::SharedSlice;
-use super::{gate, pool, scalar};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx2_few, avx512};
+use super::{dense, gate, pool, scalar, tile};
 use crate::ops::linear::Activation as Gate;
 use crate::{GgmlType, Weight};
 
@@ -17,6 +20,14 @@ use crate::{GgmlType, Weight};
 pub(crate) struct Block {
     pub rows: Range<usize>,
     pub columns: Range<usize>,
+}
+
+impl Block {
+    /// Distance of two rows in the scratch a block is computed into: its columns, filled up to whole tiles.
+    #[inline]
+    pub fn stride(&self) -> usize {
+        self.columns.len().next_multiple_of(tile::COLUMNS)
+    }
 }
 
 /// Rows of f32 for dense weights, each filled up with zeros to a multiple of 16.
@@ -73,21 +84,46 @@ impl<'a> Inputs<'a> {
         inputs
     }
 
-    /// Computes one block of outputs of `weight` into `out [rows, columns]` of the block.
+    /// Computes one block of outputs of `weight` into `out`, rows of `block.stride()`.
     fn product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
-        match scale_for(weight.ggml_type()) {
-            None => {
-                let x = self.dense.as_ref().expect("prepared for every weight");
-                scalar::dense(weight, x, block, out);
-            }
-            Some(scale) => {
-                let x = match scale {
-                    Scale::Per256 => &self.per256,
-                    Scale::Per32 => &self.per32,
-                };
-                let x = x.as_ref().expect("prepared for every weight");
-                scalar::quantized(weight, x, block, out);
-            }
+        let quantized = match scale_for(weight.ggml_type()) {
+            None => return self.dense_product(weight, block, out),
+            Some(Scale::Per256) => &self.per256,
+            Some(Scale::Per32) => &self.per32,
+        };
+        let x = quantized.as_ref().expect("prepared for every weight");
+        match self.isa {
+            Isa::Scalar => scalar::quantized(weight, x, block, out),
+            // SAFETY: plain code.
+            Isa::Emulated512 => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
+            // SAFETY, here and below: a set is chosen only where the CPU has it, and Avx512 only beside AVX2.
+            #[cfg(target_arch = "x86_64")]
+            _ if block.rows.len() <= avx2_few::ROWS_MAX => unsafe { avx2_few::quantized(weight, x, block, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx2 => unsafe { avx2::quantized(weight, x, block, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx512 => unsafe { avx512::quantized(weight, x, block, out) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => unreachable!("not a set of this CPU"),
+        }
+    }
+
+    fn dense_product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
+        let x = self.dense.as_ref().expect("prepared for every weight");
+        match self.isa {
+            Isa::Scalar => scalar::dense(weight, x, block, out),
+            // SAFETY: plain code.
+            Isa::Emulated512 => unsafe { dense::dense::<Emulated>(weight, x, block, out) },
+            // SAFETY: a set is chosen only where the CPU has it.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::dense(weight, x, block, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::dense(weight, x, block, out) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => unreachable!("not a set of this CPU"),
         }
     }
 }
@@ -131,9 +167,10 @@ pub(crate) fn products(inputs: &Inputs<'_>, outputs: Vec<Output<'_>>) {
         let (weight, bias, out, write) = &targets[*index];
         for rows in cut(inputs.rows, ROWS_MAX) {
             let block = Block { rows, columns: columns.clone() };
-            with_scratch(block.rows.len() * columns.len(), |scratch| {
+            with_scratch(block.rows.len() * block.stride(), |scratch| {
                 inputs.product(weight, &block, scratch);
-                for (row, values) in block.rows.clone().zip(scratch.chunks_exact_mut(columns.len())) {
+                for (row, values) in block.rows.clone().zip(scratch.chunks_exact_mut(block.stride())) {
+                    let values = &mut values[..columns.len()];
                     if let Some(bias) = bias {
                         values.iter_mut().zip(&bias[columns.clone()]).for_each(|(v, b)| *v += b);
                     }
@@ -158,15 +195,15 @@ pub(crate) fn gated(inputs: &Inputs<'_>, gate: &Weight, up: &Weight, function: G
         let columns = &tasks[task];
         for rows in cut(inputs.rows, ROWS_MAX) {
             let block = Block { rows, columns: columns.clone() };
-            let size = block.rows.len() * columns.len();
+            let size = block.rows.len() * block.stride();
             with_scratch(2 * size, |scratch| {
                 let (gates, ups) = scratch.split_at_mut(size);
                 inputs.product(gate, &block, gates);
                 inputs.product(up, &block, ups);
                 gate::combine(inputs.isa, function, gates, ups);
-                for (row, values) in block.rows.clone().zip(gates.chunks_exact(columns.len())) {
+                for (row, values) in block.rows.clone().zip(gates.chunks_exact(block.stride())) {
                     // SAFETY: these columns of the output belong to this task alone.
-                    unsafe { out.run(row * total + columns.start, columns.len()) }.copy_from_slice(values);
+                    unsafe { out.run(row * total + columns.start, columns.len()) }.copy_from_slice(&values[..columns.len()]);
                 }
             });
         }

@@ -1,8 +1,10 @@
 //! Rotary position embedding (Su et al. 2021) with the optional per-head norm of Qwen3 before it.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, bail};
 
-use crate::Step;
+use super::{chosen_isa, rows_mut, rows_of};
+use crate::cpu::rope as cpu;
+use crate::{Step, reference::attention as reference};
 
 /// Which two elements of a head rotate together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +34,20 @@ pub struct RopeAngles {
 }
 
 impl Rope {
-    pub fn angles(&self, _step: &Step, _device: &candle_core::Device) -> Result<RopeAngles> {
-        bail!("seam")
+    /// Sines and cosines of every row's position, computed in f64 and rounded once.
+    pub fn angles(&self, step: &Step, device: &Device) -> Result<RopeAngles> {
+        let half = self.inverse_frequency.len();
+        let factor = f64::from(self.attention_factor);
+        let (mut cos, mut sin) = (Vec::with_capacity(step.rows() * half), Vec::with_capacity(step.rows() * half));
+        for &position in &step.positions {
+            for &frequency in &self.inverse_frequency {
+                let (s, c) = (f64::from(position) * f64::from(frequency)).sin_cos();
+                cos.push((c * factor) as f32);
+                sin.push((s * factor) as f32);
+            }
+        }
+        let shape = (step.rows(), half);
+        Ok(RopeAngles { style: self.style, cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
     }
 }
 
@@ -45,7 +59,61 @@ pub struct QkNorm<'a> {
     pub eps: f32,
 }
 
-/// Norms (where given) and rotates `q [T, Hq*D]` and `k [T, Hkv*D]` in place.
-pub fn qk_norm_rope_(_q: &Tensor, _k: &Tensor, _head_dim: usize, _angles: &RopeAngles, _norm: Option<QkNorm<'_>>) -> Result<()> {
-    bail!("seam")
+/// Norms (where given) and rotates `q [T, Hq*D]` and `k [T, Hkv*D]` in place: per pair `(a cos - b sin, a sin + b cos)`.
+///
+/// Both contiguous. A rotary width below `head_dim` leaves the rest of each head as it is. Errors on other shapes.
+pub fn qk_norm_rope_(q: &Tensor, k: &Tensor, head_dim: usize, angles: &RopeAngles, norm: Option<QkNorm<'_>>) -> Result<()> {
+    let (rows, half) = angles.cos.dims2()?;
+    if head_dim == 0 || 2 * half > head_dim || angles.sin.dims2()? != (rows, half) {
+        bail!("angles {:?} and {:?} for heads of {head_dim}", angles.cos.shape(), angles.sin.shape());
+    }
+    for x in [q, k] {
+        let (x_rows, width) = x.dims2()?;
+        if x_rows != rows || !width.is_multiple_of(head_dim) {
+            bail!("rotary embedding of {:?} in heads of {head_dim} with angles of {rows} rows", x.shape());
+        }
+    }
+    for w in norm.iter().flat_map(|norm| [norm.q, norm.k]) {
+        if w.dims1()? != head_dim {
+            bail!("head norm weights {:?} for heads of {head_dim}", w.shape());
+        }
+    }
+    if !q.device().is_cpu() {
+        return reference::qk_norm_rope_(q, k, head_dim, angles, norm);
+    }
+    let eps = norm.map_or(0.0, |norm| norm.eps);
+    q.inplace_op1(&NormRope { head_dim, angles, w: norm.map(|norm| norm.q), eps, width: q.dim(1)? })?;
+    k.inplace_op1(&NormRope { head_dim, angles, w: norm.map(|norm| norm.k), eps, width: k.dim(1)? })
+}
+
+struct NormRope<'a> {
+    head_dim: usize,
+    angles: &'a RopeAngles,
+    w: Option<&'a Tensor>,
+    eps: f32,
+    width: usize,
+}
+
+impl InplaceOp1 for NormRope<'_> {
+    fn name(&self) -> &'static str {
+        "qk_norm_rope"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let x = rows_mut(storage, layout)?;
+        let RopeAngles { style, cos, sin } = self.angles;
+        let (isa, half) = (chosen_isa()?, cos.dim(1)?);
+        let mut rotate = |w: Option<&[f32]>| {
+            rows_of(cos, |cos| {
+                rows_of(sin, |sin| {
+                    let norm = w.map(|w| cpu::HeadNorm { w, eps: self.eps });
+                    cpu::norm_rope_(isa, x, self.width, self.head_dim, cpu::Angles { style: *style, cos, sin, half }, norm);
+                })
+            })
+        };
+        match self.w {
+            Some(w) => rows_of(w, |w| rotate(Some(w)))??,
+            None => rotate(None)?,
+        }
+    }
 }

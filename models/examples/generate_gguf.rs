@@ -1,0 +1,62 @@
+//! Writes a random-weight GGUF file of a real shape, with a working tokenizer: something to measure with where nothing can be
+//! downloaded. What it says is noise.
+//!
+//!     cargo run --release -p models --example generate_gguf -- SHAPE MIX OUT.gguf [--seed N]
+//!
+//! SHAPE: qwen2.5-1.5b | qwen3-0.6b | small-llama | small-qwen2 | small-qwen3 | tiny-llama | tiny-qwen2 | tiny-qwen3
+//! MIX: q4_k_m | q4_k | q5_k | q6_k | q8_0 | q4_0 | bf16 | f16 | f32
+
+use std::io::{BufWriter, Write};
+
+use kernels::GgmlType;
+use models::Family;
+use models::testing::random_model::{Mix, RandomModel};
+
+type Error = Box<dyn std::error::Error>;
+
+const USAGE: &str = "usage: generate_gguf SHAPE MIX OUT.gguf [--seed N]
+SHAPE: qwen2.5-1.5b | qwen3-0.6b | small-llama | small-qwen2 | small-qwen3 | tiny-llama | tiny-qwen2 | tiny-qwen3
+MIX: q4_k_m | q4_k | q5_k | q6_k | q8_0 | q4_0 | bf16 | f16 | f32";
+
+fn main() -> Result<(), Error> {
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let seed = match words.iter().position(|word| word == "--seed") {
+        None => 0,
+        Some(at) => words.drain(at..).nth(1).ok_or(USAGE)?.parse()?,
+    };
+    let [shape, mix, path] = <[String; 3]>::try_from(words).map_err(|_| USAGE)?;
+    let model = shape_of(&shape, mix_of(&mix)?, seed)?;
+    let mut out = BufWriter::with_capacity(1 << 20, std::fs::File::create(&path)?);
+    model.writer().write(&mut out)?;
+    out.flush()?;
+    println!("{path}: {}, {:.1} MiB", model.name, std::fs::metadata(&path)?.len() as f64 / f64::from(1 << 20));
+    Ok(())
+}
+
+fn shape_of(shape: &str, mix: Mix, seed: u64) -> Result<RandomModel, Error> {
+    if let Some((size @ ("tiny" | "small"), name)) = shape.split_once('-') {
+        let family = Family::ALL.into_iter().find(|family| family.architecture() == name).ok_or(USAGE)?;
+        let make = if size == "tiny" { RandomModel::tiny } else { RandomModel::small };
+        return Ok(make(family, mix, seed));
+    }
+    match shape {
+        "qwen2.5-1.5b" => Ok(RandomModel::qwen2_5_1_5b(mix, seed)),
+        "qwen3-0.6b" => Ok(RandomModel::qwen3_0_6b(mix, seed)),
+        other => Err(format!("no shape {other}\n{USAGE}").into()),
+    }
+}
+
+fn mix_of(mix: &str) -> Result<Mix, Error> {
+    Ok(match mix {
+        "q4_k_m" => Mix::Q4KM,
+        "q4_k" => Mix::All(GgmlType::Q4K),
+        "q5_k" => Mix::All(GgmlType::Q5K),
+        "q6_k" => Mix::All(GgmlType::Q6K),
+        "q8_0" => Mix::All(GgmlType::Q8_0),
+        "q4_0" => Mix::All(GgmlType::Q4_0),
+        "bf16" => Mix::All(GgmlType::BF16),
+        "f16" => Mix::All(GgmlType::F16),
+        "f32" => Mix::All(GgmlType::F32),
+        other => return Err(format!("no mix {other}\n{USAGE}").into()),
+    })
+}

@@ -1,0 +1,62 @@
+//! How much memory a model will need, from its file's header alone: the sum the memory contract starts from.
+
+use kernels::KvDtype;
+
+use crate::config::Hyperparameters;
+use crate::families::Family;
+use crate::gguf::Gguf;
+use crate::kv_cache::KvCache;
+use crate::model::ModelError;
+
+/// Bytes, by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// Weights: the tensors of the file, mapped (CPU) or uploaded (CUDA, Metal).
+    pub weight_bytes: u64,
+    /// Keys and values of one token in all layers.
+    pub kv_bytes_per_token: u64,
+    /// The most that activations and logits of one step take at once.
+    pub scratch_bytes: u64,
+}
+
+/// The largest step the engine will run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepSize {
+    /// Rows of the step.
+    pub tokens: usize,
+    /// Rows whose logits are wanted.
+    pub logit_rows: usize,
+}
+
+impl MemoryEstimate {
+    /// Reads the metadata only; errors as [`crate::load`] gives for it.
+    pub fn of(gguf: &Gguf, kv: KvDtype, step: StepSize) -> Result<Self, ModelError> {
+        let architecture = Family::of(gguf)?.architecture();
+        let hyper = Hyperparameters::read(gguf, architecture).map_err(|problem| ModelError::config(gguf, problem))?;
+        Ok(Self {
+            weight_bytes: gguf.tensor_bytes(),
+            kv_bytes_per_token: KvCache::block_bytes(&hyper.model, kv) / kernels::BLOCK_TOKENS as u64,
+            scratch_bytes: scratch_bytes(&hyper, step),
+        })
+    }
+
+    /// Weights, scratch, and the cache of `tokens` tokens.
+    pub fn total_bytes(&self, tokens: u64) -> u64 {
+        self.weight_bytes + self.scratch_bytes + self.kv_bytes_per_token.saturating_mul(tokens)
+    }
+}
+
+/// The larger of the two moments when most rows are alive.
+///
+/// Attention: residual, normed residual, query, key, value, output; feed-forward: residual, normed residual, gate, up, product.
+/// Each product also holds its input quantised to 8 bits (9/8 of a byte a value, with scales). Logits exist twice (device, host).
+fn scratch_bytes(hyper: &Hyperparameters, step: StepSize) -> u64 {
+    let hidden = hyper.model.hidden as u64;
+    let (query, key) = (hyper.model.heads as u64 * hyper.model.head_dim as u64, hyper.model.kv_heads as u64 * hyper.model.head_dim as u64);
+    let feed_forward = hyper.feed_forward as u64;
+    let quantised = |width: u64| width * 9 / 8;
+    let attention = 4 * (2 * hidden + 2 * query + 2 * key) + quantised(hidden.max(query));
+    let gated = 4 * (2 * hidden + 3 * feed_forward) + quantised(hidden.max(feed_forward));
+    let logits = step.logit_rows as u64 * (4 * 2 * hyper.model.vocab as u64 + 8 * hidden);
+    step.tokens as u64 * attention.max(gated) + logits
+}

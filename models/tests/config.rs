@@ -1,0 +1,222 @@
+//! Files that describe no model this build can run: each is refused by name, before anything is allocated.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use kernels::{GgmlType, KvDtype, SharedBytes};
+use models::gguf::writer::{Entry, GgufWriter};
+use models::testing::random_model::{Mix, RandomModel};
+use models::{Family, Gguf, Hyperparameters, KvCache, MemoryEstimate, StepSize};
+
+fn tiny(family: Family) -> GgufWriter {
+    RandomModel::tiny(family, Mix::All(GgmlType::Q4K), 1).writer()
+}
+
+fn open(writer: &GgufWriter) -> Gguf {
+    Gguf::from_bytes(SharedBytes::new(Arc::new(writer.to_bytes())), "m.gguf").expect("a well-formed file")
+}
+
+/// The error of loading `writer`'s file.
+fn refusal(writer: &GgufWriter) -> String {
+    match models::load(&open(writer), &Device::Cpu) {
+        Ok(_) => panic!("the file loads"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// A tiny file of `family` with `key` set is refused with `expected` in the message.
+fn refused_with(family: Family, key: &str, value: impl Into<Entry>, expected: &str) {
+    let mut writer = tiny(family);
+    writer.set(&format!("{}.{key}", family.architecture()), value);
+    let message = refusal(&writer);
+    assert!(message.contains(expected), "{key}: {message}");
+    assert!(message.starts_with("m.gguf: ") && message.contains(key), "{key}: {message}");
+}
+
+fn hyper(writer: &GgufWriter, architecture: &str) -> Hyperparameters {
+    Hyperparameters::read(&open(writer), architecture).expect("a sane file")
+}
+
+#[test]
+fn every_family_loads() {
+    for family in Family::ALL {
+        let model = models::load(&open(&tiny(family)), &Device::Cpu).expect("a tiny model loads");
+        let config = model.config();
+        assert_eq!(config.architecture, family.architecture());
+        assert_eq!((config.layers, config.hidden, config.heads, config.kv_heads, config.head_dim), (2, 256, 4, 2, 64));
+        assert_eq!((config.vocab, config.context_max), (320, 4096));
+    }
+}
+
+#[test]
+fn unknown_architecture_names_the_known_ones() {
+    let message = refusal(tiny(Family::Llama).set("general.architecture", "mamba"));
+    assert_eq!(message, r#"m.gguf: unknown architecture "mamba"; this build knows llama, qwen2, qwen3"#);
+    let message = refusal(tiny(Family::Llama).unset("general.architecture"));
+    assert_eq!(message, r#"m.gguf: metadata key "general.architecture" is missing"#);
+}
+
+#[test]
+fn missing_keys_are_named() {
+    let keys = [
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "attention.head_count",
+        "attention.layer_norm_rms_epsilon",
+    ];
+    for key in keys {
+        let message = refusal(tiny(Family::Qwen2).unset(&format!("qwen2.{key}")));
+        assert_eq!(message, format!("m.gguf: metadata key \"qwen2.{key}\" is missing"));
+    }
+}
+
+#[test]
+fn absurd_values_are_refused() {
+    let family = Family::Qwen3;
+    refused_with(family, "block_count", 1_000_000_000u32, "is 1000000000: it must lie between 1 and");
+    refused_with(family, "block_count", 0u32, "is 0: it must lie between 1 and");
+    refused_with(family, "block_count", -3i32, "should be a whole number, but is i32 -3");
+    refused_with(family, "block_count", "two", "should be a whole number, but is string");
+    refused_with(family, "context_length", 0u32, "it must lie between");
+    refused_with(family, "context_length", u64::MAX, "it must lie between");
+    refused_with(family, "embedding_length", u64::MAX, "it must lie between");
+    refused_with(family, "feed_forward_length", 0u32, "it must lie between");
+    refused_with(family, "attention.head_count", 0u32, "it must lie between");
+    refused_with(family, "attention.head_count_kv", 0u32, "it must lie between");
+    refused_with(family, "attention.head_count_kv", 3u32, "the 4 query heads cannot be shared out among them");
+    refused_with(family, "attention.key_length", 1u32 << 20, "it must lie between");
+    refused_with(family, "attention.key_length", 63u32, "an even number");
+    refused_with(family, "attention.value_length", 32u32, "values of another length than keys");
+    refused_with(family, "attention.layer_norm_rms_epsilon", f32::NAN, "between 0 and 1");
+    refused_with(family, "attention.layer_norm_rms_epsilon", 0.0f32, "between 0 and 1");
+    refused_with(family, "attention.scale", -1.0f32, "it must be positive");
+    refused_with(family, "vocab_size", 321u32, "it must lie between 1 and 320");
+    refused_with(family, "rope.freq_base", 0.0f32, "it must be a positive number");
+    refused_with(family, "rope.freq_base", f32::INFINITY, "it must be a positive number");
+    refused_with(family, "rope.freq_base", 0.5f32, "it must be above 1");
+    refused_with(family, "rope.dimension_count", 128u32, "it must lie between 2 and 64");
+    refused_with(family, "rope.dimension_count", 31u32, "rotation works on pairs");
+}
+
+#[test]
+fn a_head_count_must_divide_where_no_head_length_is_given() {
+    let mut writer = tiny(Family::Llama);
+    writer.unset("llama.attention.key_length").unset("llama.attention.value_length").set("llama.attention.head_count", 6u32);
+    let message = refusal(writer.set("llama.attention.head_count_kv", 6u32));
+    assert!(message.contains("is 6: it does not divide the embedding length 256"), "{message}");
+}
+
+#[test]
+fn what_would_be_computed_wrongly_is_refused() {
+    let family = Family::Llama;
+    refused_with(family, "expert_count", 8u32, "a mixture of experts, which this build does not know for the architecture llama");
+    refused_with(family, "logit_scale", 0.25f32, "scaled logits");
+    refused_with(family, "embedding_scale", 12.0f32, "scaled embeddings");
+    refused_with(family, "residual_scale", 0.22f32, "scaled residuals");
+    refused_with(family, "final_logit_softcapping", 30.0f32, "capped logits");
+    refused_with(family, "attention.causal", false, "attention in both directions");
+    refused_with(family, "attention.sliding_window_pattern", 6u32, "a sliding window in some layers only");
+    refused_with(family, "rope.scaling.type", "longrope", "another way to scale positions");
+    refused_with(family, "rope.dimension_sections", vec![16u32, 24, 24], "positions of several dimensions");
+}
+
+#[test]
+fn neutral_values_are_no_reason_to_refuse() {
+    let mut writer = tiny(Family::Llama);
+    writer.set("llama.expert_count", 0u32).set("llama.logit_scale", 1.0f32).set("llama.residual_scale", 0.0f32);
+    writer.set("llama.attention.causal", true).set("llama.attention.sliding_window", 4096u32).set("llama.vocab_size", 320u32);
+    let hyper = hyper(&writer, "llama");
+    assert_eq!(hyper.attention.window, None, "a window of the whole context is none");
+}
+
+#[test]
+fn counts_may_be_given_for_each_layer_if_they_agree() {
+    let mut writer = tiny(Family::Llama);
+    writer.set("llama.attention.head_count_kv", vec![2u32, 2]).set("llama.feed_forward_length", vec![256i32, 256]);
+    assert_eq!(hyper(&writer, "llama").model.kv_heads, 2);
+    refused_with(Family::Llama, "attention.head_count_kv", vec![2u32, 1], "differs from layer to layer (2 and 1)");
+    refused_with(Family::Llama, "attention.head_count_kv", vec![2u32], "an array of 1: the model has 2 layers");
+    refused_with(Family::Llama, "attention.head_count", vec![1.5f32, 1.5], "should be a whole number, or one for each layer");
+}
+
+#[test]
+fn scale_window_and_rope_are_read() {
+    let mut writer = tiny(Family::Llama);
+    assert_eq!(hyper(&writer, "llama").attention.scale, 0.125);
+    writer.set("llama.attention.scale", 0.5f32).set("llama.attention.sliding_window", 128u32);
+    writer.set("llama.rope.scaling.type", "yarn").set("llama.rope.scaling.factor", 4.0f32);
+    writer.set("llama.rope.scaling.original_context_length", 1024u32).set("llama.rope.freq_base", 5e5f32);
+    let read = hyper(&writer, "llama");
+    assert_eq!((read.attention.scale, read.attention.window, read.rope.base), (0.5, Some(128), 5e5));
+    let models::rope::RopeScaling::Yarn(yarn) = read.rope.scaling else { panic!("{:?}", read.rope.scaling) };
+    assert_eq!((yarn.factor, yarn.original_context, yarn.beta_fast, yarn.beta_slow), (4.0, 1024, 32.0, 1.0));
+}
+
+#[test]
+fn tensors_must_be_those_of_the_metadata() {
+    let mut writer = tiny(Family::Qwen3);
+    let message = refusal(writer.set("qwen3.feed_forward_length", 512u32));
+    assert_eq!(message, r#"m.gguf: tensor "blk.0.ffn_gate.weight" has the shape [256, 256], but the metadata says [256, 512]"#);
+
+    // A qwen2 file has biases, a qwen3 file norms of heads: neither passes for the other.
+    let mut other = tiny(Family::Qwen2);
+    for key in open(&other).metadata().map(|(key, _)| key.to_owned()).collect::<Vec<_>>() {
+        if let (Some(rest), Some(value)) = (key.strip_prefix("qwen2."), open(&other).value(&key)) {
+            match value.as_u64() {
+                Some(count) => other.set(&format!("qwen3.{rest}"), count),
+                None => other.set(&format!("qwen3.{rest}"), value.as_f64().expect("a number") as f32),
+            };
+        }
+    }
+    let message = refusal(other.set("general.architecture", "qwen3"));
+    assert_eq!(message, r#"m.gguf: tensor "blk.0.attn_q_norm.weight" is missing"#);
+}
+
+#[test]
+fn a_tensor_without_a_place_is_refused() {
+    let mut writer = tiny(Family::Llama);
+    writer.tensor_f32("blk.0.attn_sub_norm.weight", &[256], &[1.0; 256]).tensor_f32("blk.1.attn_sub_norm.weight", &[256], &[1.0; 256]);
+    let message = refusal(&writer);
+    assert!(message.contains(r#"tensor "blk.0.attn_sub_norm.weight" has no place in the architecture llama"#), "{message}");
+    assert!(message.contains("and 1 more"), "{message}");
+
+    // Frequencies once a layer are what old converters wrote; nobody reads them.
+    let mut writer = tiny(Family::Llama);
+    writer.tensor_f32("blk.0.attn_rot_embd.weight", &[32], &[1.0; 32]);
+    models::load(&open(&writer), &Device::Cpu).expect("an old file loads");
+}
+
+#[test]
+fn a_tensor_type_that_cannot_be_computed_is_refused_by_tensor_name() {
+    let mut writer = tiny(Family::Llama);
+    writer.set("llama.block_count", 3u32);
+    // Number 16 is IQ2_XXS: 256 weights in 66 bytes. The bias is optional, the norm comes first.
+    writer.tensor_f32("blk.2.attn_norm.weight", &[256], &[1.0; 256]);
+    writer.tensor_unchecked("blk.2.attn_q.weight", 16, &[256, 256], vec![0; 256 * 66], None);
+    let message = refusal(&writer);
+    assert!(message.contains("blk.2.attn_q.weight") && message.contains("IQ2_XXS"), "{message}");
+}
+
+#[test]
+fn memory_is_what_the_sums_say() {
+    let writer = tiny(Family::Qwen3);
+    let gguf = open(&writer);
+    let step = StepSize { tokens: 512, logit_rows: 16 };
+    let estimate = MemoryEstimate::of(&gguf, KvDtype::F16, step).expect("a sane file");
+    assert_eq!(estimate.weight_bytes, gguf.tensor_bytes());
+    // Keys and values, 2 layers, 2 heads of 64, 2 bytes.
+    assert_eq!(estimate.kv_bytes_per_token, 2 * 2 * 2 * 64 * 2);
+    let config = hyper(&writer, "qwen3").model;
+    assert_eq!(KvCache::block_bytes(&config, KvDtype::F32), 2 * 32 * estimate.kv_bytes_per_token);
+    assert!(estimate.scratch_bytes >= 512 * 4 * (2 * 256 + 2 * 256) + 16 * 320 * 4, "{estimate:?}");
+    assert_eq!(estimate.total_bytes(1000), estimate.weight_bytes + estimate.scratch_bytes + 1000 * estimate.kv_bytes_per_token);
+}
+
+#[test]
+fn a_cache_beyond_u32_slots_is_refused() {
+    let config = hyper(&tiny(Family::Qwen3), "qwen3").model;
+    let error = KvCache::new(&config, 1 << 27, KvDtype::F16, &Device::Cpu).expect_err("2^32 slots");
+    assert!(error.to_string().contains("more than 4294967295 can be numbered"), "{error}");
+}

@@ -1,0 +1,68 @@
+//! The generated files: sane weights in every type, the mix llama.cpp would choose, the shapes they claim.
+
+use std::sync::Arc;
+
+use kernels::{GgmlType, SharedBytes};
+use models::testing::random_model::{Mix, RandomModel};
+use models::testing::tiny_gguf;
+use models::{Family, Gguf};
+
+const TYPES: [GgmlType; 8] = [
+    GgmlType::F32,
+    GgmlType::F16,
+    GgmlType::BF16,
+    GgmlType::Q8_0,
+    GgmlType::Q4_0,
+    GgmlType::Q4K,
+    GgmlType::Q5K,
+    GgmlType::Q6K,
+];
+
+fn open(bytes: Vec<u8>) -> Gguf {
+    Gguf::from_bytes(SharedBytes::new(Arc::new(bytes)), "random.gguf").expect("a well-formed file")
+}
+
+#[test]
+fn weights_have_the_wanted_mean_and_deviation() {
+    for ty in TYPES {
+        let gguf = open(tiny_gguf(Family::Llama, 5, ty));
+        let tensor = gguf.tensor("blk.1.ffn_up.weight").expect("a feed-forward layer");
+        let mut weights = vec![0.0; 256 * 256];
+        kernels::blocks::dequantize(ty, tensor.bytes().as_slice(), &mut weights);
+        let mean = weights.iter().sum::<f32>() / weights.len() as f32;
+        let deviation = (weights.iter().map(|weight| weight * weight).sum::<f32>() / weights.len() as f32).sqrt();
+        // 1 / sqrt(256).
+        assert!((deviation - 0.0625).abs() < 0.0625 * 0.03, "{ty:?}: deviation {deviation}");
+        assert!(mean.abs() < 0.0625 * 0.03, "{ty:?}: mean {mean}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_file() {
+    let bytes = tiny_gguf(Family::Qwen2, 5, GgmlType::Q4K);
+    assert!(bytes == tiny_gguf(Family::Qwen2, 5, GgmlType::Q4K));
+    assert!(bytes != tiny_gguf(Family::Qwen2, 6, GgmlType::Q4K));
+}
+
+#[test]
+fn q4_k_m_is_the_usual_mix() {
+    let model = RandomModel { layers: 24, ..RandomModel::tiny(Family::Qwen2, Mix::Q4KM, 0) };
+    let gguf = open(model.writer().to_bytes());
+    let type_of = |name: &str| gguf.tensor(name).expect("a tensor").ty;
+    assert_eq!(type_of("token_embd.weight"), GgmlType::Q6K, "the tied table is the output layer, too");
+    assert_eq!(type_of("blk.0.attn_q.weight"), GgmlType::Q4K);
+    // 24 layers: the first and last eighth, and every third between.
+    let better: Vec<usize> = (0..24).filter(|layer| type_of(&format!("blk.{layer}.ffn_down.weight")) == GgmlType::Q6K).collect();
+    assert_eq!(better, [0, 1, 2, 5, 8, 11, 14, 17, 20, 21, 22, 23]);
+    let better: Vec<usize> = (0..24).filter(|layer| type_of(&format!("blk.{layer}.attn_v.weight")) == GgmlType::Q6K).collect();
+    assert_eq!(better.len(), 12);
+}
+
+#[test]
+fn the_real_shapes_have_their_sizes() {
+    // Weights as published: 1.54 billion (1.31 without the embedding table) and 0.6 billion (0.44).
+    for (model, weights) in [(RandomModel::qwen2_5_1_5b(Mix::Q4KM, 0), 1.54e9), (RandomModel::qwen3_0_6b(Mix::Q4KM, 0), 0.596e9)] {
+        let counted = model.weights() as f64;
+        assert!((counted - weights).abs() < 0.01 * weights, "{}: {counted}", model.name);
+    }
+}

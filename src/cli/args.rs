@@ -1,0 +1,274 @@
+//! What can be typed. Every setting is taken as text and read by `config`, so that a flag, a variable and a line of the file
+//! get the same reading and the same errors.
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+use crate::config::settings::Layers;
+
+/// A local LLM server with OpenAI-compatible endpoints; it brings a small model along.
+#[derive(Debug, Parser)]
+#[command(
+    name = "understudy",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Every option is also UNDERSTUDY_<NAME> in the environment and a key of understudy.toml\n\
+                  (the one in this folder, else ~/.config/understudy/understudy.toml).\n\
+                  Models: `builtin`, a path to a .gguf file, or org/repo[:quant] of the Hugging Face Hub."
+)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model (what happens without a command, too)
+    Serve(ServeArgs),
+    /// Talk to a model in the terminal; with a pipe on stdin, one answer a line
+    Chat(ChatArgs),
+    /// Fetch a model from the Hub into the cache
+    Pull(PullArgs),
+    /// List the models at hand
+    Models(ModelsArgs),
+    /// Measure a model on this machine
+    Bench(BenchArgs),
+    /// Print the version and what this build can do
+    Version,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+pub struct ServeArgs {
+    /// `builtin`, a path to a .gguf file, or org/repo[:quant] [default: builtin]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "Server")]
+pub struct ServerArgs {
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<String>,
+    /// Port; 0 takes a free one and prints it [default: 7878]
+    #[arg(long, short)]
+    port: Option<String>,
+    /// A key clients must send; may be repeated (other users see flags in `ps`: prefer the file)
+    #[arg(long, value_name = "KEY")]
+    api_key: Vec<String>,
+    /// A file of keys, one a line
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<String>,
+    /// Serve without a key even where others can reach the address
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    unsafe_no_key: Option<String>,
+    /// A further name clients may use for this server in `Host`; may be repeated
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
+    /// A web origin whose pages may call this server, or *; may be repeated [default: none]
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<String>,
+    /// Answer 404 to any model name but the loaded one's
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    strict_model: Option<String>,
+    /// Longest request body [default: 32M]
+    #[arg(long, value_name = "SIZE")]
+    body_max: Option<String>,
+    /// How long a shutdown waits for running requests [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    drain_timeout: Option<String>,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "Engine")]
+pub struct EngineArgs {
+    /// Threads that compute [default: the cores; all but one from five up]
+    #[arg(long, short)]
+    threads: Option<String>,
+    /// Tokens of a conversation, like 8192 or 32k [default: the model's own, as far as the memory goes]
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<String>,
+    /// Budget for weights, cache and scratch, like 8G [default: half of what is available]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Requests answered at once [default: 8]
+    #[arg(long, value_name = "N")]
+    parallel: Option<String>,
+    /// Requests that may wait; beyond them 503 is answered [default: 64]
+    #[arg(long, value_name = "N")]
+    queue: Option<String>,
+    /// auto, cpu, cuda, cuda:N or metal [default: auto]
+    #[arg(long)]
+    device: Option<String>,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "General")]
+pub struct CommonArgs {
+    /// Use this configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Never touch the network
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    offline: Option<String>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// error, warn, info, debug, trace, or a filter like understudy=debug [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log_level: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ChatArgs {
+    /// `builtin`, a path to a .gguf file, or org/repo[:quant] [default: builtin]
+    pub model: Option<String>,
+    /// Text of the system message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Most tokens of one answer
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// 0 always takes the likeliest token
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// The same seed gives the same answers
+    #[arg(long)]
+    pub seed: Option<u64>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PullArgs {
+    /// org/repo[:quant]
+    pub model: String,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ModelsArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct BenchArgs {
+    /// `builtin`, a path to a .gguf file, or org/repo[:quant] [default: builtin]
+    pub model: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Runs of each figure; the median is printed
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub runs: std::num::NonZeroUsize,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+impl ServeArgs {
+    pub fn tell(&self, layers: &mut Layers) {
+        tell_model(&self.model, layers);
+        self.server.tell(layers);
+        self.engine.tell(layers);
+        self.common.tell(layers);
+    }
+}
+
+impl ServerArgs {
+    fn tell(&self, layers: &mut Layers) {
+        layers.flag("host", one(&self.host));
+        layers.flag("port", one(&self.port));
+        layers.flag("api_key", self.api_key.clone());
+        layers.flag("api_key_file", one(&self.api_key_file));
+        layers.flag("unsafe_no_key", one(&self.unsafe_no_key));
+        layers.flag("allow_host", self.allow_host.clone());
+        layers.flag("cors_origin", self.cors_origin.clone());
+        layers.flag("strict_model", one(&self.strict_model));
+        layers.flag("body_max", one(&self.body_max));
+        layers.flag("drain_timeout", one(&self.drain_timeout));
+    }
+}
+
+impl EngineArgs {
+    pub fn tell(&self, layers: &mut Layers) {
+        layers.flag("threads", one(&self.threads));
+        layers.flag("context", one(&self.context));
+        layers.flag("memory", one(&self.memory));
+        layers.flag("parallel", one(&self.parallel));
+        layers.flag("queue", one(&self.queue));
+        layers.flag("device", one(&self.device));
+    }
+
+    /// True where `--parallel` was typed.
+    pub fn parallel_is_told(&self) -> bool {
+        self.parallel.is_some()
+    }
+}
+
+impl CommonArgs {
+    pub fn tell(&self, layers: &mut Layers) {
+        layers.flag("offline", one(&self.offline));
+        layers.flag("log_format", one(&self.log_format));
+        layers.flag("log_level", one(&self.log_level));
+    }
+}
+
+pub fn tell_model(model: &Option<String>, layers: &mut Layers) {
+    layers.flag("model", one(model));
+}
+
+fn one(value: &Option<String>) -> Vec<String> {
+    value.iter().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::settings::KEYS;
+
+    #[test]
+    fn clap_accepts_the_definition() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_an_option_of_serve() {
+        let command = Args::command();
+        let typed: Vec<String> = command.get_arguments().map(|argument| argument.get_id().to_string()).collect();
+        for key in KEYS {
+            assert!(typed.iter().any(|id| id == key), "{key} cannot be typed");
+        }
+        let of_the_line_alone = ["config", "help", "version"];
+        for id in typed.iter().filter(|id| !of_the_line_alone.contains(&id.as_str())) {
+            assert!(KEYS.contains(&id.as_str()), "--{id} is no setting");
+        }
+    }
+
+    #[test]
+    fn serve_is_the_command_where_none_is_typed() {
+        let args = Args::try_parse_from(["understudy", "model.gguf", "--port", "0"]).unwrap();
+        assert!(args.command.is_none());
+        assert_eq!(args.serve.model.as_deref(), Some("model.gguf"));
+        let args = Args::try_parse_from(["understudy", "serve", "--strict-model", "--api-key", "a", "--api-key", "b"]).unwrap();
+        let Some(Command::Serve(serve)) = args.command else { panic!("serve was typed") };
+        assert_eq!(serve.server.strict_model.as_deref(), Some("true"));
+        assert_eq!(serve.server.api_key, ["a", "b"]);
+    }
+}

@@ -1,0 +1,178 @@
+//! From a configuration to a running engine: name, file, budget, weights, tokenizer, cache, thread. The one place where the parts meet.
+//!
+//! Must not know HTTP: `serve`, `chat` and `bench` all start here.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use kernels::{BLOCK_TOKENS, KvDtype};
+use models::{Family, Gguf, Hyperparameters, KvCache, MemoryEstimate, StepSize, Tokenizer};
+
+use super::failure::Failure;
+use super::memory_plan::{self, Needs, Plan, Size, Wanted};
+use crate::chat::SamplingDefaults;
+use crate::chat::chat_template::ChatTemplate;
+use crate::chat::prepare::TextModel;
+use crate::config::Config;
+use crate::engine::model_runner::LoadedRunner;
+use crate::engine::{Engine, EngineConfig};
+use crate::hub::{HubOptions, ModelFile, ModelSource, builtin, progress};
+
+/// Rows of one step: enough to keep the matrix kernels busy, short enough that a running stream waits little for a new prompt.
+const TOKENS_PER_STEP_MAX: usize = 512;
+
+/// A model that answers.
+#[derive(Debug)]
+pub struct Loaded {
+    pub engine: Engine,
+    pub text: Arc<TextModel>,
+    pub about: About,
+    pub plan: Plan,
+}
+
+/// What people want to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// The name replies carry: as typed for a repository, else as the file calls itself.
+    pub id: String,
+    pub architecture: String,
+    pub parameters: u64,
+    /// The type most weights have, as in `Q4_K`.
+    pub weight_type: String,
+    pub file_bytes: u64,
+    /// The context the model declares.
+    pub context_max: usize,
+    pub device: String,
+    pub threads: usize,
+}
+
+/// Loads the model and starts the engine. Blocking, and long for a model that has to be fetched.
+pub fn load(config: &Config) -> Result<Loaded, Failure> {
+    let (gguf, id) = open(config)?;
+    let plan = plan(&gguf, config)?;
+    kernels::cpu::pool::set_threads(config.engine.threads);
+    let opened = kernels::device::open(config.engine.device).context("--device")?;
+    for error in &opened.passed_over {
+        tracing::warn!("{error}");
+    }
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).context("tokenizer")?);
+    let template = ChatTemplate::of(&tokenizer).context(gguf.name().to_owned())?;
+    if template.is_fallback() {
+        tracing::warn!("the model brings no chat template; ChatML is used");
+    }
+    let text = TextModel::new(tokenizer, template, sampling_defaults(&gguf)?);
+    let model = models::load(&gguf, &opened.device).context("this model cannot be run")?;
+    let kv = KvCache::new(model.config(), plan.blocks, KvDtype::F16, &opened.device).context("the cache cannot be had")?;
+    let about = about(&gguf, id, model.config(), config, &opened.device);
+    let engine = Engine::start(
+        Box::new(LoadedRunner::new(model, kv)),
+        EngineConfig {
+            blocks: plan.blocks,
+            sequences_max: config.engine.parallel.get(),
+            tokens_per_step_max: TOKENS_PER_STEP_MAX,
+            queue_max: config.engine.queue,
+            context_max: plan.context,
+        },
+    );
+    Ok(Loaded { engine, text: Arc::new(text), about, plan })
+}
+
+/// The file, and the name replies will carry.
+fn open(config: &Config) -> Result<(Gguf, String), Failure> {
+    let source = ModelSource::parse(&config.models.model)?;
+    let options = HubOptions::from_env(&|name| std::env::var(name).ok(), config.models.offline);
+    let gguf = match source.locate(&options, progress::for_stderr().as_mut())? {
+        ModelFile::BuiltIn => Gguf::from_bytes(builtin::bytes(), "the built-in model"),
+        ModelFile::Path(path) => Gguf::open(&path),
+    };
+    let gguf = gguf.context("this file cannot be served")?;
+    let id = match &source {
+        ModelSource::BuiltIn => builtin::NAME.to_owned(),
+        ModelSource::Path(path) => file_stem(path),
+        ModelSource::Repo { .. } => config.models.model.clone(),
+    };
+    Ok((gguf, id))
+}
+
+fn file_stem(path: &Path) -> String {
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// The budget is checked on the header alone, before a weight is touched.
+fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
+    let parallel = config.engine.parallel.get();
+    let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel };
+    let estimate = MemoryEstimate::of(gguf, KvDtype::F16, step).context("this model cannot be run")?;
+    let architecture = Family::of(gguf).context("this model cannot be run")?.architecture();
+    let hyperparameters = Hyperparameters::read(gguf, architecture).with_context(|| gguf.name().to_owned())?;
+    let needs = Needs {
+        weight_bytes: estimate.weight_bytes,
+        block_bytes: estimate.kv_bytes_per_token * BLOCK_TOKENS as u64,
+        scratch_bytes: estimate.scratch_bytes,
+        context_max: hyperparameters.model.context_max,
+    };
+    let wanted = Wanted { context: config.engine.context, parallel, memory: config.engine.memory };
+    Ok(memory_plan::plan(needs, wanted).with_context(|| gguf.name().to_owned())?)
+}
+
+/// What the file recommends under llama.cpp's keys; a penalty or a filter that is off is no recommendation.
+fn sampling_defaults(gguf: &Gguf) -> Result<SamplingDefaults, Failure> {
+    let number = |key: &str| gguf.get::<f32>(&format!("general.sampling.{key}")).context("sampling defaults");
+    let top_k = gguf.get::<i64>("general.sampling.top_k").context("sampling defaults")?;
+    Ok(SamplingDefaults {
+        temperature: number("temp")?,
+        top_k: top_k.and_then(|k| usize::try_from(k).ok()).filter(|k| *k > 0),
+        top_p: number("top_p")?,
+        min_p: number("min_p")?,
+        repetition_penalty: number("penalty_repeat")?,
+    })
+}
+
+fn about(gguf: &Gguf, id: String, model: &models::ModelConfig, config: &Config, device: &candle_core::Device) -> About {
+    let parameters = gguf.tensors().iter().map(|tensor| tensor.elements() as u64).sum();
+    let mut by_type: Vec<(String, usize)> = Vec::new();
+    for tensor in gguf.tensors() {
+        let name = tensor.ty.to_string();
+        match by_type.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, elements)) => *elements += tensor.elements(),
+            None => by_type.push((name, tensor.elements())),
+        }
+    }
+    let weight_type = by_type.into_iter().max_by_key(|(_, elements)| *elements).map_or_else(String::new, |(name, _)| name);
+    let device = match device {
+        candle_core::Device::Cpu => format!("CPU, {} threads", config.engine.threads),
+        candle_core::Device::Cuda(_) => "CUDA".to_owned(),
+        candle_core::Device::Metal(_) => "Metal".to_owned(),
+    };
+    About {
+        id,
+        architecture: model.architecture.clone(),
+        parameters,
+        weight_type,
+        file_bytes: gguf.file_bytes(),
+        context_max: model.context_max,
+        device,
+        threads: config.engine.threads.get(),
+    }
+}
+
+impl About {
+    /// `understudy-mini: qwen3, 6.8 M parameters, Q8_0, 7.1 MiB`.
+    pub fn line(&self) -> String {
+        format!("{}: {}, {} parameters, {}, {}", self.id, self.architecture, Count(self.parameters), self.weight_type, Size(self.file_bytes))
+    }
+}
+
+/// Parameters for people: `6.8 M`, `1.5 B`.
+struct Count(u64);
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            0..1_000_000 => write!(f, "{}", self.0),
+            1_000_000..1_000_000_000 => write!(f, "{:.1} M", self.0 as f64 / 1e6),
+            _ => write!(f, "{:.1} B", self.0 as f64 / 1e9),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! How much context and cache a budget buys. Pure: sizes in, a plan or a refusal with numbers out.
+//!
+//! Weights count in full although they are mapped: an understudy whose weights are paged out is not ready.
+
+use std::fmt;
+
+use kernels::BLOCK_TOKENS;
+
+use crate::config::{Context, Memory};
+
+/// Cache beyond one full conversation is taken up to this, unless `--memory` says how much there is.
+const CACHE_BYTES_BY_DEFAULT: u64 = 2 << 30;
+
+/// What a model needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    pub weight_bytes: u64,
+    /// One block of [`BLOCK_TOKENS`] tokens in all layers.
+    pub block_bytes: u64,
+    /// Activations and logits of a step.
+    pub scratch_bytes: u64,
+    /// The context the model declares, in tokens.
+    pub context_max: usize,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    pub context: Context,
+    pub parallel: usize,
+    pub memory: Memory,
+}
+
+/// What will be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Tokens of one conversation.
+    pub context: usize,
+    /// Blocks of the cache, shared by all conversations.
+    pub blocks: usize,
+    /// The cache when every block has been used; pages are touched only then.
+    pub cache_bytes: u64,
+    pub weight_bytes: u64,
+    pub scratch_bytes: u64,
+    pub budget_bytes: u64,
+}
+
+/// Numbers for the user, and the way out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DoesNotFit {
+    #[error(
+        "the model needs {} (weights {}, scratch {}, cache of the shortest useful context of {CONTEXT_MIN} tokens {}) and the budget is {} ({}); \
+         take a smaller model or quantisation, free memory, or raise --memory",
+        Size(weight_bytes + scratch_bytes + cache_bytes), Size(*weight_bytes), Size(*scratch_bytes), Size(*cache_bytes), Size(memory.bytes()), Origin(*memory)
+    )]
+    Model { weight_bytes: u64, scratch_bytes: u64, cache_bytes: u64, memory: Memory },
+    #[error(
+        "a context of {context} tokens needs {} of cache beside {} of weights and scratch, and the budget is {} ({}); \
+         at most --context {possible} fits, or raise --memory",
+        Size(*cache_bytes), Size(*other_bytes), Size(memory.bytes()), Origin(*memory)
+    )]
+    Context { context: usize, cache_bytes: u64, other_bytes: u64, possible: usize, memory: Memory },
+    #[error("--context {context} is more than the {context_max} tokens this model was made for")]
+    BeyondModel { context: usize, context_max: usize },
+}
+
+/// Below this a chat is over before it begins.
+pub const CONTEXT_MIN: usize = 1024;
+
+/// Decides context and blocks:
+/// - the context is the model's (or the one asked for), cut down to what the budget holds only where none was asked for;
+/// - the cache holds that context once, and beyond it up to `parallel` of them, as far as the budget and, where the budget is
+///   a guess, [`CACHE_BYTES_BY_DEFAULT`] allow.
+pub fn plan(needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
+    let budget_bytes = wanted.memory.bytes();
+    let other_bytes = needs.weight_bytes + needs.scratch_bytes;
+    let cache_bytes_max = budget_bytes.saturating_sub(other_bytes);
+    let blocks_max = usize::try_from(cache_bytes_max / needs.block_bytes.max(1)).unwrap_or(usize::MAX / BLOCK_TOKENS);
+    let context = match wanted.context {
+        Context::Tokens(context) if context > needs.context_max => {
+            return Err(DoesNotFit::BeyondModel { context, context_max: needs.context_max });
+        }
+        Context::Tokens(context) if blocks(context) > blocks_max => {
+            let cache_bytes = blocks(context) as u64 * needs.block_bytes;
+            let possible = blocks_max.saturating_mul(BLOCK_TOKENS);
+            return Err(DoesNotFit::Context { context, cache_bytes, other_bytes, possible, memory: wanted.memory });
+        }
+        Context::Tokens(context) => context,
+        Context::OfModel => {
+            let least = CONTEXT_MIN.min(needs.context_max);
+            if blocks(least) > blocks_max {
+                let cache_bytes = blocks(least) as u64 * needs.block_bytes;
+                let (weight_bytes, scratch_bytes) = (needs.weight_bytes, needs.scratch_bytes);
+                return Err(DoesNotFit::Model { weight_bytes, scratch_bytes, cache_bytes, memory: wanted.memory });
+            }
+            needs.context_max.min(blocks_max.saturating_mul(BLOCK_TOKENS))
+        }
+    };
+    let one = blocks(context);
+    let all = one.saturating_mul(wanted.parallel);
+    let by_default = usize::try_from(CACHE_BYTES_BY_DEFAULT / needs.block_bytes.max(1)).unwrap_or(usize::MAX);
+    let cap = match wanted.memory {
+        Memory::Told { .. } => blocks_max,
+        Memory::HalfOfAvailable { .. } => blocks_max.min(by_default),
+    };
+    let blocks = all.min(cap).max(one);
+    Ok(Plan {
+        context,
+        blocks,
+        cache_bytes: blocks as u64 * needs.block_bytes,
+        weight_bytes: needs.weight_bytes,
+        scratch_bytes: needs.scratch_bytes,
+        budget_bytes,
+    })
+}
+
+/// Blocks that hold so many tokens.
+fn blocks(tokens: usize) -> usize {
+    tokens.div_ceil(BLOCK_TOKENS)
+}
+
+/// Bytes for people: `1.5 GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let mut value = self.0 as f64;
+        let mut unit = 0;
+        while value >= 1024.0 && unit + 1 < units.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        let decimals = usize::from(unit > 0 && value < 100.0);
+        write!(f, "{value:.decimals$} {}", units[unit])
+    }
+}
+
+struct Origin(Memory);
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Memory::HalfOfAvailable { .. } => "half of what is available",
+            Memory::Told { .. } => "--memory",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    /// Qwen2.5-1.5B in Q4_K_M: 28 layers x 2 x 2 heads x 128 x 32 tokens x 2 B = 896 KiB a block.
+    const QWEN: Needs = Needs { weight_bytes: GIB, block_bytes: 28 * 2 * 2 * 128 * 32 * 2, scratch_bytes: 64 << 20, context_max: 32_768 };
+
+    fn wanted(context: Context, memory: Memory) -> Wanted {
+        Wanted { context, parallel: 8, memory }
+    }
+
+    #[test]
+    fn a_large_machine_gets_the_whole_context_and_a_modest_cache() {
+        let plan = plan(QWEN, wanted(Context::OfModel, Memory::HalfOfAvailable { bytes: 64 * GIB })).unwrap();
+        assert_eq!(plan.context, 32_768);
+        assert_eq!(plan.cache_bytes / QWEN.block_bytes, 2 * GIB / QWEN.block_bytes, "2 GiB in whole blocks, not 8 x 32k tokens = 7 GiB");
+    }
+
+    #[test]
+    fn memory_that_was_given_is_used() {
+        let plan = plan(QWEN, wanted(Context::OfModel, Memory::Told { bytes: 64 * GIB })).unwrap();
+        assert_eq!(plan.blocks, 8 * 1024);
+    }
+
+    #[test]
+    fn a_small_budget_cuts_the_context() {
+        let memory = Memory::HalfOfAvailable { bytes: GIB + GIB / 2 };
+        let plan = plan(QWEN, wanted(Context::OfModel, memory)).unwrap();
+        assert!((1024..32_768).contains(&plan.context), "{plan:?}");
+        assert_eq!(plan.blocks * BLOCK_TOKENS, plan.context);
+        assert!(plan.weight_bytes + plan.scratch_bytes + plan.cache_bytes <= memory.bytes());
+    }
+
+    #[test]
+    fn the_budget_is_never_exceeded() {
+        for mebibytes in (1100..20_000).step_by(37) {
+            for context in [Context::OfModel, Context::Tokens(5000)] {
+                let memory = Memory::Told { bytes: mebibytes << 20 };
+                if let Ok(plan) = plan(QWEN, wanted(context, memory)) {
+                    assert!(plan.weight_bytes + plan.scratch_bytes + plan.cache_bytes <= memory.bytes(), "{mebibytes}: {plan:?}");
+                    assert!(plan.blocks * BLOCK_TOKENS >= plan.context, "one conversation must fit: {plan:?}");
+                    assert!(plan.context >= CONTEXT_MIN);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refusals_have_numbers() {
+        let told = Memory::Told { bytes: GIB };
+        let error = plan(QWEN, wanted(Context::OfModel, told)).unwrap_err().to_string();
+        assert!(error.contains("weights 1.0 GiB") && error.contains("the budget is 1.0 GiB (--memory)"), "{error}");
+        let half = Memory::HalfOfAvailable { bytes: GIB + GIB / 2 };
+        let error = plan(QWEN, wanted(Context::Tokens(32_768), half)).unwrap_err().to_string();
+        assert!(error.contains("896 MiB of cache") && error.contains("--context 16384 fits"), "{error}");
+        let error = plan(QWEN, wanted(Context::Tokens(40_000), told)).unwrap_err().to_string();
+        assert_eq!(error, "--context 40000 is more than the 32768 tokens this model was made for");
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (900 << 20, "900 MiB"), (3 << 29, "1.5 GiB")] {
+            assert_eq!(Size(bytes).to_string(), text);
+        }
+    }
+}

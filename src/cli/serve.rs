@@ -1,0 +1,151 @@
+//! `understudy serve`: binds the address, loads the model, says where it is, serves until it is told to stop.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use serde_json::{Map, Value, json};
+
+use super::failure::Failure;
+use super::load::{Loaded, load};
+use super::memory_plan::Size;
+use super::print;
+use crate::api::openai_models::ModelCard;
+use crate::config::{Config, LogFormat, Server};
+use crate::server::config::{ApiKeys, ServerConfig};
+use crate::server::{self, AppState, Served, signals};
+
+pub fn run(config: Config) -> Result<(), Failure> {
+    // First of all the address: that it is taken should not be learnt after a long load.
+    let listener = bind(&config.server)?;
+    let address = listener.local_addr().context("the bound address")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("threads for the network")?;
+    let outcome = runtime.block_on(serve(listener, address, config));
+    // A load that is still under way when a signal comes is not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Result<(), Failure> {
+    let listener = tokio::net::TcpListener::from_std(listener).context("the bound address")?;
+    let state = AppState::new(server_config(&config.server), || unix_s(SystemTime::now()));
+    // While the model loads, health checks are answered and requests get 503.
+    let serving = server::serve(listener, state.clone(), signals::shutdown_requested());
+    tokio::pin!(serving);
+    let wanted = config.clone();
+    let loading = tokio::task::spawn_blocking(move || load(&wanted));
+    let loaded = tokio::select! {
+        ended = &mut serving => return Ok(ended.context("the network")?),
+        loaded = loading => loaded.context("loading the model")??,
+    };
+    let lines = banner(&loaded, address, &config);
+    let card = card(&loaded, unix_s(SystemTime::now()));
+    state.set_served(Served { engine: loaded.engine, text: loaded.text, card });
+    match print::line(lines) {
+        // Nobody reads where we serve: no reason not to.
+        Ok(()) | Err(Failure::NobodyReads) => {}
+        Err(failure) => return Err(failure),
+    }
+    serving.await.context("the network")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn bind(server: &Server) -> Result<TcpListener, Failure> {
+    let address = SocketAddr::new(server.host, server.port);
+    let bound = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    bound.map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "another program listens there, perhaps another understudy; stop it or take another --port",
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 belong to the system; take another --port",
+            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; take another --host",
+            _ => "take another --host or --port",
+        };
+        anyhow::anyhow!("cannot listen on {address}: {error}; {advice}").into()
+    })
+}
+
+fn server_config(server: &Server) -> ServerConfig {
+    ServerConfig {
+        api_keys: ApiKeys::new(server.api_keys.iter().map(|key| key.as_str().to_owned())),
+        allowed_hosts: server.allow_hosts.clone(),
+        cors_origins: server.cors_origins.clone(),
+        strict_model: server.strict_model,
+        body_bytes_max: usize::try_from(server.body_bytes_max).unwrap_or(usize::MAX),
+        drain_limit: Duration::from_secs(server.drain_s),
+        ..ServerConfig::default()
+    }
+}
+
+fn card(loaded: &Loaded, created_unix_s: i64) -> ModelCard {
+    let about = &loaded.about;
+    let mut meta = Map::new();
+    meta.insert("architecture".to_owned(), Value::from(about.architecture.as_str()));
+    meta.insert("parameters".to_owned(), Value::from(about.parameters));
+    meta.insert("weight_type".to_owned(), Value::from(about.weight_type.as_str()));
+    meta.insert("size_bytes".to_owned(), Value::from(about.file_bytes));
+    meta.insert("context_trained_max".to_owned(), Value::from(about.context_max));
+    ModelCard { id: about.id.clone(), created_unix_s, context_tokens_max: loaded.plan.context, meta }
+}
+
+/// What runs, with what, where, and how to try it.
+fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
+    let (about, plan) = (&loaded.about, &loaded.plan);
+    let url = format!("http://{}", reachable(address));
+    if config.log.format == LogFormat::Json {
+        let line = json!({
+            "event": "serving", "url": url, "address": address.to_string(), "model": about.id, "architecture": about.architecture,
+            "parameters": about.parameters, "weight_type": about.weight_type, "device": about.device, "context": plan.context,
+            "parallel": config.engine.parallel, "weight_bytes": plan.weight_bytes, "cache_bytes": plan.cache_bytes,
+            "scratch_bytes": plan.scratch_bytes, "budget_bytes": plan.budget_bytes, "version": env!("CARGO_PKG_VERSION"),
+        });
+        return line.to_string();
+    }
+    let shortened = if plan.context < about.context_max {
+        format!(" of the model's {} (raise --memory for more)", about.context_max)
+    } else {
+        String::new()
+    };
+    let key = match config.server.api_keys.is_empty() {
+        true => "",
+        false => " -H 'Authorization: Bearer YOUR_KEY'",
+    };
+    let door = match (config.server.api_keys.is_empty(), address.ip().is_loopback()) {
+        (false, _) => "a key is asked for",
+        (true, true) => "no key; only this machine can connect",
+        (true, false) => "NO KEY; everyone who can reach this address can use it",
+    };
+    format!(
+        "understudy {version}\n\
+         model    {model}\n\
+         context  {context} tokens{shortened}, {parallel} conversations at once\n\
+         memory   {weights} weights + up to {cache} cache + {scratch} scratch; budget {budget}\n\
+         device   {device}\n\
+         serving  {url}/v1 ({door})\n\
+         try it   curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Who are you?\"}}]}}'",
+        version = env!("CARGO_PKG_VERSION"),
+        model = about.line(),
+        context = plan.context,
+        parallel = config.engine.parallel,
+        weights = Size(plan.weight_bytes),
+        cache = Size(plan.cache_bytes),
+        scratch = Size(plan.scratch_bytes),
+        budget = Size(plan.budget_bytes),
+        device = about.device,
+    )
+}
+
+/// The address as a client on this machine writes it: one that means "all" is reached through loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn unix_s(now: SystemTime) -> i64 {
+    // A clock before 1970 is a clock that was never set.
+    now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}

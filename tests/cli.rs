@@ -1,0 +1,202 @@
+//! The binary as scripts rely on it: options and where they come from, exit codes, what stands on which stream, how it stops.
+
+use std::io::{BufRead, BufReader, Read};
+
+use understudy::hub::builtin;
+
+use crate::support::fake_hub::FakeHub;
+use crate::support::program::{Ended, Program};
+
+/// One line on stderr that begins with our name, nothing on stdout.
+#[track_caller]
+fn refused(ended: &Ended, code: i32, parts: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    assert_eq!(ended.stdout, "", "stdout is for results");
+    let line = ended.stderr.trim_end();
+    assert!(line.starts_with("understudy: ") && !line.contains('\n'), "not one line: {line}");
+    for part in parts {
+        assert!(line.contains(part), "{part:?} is missing in: {line}");
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_name_the_source() {
+    let program = Program::new();
+    refused(&program.run(&["--port", "abc"]), 2, &["--port: \"abc\" is not a port"]);
+    refused(&Program::new().env("UNDERSTUDY_PORT", "abc").run(&[]), 2, &["UNDERSTUDY_PORT: \"abc\" is not a port"]);
+    let file = Program::new().config("# mine\n\nprot = 1\n");
+    refused(&file.run(&["serve"]), 2, &["understudy.toml line 3: unknown key \"prot\", did you mean \"port\"?"]);
+    refused(&program.run(&["--config", "gone.toml"]), 2, &["--config: gone.toml"]);
+    refused(&program.run(&["--host", "0.0.0.0"]), 2, &["--host: 0.0.0.0", "--api-key-file", "--unsafe-no-key"]);
+    refused(&program.run(&["--log-level", "shout=loud=twice"]), 2, &["--log-level"]);
+    let unknown = program.run(&["--prot", "1"]);
+    assert_eq!(unknown.code, Some(2));
+    assert!(unknown.stderr.contains("--port"), "clap suggests: {}", unknown.stderr);
+}
+
+#[test]
+fn precedence_seen_from_outside() {
+    let told = |args: &[&str]| {
+        let program = Program::new().env("UNDERSTUDY_LOG_FORMAT", "json").env("UNDERSTUDY_PARALLEL", "3");
+        let running = program.config("parallel = 2\ncontext = 2048\nport = 0\n").serve(args);
+        let line: serde_json::Value = serde_json::from_str(&running.banner).expect("one line of JSON");
+        (line["parallel"].as_u64().unwrap(), line["context"].as_u64().unwrap())
+    };
+    assert_eq!(told(&[]), (3, 2048), "the environment beats the file, the file the default");
+    assert_eq!(told(&["--parallel", "5"]), (5, 2048), "a flag beats both");
+}
+
+#[test]
+fn port_0_is_printed_and_answers() {
+    let running = Program::new().serve(&["--port", "0"]);
+    assert!(!running.address.ends_with(":0") && running.address.starts_with("127.0.0.1:"), "{}", running.address);
+    for part in ["model ", builtin::NAME, "context ", "memory ", "weights"] {
+        assert!(running.banner.contains(part), "{part:?} is missing in: {}", running.banner);
+    }
+    assert!(running.request("GET", "/readyz", "").starts_with("HTTP/1.1 200"));
+    let models = running.request("GET", "/v1/models", "");
+    assert!(models.contains(&format!("\"id\":\"{}\"", builtin::NAME)), "{models}");
+    let body = r#"{"messages":[{"role":"user","content":"Who are you?"}],"max_tokens":8}"#;
+    let answer = running.request("POST", "/v1/chat/completions", body);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"finish_reason\""), "{answer}");
+}
+
+#[test]
+fn a_taken_port_is_told_before_anything_is_loaded() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let ended = Program::new().run(&["no/such/model.gguf", "--port", &port]);
+    refused(&ended, 1, &[&port, "cannot listen on", "take another --port"]);
+}
+
+#[test]
+fn keys_are_asked_for() {
+    let program = Program::new();
+    program.home.write("keys", "# ours\nfirst-key\n");
+    let running = program.serve(&["--port", "0", "--api-key-file", "keys"]);
+    assert!(!running.banner.contains("first-key"));
+    assert!(running.request("GET", "/v1/models", "").starts_with("HTTP/1.1 401"));
+    assert!(running.request("GET", "/livez", "").starts_with("HTTP/1.1 200"), "health needs no key");
+}
+
+#[test]
+fn bad_models_exit_with_1_and_say_which() {
+    let program = Program::new();
+    let serve = |path: &std::path::Path| program.run(&["serve", path.to_str().unwrap(), "--port", "0"]);
+    refused(&program.run(&["gone.gguf", "--port", "0"]), 1, &["gone.gguf"]);
+    refused(&program.run(&["sevre", "--port", "0"]), 1, &["\"sevre\"", "org/repo"]);
+    refused(&serve(program.home.path()), 1, &["is a folder"]);
+    let bytes = builtin::bytes();
+    let whole = bytes.as_slice();
+    let half = program.home.write("half.gguf", &whole[..whole.len() / 2]);
+    refused(&serve(&half), 1, &["half.gguf"]);
+    let header = program.home.write("header.gguf", &whole[..20]);
+    refused(&serve(&header), 1, &["header.gguf"]);
+    let empty = program.home.write("empty.gguf", b"");
+    refused(&serve(&empty), 1, &["empty.gguf"]);
+    let magic = program.home.write("magic.gguf", [b"GGML", &whole[4..]].concat());
+    refused(&serve(&magic), 1, &["magic.gguf"]);
+    let at = whole.windows(5).position(|window| window == b"qwen3").expect("the built-in model's architecture");
+    let unknown = program.home.write("unknown.gguf", [&whole[..at], b"gronk", &whole[at + 5..]].concat());
+    refused(&serve(&unknown), 1, &["unknown.gguf", "gronk", "qwen3"]);
+}
+
+#[test]
+fn too_little_memory_is_refused_with_numbers() {
+    let program = Program::new();
+    refused(&program.run(&["--port", "0", "--memory", "1M"]), 1, &["weights", "the budget is 1.0 MiB (--memory)", "raise --memory"]);
+    refused(&program.run(&["--port", "0", "--context", "10000k"]), 1, &["--context 10240000 is more than"]);
+    let most = program.run(&["--port", "0", "--memory", "40M", "--context", "64k"]);
+    refused(&most, 1, &["a context of 65536 tokens needs", "at most --context"]);
+}
+
+#[test]
+fn an_absent_device_names_the_feature() {
+    refused(&Program::new().run(&["--port", "0", "--device", "cuda"]), 1, &["--features cuda"]);
+    refused(&Program::new().run(&["--port", "0", "--device", "metal"]), 1, &["--features metal"]);
+    refused(&Program::new().run(&["--port", "0", "--device", "abacus"]), 2, &["--device", "abacus"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_lets_running_requests_finish() {
+    for name in ["TERM", "INT"] {
+        let running = Program::new().serve(&["--port", "0"]);
+        let body = r#"{"prompt":"fn main() {","max_tokens":400,"ignore_eos":true,"temperature":0,"stream":true}"#;
+        let mut answer = BufReader::new(running.open("POST", "/v1/completions", body));
+        let mut line = String::new();
+        while !line.starts_with("data:") {
+            line.clear();
+            assert!(answer.read_line(&mut line).unwrap() > 0, "the stream begins");
+        }
+        running.signal(name);
+        let mut rest = String::new();
+        answer.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("data: [DONE]") && rest.contains("\"finish_reason\":\"length\""), "SIG{name} cut the stream: ...{rest}");
+        let (code, stderr) = running.wait();
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
+
+#[test]
+fn chat_answers_each_line_of_a_pipe() {
+    let ended = Program::new().run_with_input(&["chat", "--max-tokens", "8", "--temperature", "0"], "Who are you?\n\nWho are you?\n/exit\nunheard\n");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stdout.trim().is_empty());
+    let again = Program::new().run_with_input(&["chat", "--max-tokens", "8", "--temperature", "0"], "Who are you?\n/clear\nWho are you?");
+    let lines: Vec<&str> = again.stdout.lines().collect();
+    assert_eq!(lines[0], lines[lines.len() / 2], "after /clear the same question has the same answer: {again:?}");
+}
+
+#[test]
+fn models_are_listed_and_pulled() {
+    let hub = FakeHub::start(&[("m-Q8_0.gguf", builtin::bytes().as_slice())]);
+    let program = Program::new().env("HF_ENDPOINT", &hub.url());
+    let pulled = program.run(&["pull", "org/repo:q8_0"]);
+    assert_eq!(pulled.code, Some(0), "{pulled:?}");
+    assert!(std::path::Path::new(pulled.stdout.trim()).is_file(), "the path is the result: {pulled:?}");
+    assert!(pulled.stderr.contains("m-Q8_0.gguf") && !pulled.stderr.contains('\r'), "plain lines where there is no terminal: {pulled:?}");
+    drop(hub);
+    let listed = program.run(&["models", "--json"]);
+    let rows: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    assert_eq!(rows[0]["name"], "builtin");
+    assert_eq!(rows[1]["name"], "org/repo:Q8_0");
+    assert_eq!(rows[1]["bytes"].as_u64(), Some(builtin::len()));
+    let running = program.serve(&["org/repo", "--port", "0", "--offline"]);
+    assert!(running.banner.contains("org/repo"), "{}", running.banner);
+    refused(&program.run(&["org/other", "--port", "0", "--offline"]), 1, &["--offline", "understudy pull org/other"]);
+}
+
+#[test]
+fn no_network_is_said_in_one_line() {
+    let program = Program::new().env("HF_ENDPOINT", "http://127.0.0.1:9");
+    refused(&program.run(&["pull", "org/repo"]), 1, &["no network", "HF_ENDPOINT"]);
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let program = Program::new();
+    for args in [["--help"].as_slice(), &["--version"], &["version"], &["serve", "--help"]] {
+        let ended = program.run(args);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{args:?}");
+        assert!(ended.stdout.to_lowercase().contains("understudy"), "{args:?}: {}", ended.stdout);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let program = Program::new();
+    let script = format!("{} models --json | true; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_understudy"));
+    let output = std::process::Command::new("bash").args(["-c", &script]).env("HOME", program.home.path()).output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn misspelt_variables_are_mentioned_and_colour_is_not_for_pipes() {
+    let ended = Program::new().env("UNDERSTUDY_PROT", "1").run(&["models"]);
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.stderr.contains("UNDERSTUDY_PROT: no such setting, did you mean UNDERSTUDY_PORT?"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains('\u{1b}'), "escape codes in a pipe: {:?}", ended.stderr);
+}

@@ -1,0 +1,148 @@
+//! The real binary as a user runs it: in an empty folder, with nothing of this machine's own settings.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use super::temp_dir::TempDir;
+
+/// How a run is set up.
+pub struct Program {
+    pub home: TempDir,
+    variables: Vec<(String, String)>,
+}
+
+/// A finished run.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A server that runs; killed with the test.
+pub struct Running {
+    child: Child,
+    /// `127.0.0.1:PORT`.
+    pub address: String,
+    /// What it said on stdout up to and including the line with its address.
+    pub banner: String,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Program {
+    pub fn new() -> Self {
+        Self { home: TempDir::new(), variables: Vec::new() }
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Writes `understudy.toml` into the working folder.
+    pub fn config(self, text: &str) -> Self {
+        self.home.write("understudy.toml", text);
+        self
+    }
+
+    pub fn run(&self, args: &[&str]) -> Ended {
+        self.run_with_input(args, "")
+    }
+
+    /// Runs to the end with `input` on a pipe.
+    pub fn run_with_input(&self, args: &[&str], input: &str) -> Ended {
+        let mut child = self.command(args).stdin(Stdio::piped()).spawn().expect("the binary was built");
+        // A program that does not read its input may have closed it.
+        let _ = child.stdin.take().expect("stdin is a pipe").write_all(input.as_bytes());
+        ended(child.wait_with_output().expect("it was started"))
+    }
+
+    /// Starts a server and waits until it says where it listens.
+    pub fn serve(&self, args: &[&str]) -> Running {
+        let mut child = self.command(args).stdin(Stdio::null()).spawn().expect("the binary was built");
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let (mut pipe, shared) = (child.stderr.take().expect("stderr is a pipe"), stderr.clone());
+        let reader = std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(got @ 1..) = pipe.read(&mut chunk) {
+                shared.lock().expect("no panic holds it").push_str(&String::from_utf8_lossy(&chunk[..got]));
+            }
+        });
+        let mut banner = String::new();
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        loop {
+            let mut line = String::new();
+            if lines.read_line(&mut line).expect("stdout is text") == 0 {
+                let _ = (child.wait(), reader.join());
+                panic!("no address was printed; stdout: {banner}\nstderr: {}", stderr.lock().expect("no panic holds it"));
+            }
+            banner.push_str(&line);
+            if let Some((_, rest)) = line.split_once("http://") {
+                let address = rest.split(['/', '"']).next().unwrap_or_default().to_owned();
+                // Nobody reads on: a server must not mind.
+                return Running { child, address, banner, stderr };
+            }
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_understudy"));
+        command.args(args).current_dir(self.home.path()).env_clear();
+        for kept in ["PATH", "LD_LIBRARY_PATH", "SYSTEMROOT"] {
+            command.envs(std::env::var(kept).ok().map(|value| (kept, value)));
+        }
+        command.env("HOME", self.home.path()).env("RUST_BACKTRACE", "0");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+}
+
+impl Running {
+    /// Sends a request and reads the whole answer, head included.
+    pub fn request(&self, method: &str, path: &str, body: &str) -> String {
+        let mut answer = String::new();
+        self.open(method, path, body).read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    /// Sends a request and leaves the answer to be read.
+    pub fn open(&self, method: &str, path: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).expect("the server listens");
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n");
+        stream.write_all(format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).expect("the server reads");
+        stream
+    }
+
+    /// Sends a signal by name.
+    #[cfg(unix)]
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().expect("kill is there");
+        assert!(status.success());
+    }
+
+    /// Waits for the end; the exit code and what stood on stderr.
+    pub fn wait(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().expect("it was started").code();
+        let stderr = self.stderr.lock().expect("no panic holds it").clone();
+        (code, stderr)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ended(output: Output) -> Ended {
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
