@@ -7,9 +7,12 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::activation::{Activations, Scale};
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
 use super::isa::Isa;
+use super::lanes::Emulated;
 use super::shared_slice::SharedSlice;
-use super::{gate, pool, scalar};
+use super::{gate, pool, scalar, tile};
 use crate::ops::linear::Activation as Gate;
 use crate::{GgmlType, Weight};
 
@@ -17,6 +20,14 @@ use crate::{GgmlType, Weight};
 pub(crate) struct Block {
     pub rows: Range<usize>,
     pub columns: Range<usize>,
+}
+
+impl Block {
+    /// Distance of two rows in the scratch a block is computed into: its columns, filled up to whole tiles.
+    #[inline]
+    pub fn stride(&self) -> usize {
+        self.columns.len().next_multiple_of(tile::COLUMNS)
+    }
 }
 
 /// Rows of f32 for dense weights, each filled up with zeros to a multiple of 16.
@@ -73,7 +84,7 @@ impl<'a> Inputs<'a> {
         inputs
     }
 
-    /// Computes one block of outputs of `weight` into `out [rows, columns]` of the block.
+    /// Computes one block of outputs of `weight` into `out`, rows of `block.stride()`.
     fn product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
         match scale_for(weight.ggml_type()) {
             None => {
@@ -86,7 +97,16 @@ impl<'a> Inputs<'a> {
                     Scale::Per32 => &self.per32,
                 };
                 let x = x.as_ref().expect("prepared for every weight");
-                scalar::quantized(weight, x, block, out);
+                match self.isa {
+                    Isa::Scalar => scalar::quantized(weight, x, block, out),
+                    // SAFETY: plain code.
+                    Isa::Emulated512 => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
+                    // SAFETY: a set is chosen only where the CPU has it.
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 | Isa::Avx512 => unsafe { avx2::quantized(weight, x, block, out) },
+                    #[cfg(not(target_arch = "x86_64"))]
+                    Isa::Avx2 | Isa::Avx512 => unreachable!("not a set of this CPU"),
+                }
             }
         }
     }
@@ -131,9 +151,10 @@ pub(crate) fn products(inputs: &Inputs<'_>, outputs: Vec<Output<'_>>) {
         let (weight, bias, out, write) = &targets[*index];
         for rows in cut(inputs.rows, ROWS_MAX) {
             let block = Block { rows, columns: columns.clone() };
-            with_scratch(block.rows.len() * columns.len(), |scratch| {
+            with_scratch(block.rows.len() * block.stride(), |scratch| {
                 inputs.product(weight, &block, scratch);
-                for (row, values) in block.rows.clone().zip(scratch.chunks_exact_mut(columns.len())) {
+                for (row, values) in block.rows.clone().zip(scratch.chunks_exact_mut(block.stride())) {
+                    let values = &mut values[..columns.len()];
                     if let Some(bias) = bias {
                         values.iter_mut().zip(&bias[columns.clone()]).for_each(|(v, b)| *v += b);
                     }
@@ -158,15 +179,15 @@ pub(crate) fn gated(inputs: &Inputs<'_>, gate: &Weight, up: &Weight, function: G
         let columns = &tasks[task];
         for rows in cut(inputs.rows, ROWS_MAX) {
             let block = Block { rows, columns: columns.clone() };
-            let size = block.rows.len() * columns.len();
+            let size = block.rows.len() * block.stride();
             with_scratch(2 * size, |scratch| {
                 let (gates, ups) = scratch.split_at_mut(size);
                 inputs.product(gate, &block, gates);
                 inputs.product(up, &block, ups);
                 gate::combine(inputs.isa, function, gates, ups);
-                for (row, values) in block.rows.clone().zip(gates.chunks_exact(columns.len())) {
+                for (row, values) in block.rows.clone().zip(gates.chunks_exact(block.stride())) {
                     // SAFETY: these columns of the output belong to this task alone.
-                    unsafe { out.run(row * total + columns.start, columns.len()) }.copy_from_slice(values);
+                    unsafe { out.run(row * total + columns.start, columns.len()) }.copy_from_slice(&values[..columns.len()]);
                 }
             });
         }

@@ -18,21 +18,22 @@ use super::product::{Block, DenseRows};
 use crate::blocks::{self, KBlock};
 use crate::{GgmlType, Weight};
 
-/// Output of `block` of a quantized matrix, into `out [rows, columns]` of the block alone.
+/// Output of `block` of a quantized matrix, into `out`, rows of `block.stride()`.
 pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
     let ty = weight.ggml_type();
-    let width = block.columns.len();
+    let stride = block.stride();
     out.fill(0.0);
+    let mut q = [0; 256];
     for (at, column) in block.columns.clone().enumerate() {
         let row = weight.row(column);
         for chunk in 0..x.chunks {
             let x = x.chunk(chunk, block.rows.start, block.rows.len());
             let bytes = chunk_bytes(ty, row, chunk);
-            let out = out[at..].iter_mut().step_by(width);
+            let out = out[at..].iter_mut().step_by(stride);
             match ty {
-                GgmlType::Q4K => k_product(&KBlock::q4_k(bytes), true, 0, x, out),
-                GgmlType::Q5K => k_product(&KBlock::q5_k(bytes), true, 0, x, out),
-                GgmlType::Q6K => k_product(&KBlock::q6_k(bytes), false, 32, x, out),
+                GgmlType::Q4K => k_product(&KBlock::q4_k(bytes, &mut q), &q, true, 0, x, out),
+                GgmlType::Q5K => k_product(&KBlock::q5_k(bytes, &mut q), &q, true, 0, x, out),
+                GgmlType::Q6K => k_product(&KBlock::q6_k(bytes, &mut q), &q, false, 32, x, out),
                 GgmlType::Q8_0 => small_product(bytes, 34, |b| blocks::q8_0(b), x, out),
                 GgmlType::Q4_0 => small_product(bytes, 18, |b| signed_q4_0(b), x, out),
                 other => unreachable!("{other} is not a quantized type with a kernel"),
@@ -47,11 +48,11 @@ pub(crate) fn chunk_bytes(ty: GgmlType, row: &[u8], chunk: usize) -> &[u8] {
     &row[chunk * bytes..row.len().min((chunk + 1) * bytes)]
 }
 
-fn k_product<'a>(w: &KBlock, mins: bool, offset: i32, x: &[Activation], out: impl Iterator<Item = &'a mut f32>) {
+fn k_product<'a>(w: &KBlock, q: &[u8; 256], mins: bool, offset: i32, x: &[Activation], out: impl Iterator<Item = &'a mut f32>) {
     for (x, acc) in x.iter().zip(out) {
         let mut s = 0;
         for i in 0..16 {
-            let dot = dot(&w.q[16 * i..][..16], &x.q[16 * i..][..16], |q| i32::from(*q));
+            let dot = dot(&q[16 * i..][..16], &x.q[16 * i..][..16], |q| i32::from(*q));
             s += i32::from(w.scales[i]) * (dot - offset * i32::from(x.sums16[i]));
         }
         *acc = (w.d * x.d[0]).mul_add(s as f32, *acc);
@@ -95,12 +96,12 @@ fn signed_q4_0(block: &[u8]) -> (f32, [i8; 32]) {
 
 /// Output of `block` of an F32, F16 or BF16 matrix.
 pub(crate) fn dense(weight: &Weight, x: &DenseRows<'_>, block: &Block, out: &mut [f32]) {
-    let width = block.columns.len();
+    let stride = block.stride();
     let mut w = vec![0.0; x.stride];
     for (at, column) in block.columns.clone().enumerate() {
         widen_row(weight, column, 0..weight.cols(), &mut w);
         for (i, row) in block.rows.clone().enumerate() {
-            out[i * width + at] = dense_dot(&w, x.row(row));
+            out[i * stride + at] = dense_dot(&w, x.row(row));
         }
     }
 }
