@@ -9,7 +9,7 @@ use models::testing::random_model::{Mix, RandomModel};
 use models::{Family, Gguf, Hyperparameters, KvCache, MemoryEstimate, StepSize};
 
 fn tiny(family: Family) -> GgufWriter {
-    RandomModel::tiny(family, Mix::All(GgmlType::F16), 1).writer()
+    RandomModel::tiny(family, Mix::All(GgmlType::Q4K), 1).writer()
 }
 
 fn open(writer: &GgufWriter) -> Gguf {

@@ -39,7 +39,7 @@ impl Theirs {
 
     /// Logits after the last of `tokens`, of which the first stands at `position`.
     fn last_logits(&mut self, tokens: &[u32], position: usize) -> Vec<f32> {
-        let input = Tensor::new(&[tokens], &Device::Cpu).expect("a tensor");
+        let input = Tensor::new(tokens, &Device::Cpu).and_then(|ids| ids.unsqueeze(0)).expect("a tensor");
         let logits = match self {
             Self::Llama(model) => model.forward(&input, position),
             Self::Qwen2(model) => model.forward(&input, position),

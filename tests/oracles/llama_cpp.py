@@ -28,14 +28,21 @@ MIXES = ["q4_k_m", "q8_0", "q6_k"]
 
 
 def example(name, *arguments):
-    command = ["cargo", "run", "--quiet", "--package", "models", "--example", name, "--", *map(str, arguments)]
-    subprocess.run(command, cwd=ROOT, check=True)
+    """Runs an example of the models crate: the one already built in `--examples`, or whatever cargo makes of it."""
+    built = example.folder / name if example.folder else None
+    command = [built] if built else ["cargo", "run", "--quiet", "--package", "models", "--example", name, "--"]
+    subprocess.run([*map(str, command), *map(str, arguments)], cwd=ROOT, check=True)
+
+
+example.folder = None
 
 
 class LlamaCpp:
     """One model in llama.cpp, through its C interface: logits of all positions of a sequence."""
 
     def __init__(self, path, threads):
+        # This script bears the name of the package and stands first in its path.
+        sys.path = [folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent]
         import llama_cpp
 
         self.api = llama_cpp
@@ -126,7 +133,9 @@ def main():
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--generated", action="store_true", help="also compare generated files of each family and mix")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--examples", type=Path, help="folder with the built examples (target/debug/examples); otherwise cargo runs them")
     arguments = parser.parse_args()
+    example.folder = arguments.examples and arguments.examples.resolve()
     if not arguments.models and not arguments.generated:
         parser.error("no models given")
     agree = [compare(path.resolve(), arguments.threads) for path in arguments.models]

@@ -96,7 +96,7 @@ fn set_scales(random: &mut Random, ty: GgmlType, deviation: f32, block: &mut [u8
                 let size = random.within(32, 64) as i8;
                 *scale = if random.next() & 1 == 0 { size } else { -size } as u8;
             }
-            put_half(&mut block[208..], random.near(deviation / (level_deviation(64.0) * 48.0)));
+            put_half(&mut block[208..], random.near(deviation / (level_deviation(64.0) * 49.0)));
         }
         other => panic!("no random {other:?} blocks"),
     }
