@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use kernels::Step;
 use models::Logits;
+use understudy::engine::block_manager::BlockManager;
+use understudy::engine::scheduler::{Limits, Scheduler};
 use understudy::engine::{
     AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, SamplingParams, TokenEvent,
     TokenStream, TokenUsage,
@@ -316,6 +318,23 @@ async fn logits_that_are_no_numbers_fail_one_request_alone() {
     assert_eq!(tokens, []);
     assert_eq!(reason, FinishReason::Failed("the model's logits name no possible token: of 101, 101 are not a number".into()));
     assert_eq!(collect(healthy).await.0, FakeModel::lone_run(VOCAB, &healthy_request, &CONFIG).0);
+}
+
+#[tokio::test]
+async fn a_bug_of_the_engine_fails_what_is_there_and_it_starts_over() {
+    let (engine, engine_loop) = Engine::without_thread(Box::new(FakeModel::new(VOCAB, CONFIG.blocks)), CONFIG);
+    // A scheduler that has fewer blocks than the engine believes: it trips over a long request.
+    let limits = Limits { sequences_max: 8, tokens_per_step_max: 64, answer_tokens_reserved: 512 };
+    let engine_loop = engine_loop.with_scheduler(Scheduler::new(limits, BlockManager::new(2)));
+    let streams = [engine.generate(request(0..10, 20)).unwrap(), engine.generate(request(0..100, 20)).unwrap()];
+    std::thread::spawn(move || engine_loop.run());
+    for stream in streams {
+        let (_, reason, _) = collect(stream).await;
+        assert!(matches!(&reason, FinishReason::Failed(message) if message.contains("can never fit")), "{reason:?}");
+    }
+    assert_eq!((engine.stats().failed_total, engine.stats().waiting), (2, 0));
+    let again = request(0..100, 20);
+    assert_eq!(collect(engine.generate(again.clone()).unwrap()).await.0, FakeModel::lone_run(VOCAB, &again, &CONFIG).0);
 }
 
 #[tokio::test]

@@ -28,10 +28,11 @@ struct Seen {
     in_output: u32,
 }
 
-/// Memory that one step after the other uses.
+/// Memory that one draw after the other uses.
 #[derive(Debug, Default)]
 pub struct Scratch {
     logits: Vec<f32>,
+    weights: Weights,
     candidates: Vec<Candidate>,
 }
 
@@ -46,12 +47,18 @@ pub enum SampleError {
 struct Candidate {
     id: u32,
     logit: f32,
-    /// `exp((logit - largest) / temperature)`: 1 for the likeliest.
-    weight: f64,
+    weight: f32,
 }
 
-/// Lighter candidates are left out: 2^18 of them weigh `2^18 * e^-64 = 4e-23` of the heaviest, and a draw has 53 bits (1e-16).
-const NEGLIGIBLE: f64 = -64.0;
+/// Of every token in order of id: `exp((logit - largest) / temperature)`, 1 for the likeliest, and the sums of each 64.
+#[derive(Debug, Default)]
+struct Weights {
+    each: Vec<f32>,
+    sums: Vec<f64>,
+}
+
+/// Smaller exponents weigh nothing: 2^18 such tokens weigh `2^18 * e^-64 = 4e-23` of the heaviest, and a draw has 53 bits (1e-16).
+const NEGLIGIBLE: f32 = -64.0;
 
 impl Sampler {
     pub fn new(params: SamplingParams, top_logprobs: Option<usize>, prompt: &[u32]) -> Self {
@@ -71,7 +78,7 @@ impl Sampler {
         }
         // A temperature that is no number is refused where requests are parsed; here it must merely do no harm.
         let id = if self.params.temperature > 0.0 {
-            self.draw(adjusted, adjusted[likeliest as usize], position, &mut scratch.candidates)
+            self.draw(adjusted, position, &mut scratch.weights, &mut scratch.candidates)
         } else {
             likeliest
         };
@@ -106,35 +113,113 @@ impl Sampler {
         }
     }
 
-    fn draw(&self, logits: &[f32], largest: f32, position: usize, candidates: &mut Vec<Candidate>) -> u32 {
-        let temperature = f64::from(self.params.temperature);
-        let weigh = |id: u32, logit: f32| {
-            let exponent = (f64::from(logit) - f64::from(largest)) / temperature;
-            (exponent >= NEGLIGIBLE).then(|| Candidate { id, logit, weight: exponent.exp() })
-        };
+    fn draw(&self, logits: &[f32], position: usize, weights: &mut Weights, candidates: &mut Vec<Candidate>) -> u32 {
+        let SamplingParams { top_k, top_p, min_p, .. } = self.params;
+        let uniform = uniform(self.params.seed, position);
+        // Within these bounds no difference of logits becomes not-a-number.
+        let scale = 1.0 / self.params.temperature.clamp(1e-6, 1e6);
+        let least = if min_p > 0.0 { min_p.min(1.0) } else { 0.0 };
+        let largest = logits[argmax(logits) as usize];
         candidates.clear();
-        match self.params.top_k {
-            Some(k) => candidates.extend(likeliest_first(logits, k.max(1)).into_iter().filter_map(|(id, logit)| weigh(id, logit))),
-            None => candidates.extend((0u32..).zip(logits).filter_map(|(id, &logit)| weigh(id, logit))),
+        match top_k {
+            None if top_p < 1.0 => {
+                let top_p = f64::from(top_p.max(0.0));
+                weights.fill(logits, |logit| weight(logit, largest, scale));
+                let total = weights.total();
+                // Whatever is lighter than this weighs, all together, less than what `top_p` leaves out.
+                let lightest = ((1.0 - top_p) * total / logits.len() as f64 * 0.999) as f32;
+                let heavy = (0u32..).zip(logits.iter().zip(&weights.each)).filter(|(_, (_, weight))| **weight >= lightest);
+                candidates.extend(heavy.map(|(id, (&logit, &weight))| Candidate { id, logit, weight }));
+                keep_nucleus(candidates, top_p * total);
+            }
+            None => {
+                weights.fill(logits, |logit| Some(weight(logit, largest, scale)).filter(|weight| *weight >= least).unwrap_or(0.0));
+                return weights.pick(uniform);
+            }
+            Some(k) => {
+                let likeliest = likeliest_first(logits, k.max(1)).into_iter();
+                candidates.extend(likeliest.map(|(id, logit)| Candidate { id, logit, weight: weight(logit, largest, scale) }));
+                if top_p < 1.0 {
+                    keep_nucleus(candidates, f64::from(top_p) * sum(candidates));
+                }
+            }
         }
-        if self.params.top_p < 1.0 {
-            keep_nucleus(candidates, f64::from(self.params.top_p));
-        }
-        if self.params.min_p > 0.0 {
-            let least = f64::from(self.params.min_p.min(1.0));
-            candidates.retain(|candidate| candidate.weight >= least);
-        }
-        let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-        let mut left = uniform(self.params.seed, position) * total;
+        candidates.retain(|candidate| candidate.weight >= least);
+        let mut left = uniform * sum(candidates);
         for candidate in candidates.iter() {
-            left -= candidate.weight;
+            left -= f64::from(candidate.weight);
             if left < 0.0 {
                 return candidate.id;
             }
         }
-        // Rounding alone leads here: `left` is what the sum in another order lost.
-        candidates.last().expect("the likeliest survives every filter").id
+        // Only where rounding has eaten the last difference.
+        candidates[0].id
     }
+}
+
+impl Weights {
+    fn fill(&mut self, logits: &[f32], weigh: impl Fn(f32) -> f32) {
+        self.each.clear();
+        self.each.extend(logits.iter().map(|&logit| weigh(logit)));
+        self.sums.clear();
+        // Eight sums side by side: one order of addition, and one that vector units can follow.
+        self.sums.extend(self.each.chunks(64).map(|chunk| {
+            let mut lanes = [0.0f32; 8];
+            for eight in chunk.chunks(8) {
+                lanes.iter_mut().zip(eight).for_each(|(lane, weight)| *lane += weight);
+            }
+            lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>()
+        }));
+    }
+
+    fn total(&self) -> f64 {
+        self.sums.iter().sum()
+    }
+
+    /// The token at `uniform` of the way through all weights.
+    fn pick(&self, uniform: f64) -> u32 {
+        let mut left = uniform * self.total();
+        for (index, &sum) in self.sums.iter().enumerate() {
+            if left >= sum {
+                left -= sum;
+                continue;
+            }
+            let first = index * 64;
+            let chunk = &self.each[first..self.each.len().min(first + 64)];
+            let mut last = 0;
+            for (offset, &weight) in chunk.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+                left -= f64::from(weight);
+                last = offset;
+                if left < 0.0 {
+                    break;
+                }
+            }
+            return (first + last) as u32;
+        }
+        // Only where rounding has eaten the last difference.
+        argmax(&self.each)
+    }
+}
+
+fn sum(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|candidate| f64::from(candidate.weight)).sum()
+}
+
+/// `exp((logit - largest) * scale)`, 0 where that is negligible.
+///
+/// An exponential of our own: the same bits on every machine, and of a shape that vector units can follow. `2^n * e^r` with `n` the
+/// nearest whole number of halvings and `r` in +-ln(2)/2, of which the series to the 6th power is right to 1.2e-7.
+fn weight(logit: f32, largest: f32, scale: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: what is added to it loses its fraction
+    const LN_2_HIGH: f32 = 0.693_359_4; // 355 / 512: n times it is exact
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let exponent = (logit - largest) * scale;
+    let x = exponent.max(NEGLIGIBLE);
+    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
+    let series = 1.0 + r * (1.0 + r * (1.0 / 2.0 + r * (1.0 / 6.0 + r * (1.0 / 24.0 + r * (1.0 / 120.0 + r * (1.0 / 720.0))))));
+    let halvings = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    if exponent >= NEGLIGIBLE { series * halvings } else { 0.0 }
 }
 
 /// A number in `[0, 1)` with 53 random bits: SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators")
@@ -204,11 +289,10 @@ impl Ord for WorstFirst {
     }
 }
 
-/// Keeps the likeliest whose weights sum to `top_p` of all, at least one, likeliest first. Sorts no more than it keeps, about:
+/// Keeps the likeliest whose weights sum to `wanted`, at least one, likeliest first. Sorts no more than it keeps, about:
 /// the best 64, then the best of the rest, eight times as many each time.
-fn keep_nucleus(candidates: &mut Vec<Candidate>, top_p: f64) {
+fn keep_nucleus(candidates: &mut Vec<Candidate>, wanted: f64) {
     let by_rank = |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
-    let wanted = top_p * candidates.iter().map(|candidate| candidate.weight).sum::<f64>();
     let (mut sum, mut sorted, mut more) = (0.0, 0, 64);
     while sorted < candidates.len() {
         let rest = &mut candidates[sorted..];
@@ -218,7 +302,7 @@ fn keep_nucleus(candidates: &mut Vec<Candidate>, top_p: f64) {
         }
         rest[..take].sort_unstable_by(by_rank);
         for index in sorted..sorted + take {
-            sum += candidates[index].weight;
+            sum += f64::from(candidates[index].weight);
             if sum >= wanted {
                 candidates.truncate(index + 1);
                 return;
@@ -402,6 +486,40 @@ mod tests {
     }
     const PINNED: [u64; 4] = [652448486374032, 701212109521525, 368189515651669, 544004138405307];
 
+    #[test]
+    fn weights_are_exponentials() {
+        for i in 0..6_400 {
+            let x = -(i as f32) / 100.0;
+            let (weight, exact) = (f64::from(weight(3.0 + x * 0.5, 3.0, 2.0)), f64::from((3.0 + x * 0.5 - 3.0) * 2.0f32).exp());
+            assert!((weight / exact - 1.0).abs() < 5e-7, "exp({x}) = {exact}, not {weight}");
+        }
+        assert_eq!(weight(1.0, 1.0, 1e6), 1.0);
+        assert_eq!(weight(-65.0, 0.0, 1.0), 0.0);
+        assert_eq!(weight(f32::NEG_INFINITY, f32::MAX, 1e-6), 0.0);
+    }
+
+    #[test]
+    fn draws_from_many_follow_the_distribution() {
+        // 200 tokens in four chunks of 64 or less; the weight of token i is i % 10, so a tenth of them is impossible.
+        let logits: Vec<f32> = (0..200).map(|i| ((i % 10) as f32).ln()).collect();
+        let shares = shares(DEFAULT, &logits, 20_000);
+        // Four standard deviations: 4 * sqrt(0.25 / 20000) = 0.014.
+        for digit in 0..10 {
+            let share: f64 = shares.iter().skip(digit).step_by(10).sum();
+            assert!((share - digit as f64 / 45.0).abs() < 0.014, "{digit}: {share}");
+        }
+        for twenty in shares.chunks(20) {
+            assert!((twenty.iter().sum::<f64>() - 0.1).abs() < 0.014);
+        }
+        assert!(shares.iter().step_by(10).all(|share| *share == 0.0));
+        // top_p without top_k looks only at what is heavy enough, and must find the same as with a top_k that keeps all.
+        for top_p in [0.1, 0.5, 0.9, 0.999] {
+            let (few, all) = (SamplingParams { top_p, ..DEFAULT }, SamplingParams { top_p, top_k: Some(200), ..DEFAULT });
+            let (few, all) = (sampler(few), sampler(all));
+            assert!((0..500).all(|position| sample(&few, &logits, position) == sample(&all, &logits, position)));
+        }
+    }
+
     /// The straightforward way: sort everything.
     fn likeliest_by_sorting(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
         let mut all: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).collect();
@@ -418,15 +536,15 @@ mod tests {
             prop_assert_eq!(likeliest_first(&logits, count), likeliest_by_sorting(&logits, count));
 
             let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let weigh = |(id, logit): (u32, f32)| Candidate { id, logit, weight: f64::from(logit - largest).exp() };
+            let weigh = |(id, logit): (u32, f32)| Candidate { id, logit, weight: weight(logit, largest, 1.0) };
             let mut kept: Vec<Candidate> = (0u32..).zip(logits.iter().copied()).map(weigh).collect();
-            let wanted = top_p * kept.iter().map(|candidate| candidate.weight).sum::<f64>();
-            keep_nucleus(&mut kept, top_p);
-            let (mut sum, mut expected) = (0.0, Vec::new());
+            let wanted = top_p * sum(&kept);
+            keep_nucleus(&mut kept, wanted);
+            let (mut weighed, mut expected) = (0.0, Vec::new());
             for (id, logit) in likeliest_by_sorting(&logits, logits.len()) {
                 expected.push(id);
-                sum += weigh((id, logit)).weight;
-                if sum >= wanted {
+                weighed += f64::from(weigh((id, logit)).weight);
+                if weighed >= wanted {
                     break;
                 }
             }
