@@ -163,3 +163,31 @@ fn upload(bytes: &[u8], ty: GgmlType, rows: usize, cols: usize, device: &Device)
     let tensor = QTensor::new(storage, (rows, cols))?;
     Ok(QMatMul::from_arc(Arc::new(tensor))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Module, Tensor};
+
+    use super::*;
+
+    /// The upload's types and layout, checked where it needs no device: Candle's own CPU product of the same bytes.
+    #[test]
+    fn candle_reads_the_same_matrix() {
+        let values: Vec<f32> = (0..40 * 256).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 300.0).collect();
+        let x = Tensor::from_vec(values[..2 * 256].to_vec(), (2, 256), &Device::Cpu).expect("sizes fit");
+        for ty in GgmlType::COMPUTED {
+            let mut bytes = crate::quantize::quantize(ty, &values).expect("whole blocks");
+            let uploaded = |bytes: &[u8]| upload(bytes, ty, 40, 256, &Device::Cpu).expect("Candle knows the type");
+            let y = uploaded(&bytes).forward(&x).expect("shapes fit").to_vec2::<f32>().expect("f32");
+            let weight = Weight::new(bytes.clone().into(), ty, 40, 256, &Device::Cpu).expect("sizes fit");
+            let plain = crate::reference::linear::linear(&x, &weight, None).expect("shapes fit").to_vec2::<f32>().expect("f32");
+            for (y, plain) in y.iter().flatten().zip(plain.iter().flatten()) {
+                assert!((y - plain).abs() < 1.0, "{ty}: {y} is not {plain}");
+            }
+            // The same from an odd address.
+            bytes.insert(0, 0);
+            let shifted = uploaded(&bytes[1..]).forward(&x).expect("shapes fit").to_vec2::<f32>().expect("f32");
+            assert_eq!(shifted, y, "{ty}");
+        }
+    }
+}

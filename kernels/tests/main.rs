@@ -3,9 +3,11 @@
 mod attention;
 mod attention_bits;
 mod device;
+mod formats;
 mod linear;
 mod norm;
 mod rope;
+mod same_bits;
 mod softmax;
 mod step;
 mod support;

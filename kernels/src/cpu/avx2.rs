@@ -8,8 +8,8 @@ use std::arch::x86_64::*;
 
 use super::activation::Activations;
 use super::lanes::Lanes;
-use super::product::Block;
-use super::tile;
+use super::product::{Block, DenseRows};
+use super::{dense, tile};
 use crate::Weight;
 
 /// AVX2, FMA and F16C.
@@ -20,6 +20,13 @@ pub(crate) struct Avx2;
 pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
     // SAFETY: this function runs only where the CPU has the instruction set.
     unsafe { tile::quantized::<Avx2>(weight, x, block, out) }
+}
+
+/// [`dense::dense`] on 256-bit registers.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn dense(weight: &Weight, x: &DenseRows<'_>, block: &Block, out: &mut [f32]) {
+    // SAFETY: this function runs only where the CPU has the instruction set.
+    unsafe { dense::dense::<Avx2>(weight, x, block, out) }
 }
 
 // SAFETY of all methods: the trait's contract gives the instruction set and the pointers.
@@ -168,9 +175,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn load_bf16(at: *const u8) -> Self::Float {
         unsafe {
-            let widen = |at: *const u8| {
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()))))
-            };
+            let widen = |at: *const u8| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()))));
             [widen(at), widen(at.add(16))]
         }
     }

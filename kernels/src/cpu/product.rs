@@ -7,12 +7,12 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::activation::{Activations, Scale};
-#[cfg(target_arch = "x86_64")]
-use super::avx2;
 use super::isa::Isa;
 use super::lanes::Emulated;
 use super::shared_slice::SharedSlice;
-use super::{gate, pool, scalar, tile};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx2_few, avx512};
+use super::{dense, gate, pool, scalar, tile};
 use crate::ops::linear::Activation as Gate;
 use crate::{GgmlType, Weight};
 
@@ -86,28 +86,44 @@ impl<'a> Inputs<'a> {
 
     /// Computes one block of outputs of `weight` into `out`, rows of `block.stride()`.
     fn product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
-        match scale_for(weight.ggml_type()) {
-            None => {
-                let x = self.dense.as_ref().expect("prepared for every weight");
-                scalar::dense(weight, x, block, out);
-            }
-            Some(scale) => {
-                let x = match scale {
-                    Scale::Per256 => &self.per256,
-                    Scale::Per32 => &self.per32,
-                };
-                let x = x.as_ref().expect("prepared for every weight");
-                match self.isa {
-                    Isa::Scalar => scalar::quantized(weight, x, block, out),
-                    // SAFETY: plain code.
-                    Isa::Emulated512 => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
-                    // SAFETY: a set is chosen only where the CPU has it.
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 | Isa::Avx512 => unsafe { avx2::quantized(weight, x, block, out) },
-                    #[cfg(not(target_arch = "x86_64"))]
-                    Isa::Avx2 | Isa::Avx512 => unreachable!("not a set of this CPU"),
-                }
-            }
+        let quantized = match scale_for(weight.ggml_type()) {
+            None => return self.dense_product(weight, block, out),
+            Some(Scale::Per256) => &self.per256,
+            Some(Scale::Per32) => &self.per32,
+        };
+        let x = quantized.as_ref().expect("prepared for every weight");
+        match self.isa {
+            Isa::Scalar => scalar::quantized(weight, x, block, out),
+            // SAFETY: plain code.
+            Isa::Emulated512 => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
+            // SAFETY, here and below: a set is chosen only where the CPU has it, and Avx512 only beside AVX2.
+            #[cfg(target_arch = "x86_64")]
+            _ if block.rows.len() <= avx2_few::ROWS_MAX => unsafe { avx2_few::quantized(weight, x, block, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx2 => unsafe { avx2::quantized(weight, x, block, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx512 => unsafe { avx512::quantized(weight, x, block, out) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => unreachable!("not a set of this CPU"),
+        }
+    }
+
+    fn dense_product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
+        let x = self.dense.as_ref().expect("prepared for every weight");
+        match self.isa {
+            Isa::Scalar => scalar::dense(weight, x, block, out),
+            // SAFETY: plain code.
+            Isa::Emulated512 => unsafe { dense::dense::<Emulated>(weight, x, block, out) },
+            // SAFETY: a set is chosen only where the CPU has it.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::dense(weight, x, block, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::dense(weight, x, block, out) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => unreachable!("not a set of this CPU"),
         }
     }
 }

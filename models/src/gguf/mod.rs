@@ -213,9 +213,7 @@ fn open_parts(path: &Path, shard: &ShardName) -> Result<Gguf, GgufError> {
     let whole = whole.expect("a split model has a first part");
     let found = whole.tensors.len() as u64;
     match whole.get::<u64>("split.tensors.count")? {
-        Some(wanted) if wanted != found => {
-            Err(GgufProblem::ShardTensors { found, wanted }.in_file(&first_path.display().to_string()))
-        }
+        Some(wanted) if wanted != found => Err(GgufProblem::ShardTensors { found, wanted }.in_file(&first_path.display().to_string())),
         _ => Ok(whole),
     }
 }
