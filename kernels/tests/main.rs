@@ -3,11 +3,13 @@
 mod attention;
 mod attention_bits;
 mod device;
+mod formats;
+mod formats;
 mod linear;
 mod norm;
 mod rope;
+mod same_bits;
+mod same_bits;
 mod softmax;
 mod step;
-mod formats;
-mod same_bits;
 mod support;

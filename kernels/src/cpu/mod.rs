@@ -7,13 +7,15 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
-pub(crate) mod exp;
-pub(crate) mod f32x8;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2_few;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod dense;
+pub(crate) mod exp;
+pub(crate) mod exp;
+pub(crate) mod f32x8;
+pub(crate) mod f32x8;
 pub(crate) mod gate;
 pub(crate) mod kv_write;
 pub(crate) mod lanes;
