@@ -135,7 +135,7 @@ fn company_changes_no_bit() {
             for last in (1..running.len()).rev() {
                 running.swap(last, random(&mut state) as usize % (last + 1));
             }
-            if running.len() > 1 && random(&mut state) % 4 == 0 {
+            if running.len() > 1 && random(&mut state).is_multiple_of(4) {
                 running.pop();
             }
             let parts: Vec<Part<'_>> = running

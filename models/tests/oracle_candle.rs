@@ -20,7 +20,7 @@ const DIVERGENCE_FROM_EXACT_MAX: f64 = 1e-3;
 /// In nats. Both sides round, and Candle coarsely: one scale for 256 activations even where the weights have one for 32.
 const DIVERGENCE_FROM_QUANTIZED_MAX: f64 = 1e-3;
 /// Across block edges, first as one prompt, then token by token.
-const PROMPT_TOKENS: usize = 40;
+const PROMPT_TOKENS: usize = 58;
 const TOKENS: usize = 70;
 
 enum Theirs {
