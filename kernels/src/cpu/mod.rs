@@ -13,6 +13,8 @@ pub(crate) mod avx2_few;
 pub(crate) mod avx512;
 pub(crate) mod dense;
 pub(crate) mod exp;
+pub(crate) mod exp;
+pub(crate) mod f32x8;
 pub(crate) mod f32x8;
 pub(crate) mod gate;
 pub(crate) mod kv_write;
