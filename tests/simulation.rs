@@ -488,7 +488,8 @@ impl Random {
 //   penalties forget the output                         seed 0   told something else than alone
 //   a stop token is sent                                seed 0   told something else than alone
 //   what a failed step computed is committed            seed 50  told something else than alone
-//   only the first of a failed step fails               (survived at first, being computed again; now:) the step failed, and .. goes on
+//   only the first of a failed step fails               seed 10  the step failed, and .. goes on
+//     (survived at first, since the others were computed again: the check was put in for it)
 //   a failed sequence hears nothing                     seed 6   failed: the engine has stopped
 //   cancels in the queue, or all, are not seen          seed 0   was cancelled a turn ago and is still there
 //   a cancelled request keeps its place                 seed 0   refused with places left
