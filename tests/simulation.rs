@@ -478,7 +478,7 @@ impl Random {
 //   the budget is ignored                               seed 0   186 rows are over the budget
 //   who fits overtakes the head of the queue            seed 0   not in order of arrival
 //   the last one waiting is never admitted              seed 0   somebody waits, nobody runs, and nothing is planned (assertion)
-//   own work before a pause counts as cached            survives here (no answer depends on it); a unit test of sequence.rs fails
+//   own work before a pause counts as cached            seed 17  TokenUsage { prompt_tokens: 144, cached_tokens: 208, .. }
 // batch
 //   slots are one off; tables are those of the row before   seed 0   writes where its table does not lead (the fake model)
 //   the logits of a chunk's first row are taken         seed 0   told something else than alone
@@ -488,7 +488,8 @@ impl Random {
 //   penalties forget the output                         seed 0   told something else than alone
 //   a stop token is sent                                seed 0   told something else than alone
 //   what a failed step computed is committed            seed 50  told something else than alone
-//   only the first of a failed step fails               (survived at first, being computed again; now:) the step failed, and .. goes on
+//   only the first of a failed step fails               seed 10  the step failed, and .. goes on
+//     (survived at first, since the others were computed again: the check was put in for it)
 //   a failed sequence hears nothing                     seed 6   failed: the engine has stopped
 //   cancels in the queue, or all, are not seen          seed 0   was cancelled a turn ago and is still there
 //   a cancelled request keeps its place                 seed 0   refused with places left
