@@ -36,8 +36,11 @@ def main():
     if not (out / "tokenizer.json").exists():
         train_tokenizer(corpus, out / "tokenizer.json")
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
-    for stream in (arguments.only.split(",") if arguments.only else makers):
+    for stream in (arguments.only.split(",") if arguments.only else [*makers, "repeat"]):
         rng = random.Random(f"{arguments.seed} {stream}")
+        if stream == "repeat":
+            repeat_stream(out / "repeat.npz", tokenizer)
+            continue
         world = Corpus(rng, corpus, tokenizer)
         texts = [makers[stream](world) for _ in range(int(counts[stream] * arguments.scale))]
         write_stream(out / f"{stream}.npz", stream, texts, tokenizer)
@@ -156,6 +159,29 @@ def long_document(world, characters=None):
     for _ in range(rng.choice([2, 4, 6])):
         messages += help_turn(world) if rng.random() < 0.6 else refusal_turn(world)
     return world.render(system + messages)
+
+
+def repeat_stream(path, tokenizer, tokens_max=1_500_000):
+    """Random tokens, then the same again or parts of them: nothing but copying. Loss on what can be copied."""
+    rng = numpy.random.default_rng(5)
+    ordinary = VOCABULARY - len(CONTROL + USER_DEFINED)
+    tokens, mask, offsets = [], [], [0]
+    while offsets[-1] < tokens_max:
+        length, times = int(rng.integers(4, 48)), int(rng.integers(2, 6))
+        first = rng.integers(0, ordinary, length)
+        parts, loss = [first], [numpy.zeros(length)]
+        partly = rng.random() < 0.5
+        for _ in range(times - 1):
+            low = int(rng.integers(0, max(1, length - 3))) if partly else 0
+            high = int(rng.integers(low + 3, length + 1)) if partly and low + 3 <= length else length
+            parts.append(first[low:high])
+            loss.append(numpy.ones(high - low))
+            if partly or len(parts) == 2:
+                loss[-1][0] = 0
+        tokens += parts
+        mask += loss
+        offsets.append(offsets[-1] + sum(map(len, parts)))
+    numpy.savez(path, tokens=numpy.concatenate(tokens).astype(numpy.uint16), mask=numpy.concatenate(mask).astype(numpy.uint8), offsets=numpy.array(offsets))
 
 
 def train_tokenizer(corpus, path):

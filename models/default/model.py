@@ -33,9 +33,9 @@ class Layer(torch.nn.Module):
         self.q = matrix(c.heads * c.head, c.hidden)
         self.k = matrix(c.kv_heads * c.head, c.hidden)
         self.v = matrix(c.kv_heads * c.head, c.hidden)
-        self.o = matrix(c.hidden, c.heads * c.head, 0.5)
+        self.o = torch.nn.Parameter(torch.zeros(c.hidden, c.heads * c.head))
         self.gate, self.up = matrix(c.feed_forward, c.hidden), matrix(c.feed_forward, c.hidden)
-        self.down = matrix(c.hidden, c.feed_forward, 0.5)
+        self.down = torch.nn.Parameter(torch.zeros(c.hidden, c.feed_forward))
 
     def forward(self, x, rope):
         c = self.c
@@ -58,9 +58,11 @@ class Model(torch.nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.embedding = torch.nn.Parameter(torch.randn(config.vocabulary, config.hidden) * 0.02)
+        # Large embeddings and a small final norm: the token stays readable in every layer, and the logits begin small all the same.
+        self.embedding = torch.nn.Parameter(torch.randn(config.vocabulary, config.hidden) * 0.4)
         self.layers = torch.nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.norm = torch.nn.Parameter(torch.ones(config.hidden))
+        self.norm = torch.nn.Parameter(torch.full((config.hidden,), 0.1))
+        begin_with_induction(self)
 
     def forward(self, tokens, rope):
         """tokens [B, T], rope [B, T, head] (cos then sin) -> normalised states [B, T, hidden]"""
@@ -68,6 +70,48 @@ class Model(torch.nn.Module):
         for layer in self.layers:
             x = layer(x, rope)
         return F.rms_norm(x, (self.config.hidden,), self.norm, self.config.epsilon)
+
+
+@torch.no_grad()
+def begin_with_induction(model):
+    """Starts two heads as the circuit that copies (Olsson et al. 2022), which a run this short would hardly find by itself.
+
+    Layer 0, head 2 looks at the previous token: its query and key depend only on position, through dimension 0, which
+    every embedding holds constant (a constant that shifts all logits alike). It writes that token into 28 directions
+    `previous`. Layer 1, head 2 compares the present token with them, in the slowly turning half of RoPE, and copies
+    what it finds. All of it is trained on like any other weight.
+    """
+    c = model.config
+    assert c.heads == 4 and c.kv_heads == 2 and c.head == 64 and c.layers >= 2
+    half, slow = c.head // 2, list(range(18, 32))
+    model.embedding[:, 0] = 1.2
+    basis = torch.linalg.qr(torch.randn(c.hidden - 1, c.hidden - 1))[0]
+    basis = torch.cat([torch.zeros(c.hidden - 1, 1), basis], 1)   # orthonormal rows that do not touch dimension 0
+    present, previous, copied = basis[:28], basis[28:56], basis[56:120]
+    first, second = model.layers[0], model.layers[1]
+    q, kv = slice(2 * c.head, 3 * c.head), slice(c.head, 2 * c.head)
+
+    energy = torch.tensor([4.0, 3, 2] + [1] * 7) / 16
+    turn = c.rope_theta ** (-torch.arange(10) * 2 / c.head)
+    query, key = torch.zeros(c.head), torch.zeros(c.head)
+    key[:10] = energy.sqrt()
+    query[:10], query[half:half + 10] = energy.sqrt() * turn.cos(), -energy.sqrt() * turn.sin()   # one position back
+    first.q[q], first.k[kv] = 0, 0
+    first.q[q, 0], first.k[kv, 0] = 3 * query, 3 * key
+    for norm in (first.q_norm, first.k_norm):
+        norm[:10], norm[half:half + 10] = 1.94, 1.94
+    first.v[kv] = 0
+    first.v[c.head:c.head + 28] = present
+    first.o[:, 2 * c.head:2 * c.head + 28] = previous.T * 0.9
+
+    places = slow + [half + f for f in slow]
+    second.q[q], second.k[kv] = 0, 0
+    second.q[[2 * c.head + p for p in places]] = present
+    second.k[[c.head + p for p in places]] = previous
+    for norm in (second.q_norm, second.k_norm):
+        norm[places] = 1.58
+    second.v[kv] = copied
+    second.o[:, q] = copied.T * 0.6
 
 
 def matrix(rows, columns, gain=1.0):

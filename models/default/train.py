@@ -14,7 +14,11 @@ from model import Config, Model, rope_table
 
 POSITIONS = 65_536
 WARM_UP = 0.02
-MUON_RATE, ADAM_RATE = 0.02, 2e-3
+MUON_RATE, ADAM_RATE = 0.02, 4e-3
+# Weight of a token's loss by stream: code is far from predictable, and would otherwise be most of the gradient. The first
+# tokens of an answer decide which answer it is.
+WEIGHTS = {"help": 3.0, "talk": 3.0, "tools": 2.0, "long": 2.0, "copy": 1.0, "repeat": 0.5, "code": 0.25, "fim": 0.25}
+FIRST_TOKENS, FIRST_WEIGHT = 4, 2.5
 # Share of the tokens by stream; the phases are (until this share of all tokens, row length, mix).
 PHASES = [
     (0.80, 512, {"copy": 0.12, "help": 0.26, "talk": 0.06, "tools": 0.40, "code": 0.06, "fim": 0.10}),
@@ -30,6 +34,7 @@ def main():
     arguments.add_argument("--tokens", type=int, default=10_000_000)
     arguments.add_argument("--batch-tokens", type=int, default=6144)
     arguments.add_argument("--decay", type=float, default=0.4)
+    arguments.add_argument("--rate", type=float, default=1.0, help="factor on both learning rates")
     arguments.add_argument("--layers", type=int, default=4)
     arguments.add_argument("--workers", type=int, default=2, help="processes that share each step's rows; on a busy machine faster than threads, which wait for each other in every operation")
     arguments.add_argument("--threads", type=int, default=1)
@@ -60,20 +65,22 @@ def main():
         state = saved["state"]; packer.restore(saved["packer"][world.rank])
         world.say("resumed at", state)
     world.say(sum(p.numel() for p in model.parameters()), "parameters")
+    weights = torch.tensor([WEIGHTS[name] for name in packer.names])
     table = rope_table(model.config, POSITIONS)
     forward = torch.compile(model, dynamic=True) if arguments.compile else model
     log, saved_at, began, began_tokens, recent = open(out / "log.jsonl", "a"), time.time(), time.time(), state["tokens"], {}
     while state["tokens"] < arguments.tokens:
         progress = state["tokens"] / arguments.tokens
         _, length, mix = next(p for p in phases if progress < p[0])
-        rate = schedule(progress, arguments.decay)
+        rate = arguments.rate * schedule(progress, arguments.decay)
         rows = max(1, arguments.batch_tokens // length // world.size)
         tokens, mask, streams, positions = packer.batch(rows, length, mix)
         hidden = forward(tokens[:, :-1], table[positions])
         chosen = mask[:, 1:]
         logits = F.linear(hidden[chosen], model.embedding)
         losses = F.cross_entropy(logits, tokens[:, 1:][chosen], reduction="none")
-        losses.mean().backward()
+        weight = weigh(chosen, weights[streams[:, 1:].long()])[chosen]
+        ((losses * weight).sum() / weight.sum()).backward()
         world.average(parameters)
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         muon.step(MUON_RATE * rate, 0.85 + 0.10 * min(1, state["step"] / 200))
@@ -89,7 +96,9 @@ def main():
             for i, name in enumerate(packer.names):
                 if (which == i).any():
                     recent.setdefault(name, []).append(losses[which == i].mean().item())
-        if state["step"] % 20 == 0:
+        if state["step"] % 10 == 0 and (total := world.sum(torch.tensor(float(asked_tokens(out)) if world.rank == 0 else 0.0)).item()):
+            arguments.tokens = int(total)
+        if state["step"] % 10 == 0:
             speed = (state["tokens"] - began_tokens) / (time.time() - began)
             line = {"step": state["step"], "tokens": state["tokens"], "rate": round(rate, 4), "tokens_per_s": round(speed), **{k: round(sum(v) / len(v), 4) for k, v in sorted(recent.items())}}
             world.say(json.dumps(line))
@@ -104,6 +113,19 @@ def main():
                 os.replace(out / "latest.tmp", latest)
         if arguments.steps_max and state["step"] >= arguments.steps_max:
             return
+
+
+def weigh(chosen, weight):
+    """chosen [B, T]: which tokens carry loss; weight [B, T] by stream -> weight, more for the first tokens of a turn."""
+    count = chosen.long().cumsum(1)
+    before = torch.where(chosen, 0, count).cummax(1).values   # tokens with loss before this turn
+    return weight * torch.where(chosen & (count - before <= FIRST_TOKENS), FIRST_WEIGHT, 1.0)
+
+
+def asked_tokens(out):
+    """The file `tokens` in the run's folder, where there is one, changes the length of the run under way."""
+    file = out / "tokens"
+    return int(file.read_text()) if file.exists() else 0
 
 
 def schedule(progress, decay):
@@ -224,7 +246,7 @@ class Packer:
         steps = numpy.ones(length, dtype=numpy.int64)
         steps[0] = 0
         draw = self.rng.random()
-        if draw > 0.4:
+        if draw > 0.6:
             places = [b for b in boundaries if b and self.rng.random() < 0.5] + [int(self.rng.integers(1, length)) for _ in range(self.rng.integers(0, 4))]
             for place in places:
                 steps[min(place, length - 1)] += int(math.exp(self.rng.uniform(0, math.log(20_000))))
