@@ -40,7 +40,7 @@ pub fn tanh<L: Lanes>(x: L::V) -> L::V {
         series = L::fma(series, squared, L::splat(coefficient));
     }
     let small = L::fma(L::mul(series, squared), x, x);
-    L::select_less(squared, L::splat(0.0625), small, large)
+    L::select_less(squared, L::splat(0.097_656_25), small, large)
 }
 
 /// [`exp2`] of one value.
@@ -59,4 +59,94 @@ fn exp2_fraction<L: Lanes>(f: L::V) -> L::V {
         y = L::fma(y, f, L::splat(coefficient));
     }
     y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::f32x8::{Kernel, run};
+    use crate::cpu::isa::Isa;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Function {
+        Exp2,
+        Exp,
+        Tanh,
+    }
+
+    struct Map<'a> {
+        function: Function,
+        values: &'a mut [f32],
+    }
+
+    impl Kernel for Map<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<L: Lanes>(self) {
+            for chunk in self.values.chunks_exact_mut(8) {
+                // SAFETY: the chunk holds 8 values.
+                unsafe {
+                    let x = L::load(chunk.as_ptr());
+                    let y = match self.function {
+                        Function::Exp2 => exp2::<L>(x),
+                        Function::Exp => exp::<L>(x),
+                        Function::Tanh => tanh::<L>(x),
+                    };
+                    L::store(chunk.as_mut_ptr(), y);
+                }
+            }
+        }
+    }
+
+    /// The function of `x` (a multiple of 8 values), the same from every instruction set.
+    fn map(function: Function, x: &[f32]) -> Vec<f32> {
+        let on = |isa| {
+            let mut values = x.to_vec();
+            run(isa, Map { function, values: &mut values });
+            values
+        };
+        let scalar = on(Isa::Scalar);
+        for isa in Isa::available() {
+            for (i, (a, b)) in on(isa).iter().zip(&scalar).enumerate() {
+                assert!(a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(), "{function:?}({}) on {isa}: {a} and {b}", x[i]);
+            }
+        }
+        scalar
+    }
+
+    fn check(function: Function, from: f32, to: f32, relative: f64, exact: fn(f64) -> f64) {
+        let count = 50_000;
+        let x: Vec<f32> = (0..count).map(|i| from + (to - from) * (i as f32 / count as f32)).collect();
+        for (x, y) in x.iter().zip(map(function, &x)) {
+            let exact = exact(f64::from(*x));
+            assert!((f64::from(y) - exact).abs() <= relative * exact.abs(), "{function:?}({x}) = {y}, not {exact}");
+        }
+    }
+
+    #[test]
+    fn errors_are_as_stated() {
+        check(Function::Exp2, -126.0, 127.0, 1.5e-7, f64::exp2);
+        check(Function::Exp2, -1.0, 0.0, 1.5e-7, f64::exp2);
+        check(Function::Exp, -87.3, 88.3, 1.5e-7, f64::exp);
+        check(Function::Exp, -1.0, 1.0, 1.5e-7, f64::exp);
+        check(Function::Tanh, -20.0, 20.0, 5e-7, f64::tanh);
+        check(Function::Tanh, -0.5, 0.5, 5e-7, f64::tanh);
+        check(Function::Tanh, 1e-30, 1e-3, 5e-7, f64::tanh);
+    }
+
+    #[test]
+    fn the_edges_are_exact() {
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        let y = map(Function::Exp2, &[0.0, -0.0, -inf, -127.0, -1e30, nan, 1.0, -126.0]);
+        assert_eq!(y[..5], [1.0, 1.0, 0.0, 0.0, 0.0]);
+        assert!(y[5].is_nan());
+        assert_eq!(y[6..], [2.0, f32::MIN_POSITIVE]);
+        let y = map(Function::Exp, &[0.0, -inf, inf, -88.0, 89.0, 1e30, -1e30, nan]);
+        assert_eq!(y[..7], [1.0, 0.0, inf, 0.0, inf, inf, 0.0]);
+        assert!(y[7].is_nan());
+        let y = map(Function::Tanh, &[0.0, inf, -inf, 50.0, -50.0, 1e-30, 100.0, nan]);
+        assert_eq!(y[..7], [0.0, 1.0, -1.0, 1.0, -1.0, 1e-30, 1.0]);
+        assert!(y[7].is_nan());
+    }
 }

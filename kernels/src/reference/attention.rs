@@ -106,8 +106,11 @@ pub fn paged_attention(q: &Tensor, kv: &KvLayer, step: &Step, spec: &AttentionSp
         if let Some(cap) = spec.softcap {
             scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
         }
-        let mask = mask(span.q_len, span.kv_len, spec.window, q.device())?;
-        let scores = scores.reshape((kv_heads, group, span.q_len, span.kv_len))?.broadcast_add(&mask)?;
+        scores = scores.reshape((kv_heads, group, span.q_len, span.kv_len))?;
+        // A decoded token without a window in its way sees everything.
+        if span.q_len > 1 || spec.window.is_some_and(|window| window < span.kv_len) {
+            scores = scores.broadcast_add(&mask(span.q_len, span.kv_len, spec.window, q.device())?)?;
+        }
         let weights = softmax_last(&scores)?.reshape((kv_heads, group * span.q_len, span.kv_len))?;
         let out = weights.matmul(&v)?.reshape((kv_heads, group, span.q_len, head_dim))?;
         outputs.push(out.permute((2, 0, 1, 3))?.contiguous()?.reshape((span.q_len, heads * head_dim))?);

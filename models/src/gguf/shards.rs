@@ -41,7 +41,14 @@ mod tests {
         let name = ShardName::parse(path).expect("a part");
         assert_eq!((name.number, name.count), (2, 3));
         assert_eq!(name.sibling(path, 1), Path::new("dir/qwen-00001-of-00003.gguf"));
-        for other in ["qwen.gguf", "qwen-1-of-3.gguf", "qwen-00000-of-00003.gguf", "qwen-00004-of-00003.gguf", "qwen-00001-of-00003.bin", "x-+0001-of-00003.gguf"] {
+        for other in [
+            "qwen.gguf",
+            "qwen-1-of-3.gguf",
+            "qwen-00000-of-00003.gguf",
+            "qwen-00004-of-00003.gguf",
+            "qwen-00001-of-00003.bin",
+            "x-+0001-of-00003.gguf",
+        ] {
             assert_eq!(ShardName::parse(Path::new(other)), None, "{other}");
         }
     }

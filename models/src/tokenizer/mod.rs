@@ -27,7 +27,6 @@ use spm::Spm;
 use vocab::{Kind, Vocab};
 
 /// The tokenizer of one model; cheap to share (put it in an `Arc`).
-#[derive(Debug)]
 pub struct Tokenizer {
     vocab: Vocab,
     /// Tokens that no text may become, by name; the other names are in `model`.
@@ -43,14 +42,12 @@ pub struct Tokenizer {
     named_chat_templates: BTreeMap<String, String>,
 }
 
-#[derive(Debug)]
 enum Model {
-    Bpe(Bpe),
-    Spm(Spm),
+    Bpe(Box<Bpe>),
+    Spm(Box<Spm>),
 }
 
 /// The bytes each token stands for, end to end.
-#[derive(Debug)]
 struct Pieces {
     bytes: Vec<u8>,
     /// Where each token's bytes end.
@@ -73,8 +70,8 @@ impl Tokenizer {
         let roles = Roles::read(gguf, &mut vocab, defaults)?;
         let reserved = vocab.reserved(gguf.name())?;
         let model = match pre_tokenizer {
-            Some(pre_tokenizer) => Model::Bpe(Bpe::read(gguf, &vocab, &reserved, pre_tokenizer)?),
-            None => Model::Spm(Spm::read(gguf, &vocab, roles.unknown)?),
+            Some(pre_tokenizer) => Model::Bpe(Box::new(Bpe::read(gguf, &vocab, &reserved, pre_tokenizer)?)),
+            None => Model::Spm(Box::new(Spm::read(gguf, &vocab, roles.unknown)?)),
         };
         for (name, second) in &reserved {
             if let Some(first) = model.id(name) {
@@ -203,6 +200,13 @@ impl Tokenizer {
     /// Names of the further chat templates, ascending.
     pub fn chat_template_names(&self) -> impl Iterator<Item = &str> {
         self.named_chat_templates.keys().map(String::as_str)
+    }
+}
+
+/// A vocabulary is nothing to read in a log.
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokenizer({} tokens)", self.vocab_size())
     }
 }
 

@@ -8,7 +8,6 @@ use regex_automata::meta::Regex;
 use regex_automata::{Anchored, Input};
 
 /// What a name in `tokenizer.ggml.pre` stands for.
-#[derive(Debug)]
 pub(super) struct PreTokenizer {
     steps: Vec<Step>,
     /// A word that is a token is that token, even where the merges would not lead there.
@@ -17,15 +16,14 @@ pub(super) struct PreTokenizer {
     pub(super) adds_bos: bool,
 }
 
-#[derive(Debug)]
 enum Step {
     /// Matches become words, and what lies between them too.
     Split(Regex),
     /// The same, with `\s+(?!\S)|\s+` as last alternatives (pattern 1 of two): white space before a word leaves its last
     /// character to that word. Written out here because a lookahead would need backtracking.
     SplitLeavingSpace(Regex),
-    /// Runs that match are cut in threes from their right end; with `whole_words`, only where no letter follows.
-    ThreesFromRight { runs: Regex, whole_words: bool },
+    /// Runs that match are cut in threes from their right end, but for those that `unless_before` follows.
+    ThreesFromRight { runs: Regex, unless_before: Option<Regex> },
 }
 
 /// A step as the table has it.
@@ -59,11 +57,9 @@ impl Row {
 }
 
 const GPT_2: Rule = SplitLeavingSpace(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+");
-const LLAMA_3: Rule = SplitLeavingSpace(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
-);
-const QWEN_2: Rule =
-    SplitLeavingSpace(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+");
+const LLAMA_3: Rule =
+    SplitLeavingSpace(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+");
+const QWEN_2: Rule = SplitLeavingSpace(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+");
 const GPT_4O: Rule = SplitLeavingSpace(concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
@@ -104,35 +100,20 @@ const TABLE: &[Row] = &[
         ],
         &[GPT_2],
     ),
-    row(
-        &["default"],
-        &[Split(r"[\p{P}\$\+<=>\^~\|]+"), GPT_2, Split(r"\p{N}+"), THREE_ASCII_DIGITS],
-    ),
-    row(
-        &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
-        &[LLAMA_3],
-    )
-    .ignoring_merges()
-    .adding_bos(),
+    row(&["default"], &[Split(r"[\p{P}\$\+<=>\^~\|]+"), GPT_2, Split(r"\p{N}+"), THREE_ASCII_DIGITS]),
+    row(&["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"], &[LLAMA_3])
+        .ignoring_merges()
+        .adding_bos(),
     row(&["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], &[LLAMA_3]),
-    row(
-        &["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"],
-        &[QWEN_2],
-    ),
+    row(&["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"], &[QWEN_2]),
     row(
         &["qwen35"],
         &[SplitLeavingSpace(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+",
         )],
     ),
-    row(
-        &["ufakzeka"],
-        &[SplitLeavingSpace(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+")],
-    ),
-    row(
-        &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
-        &[DIGIT, GPT_2],
-    ),
+    row(&["ufakzeka"], &[SplitLeavingSpace(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+")]),
+    row(&["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"], &[DIGIT, GPT_2]),
     row(&["falcon"], &[Split(r"[\p{P}\$\+<=>\^~\|`]+"), GPT_2, THREE_ASCII_DIGITS]),
     row(
         &["deepseek-llm"],
@@ -150,14 +131,8 @@ const TABLE: &[Row] = &[
             Split(r"\p{N}+"),
         ],
     ),
-    row(
-        &["deepseek-coder"],
-        &[Split(r"[\r\n]"), Split(r"\s?\p{L}+"), Split(r"\s?\p{P}+"), Split(r"[一-龥ࠀ-一가-\x{D7FF}]+"), DIGIT],
-    ),
-    row(
-        &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
-        &[Split(r"\p{N}{1,3}"), CJK_AND_KANA, SplitLeavingSpace(DEEPSEEK_WORDS)],
-    ),
+    row(&["deepseek-coder"], &[Split(r"[\r\n]"), Split(r"\s?\p{L}+"), Split(r"\s?\p{P}+"), Split(r"[一-龥ࠀ-一가-\x{D7FF}]+"), DIGIT]),
+    row(&["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], &[Split(r"\p{N}{1,3}"), CJK_AND_KANA, SplitLeavingSpace(DEEPSEEK_WORDS)]),
     row(
         &["youtu"],
         &[
@@ -203,17 +178,6 @@ const TABLE: &[Row] = &[
         &["seed-coder"],
         &[SplitLeavingSpace(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+")],
     ),
-    row(
-        &["afmoe"],
-        &[
-            ThreesFromRight(r"\p{N}+"),
-            Split(concat!(
-                r"[一-\x{9FFF}㐀-\x{4DBF}\x{F900}-\x{FAFF}\x{3040}-ゟ゠-ヿ･-ﾟ\x{2F00}-\x{2FDF}\x{0E40}-\x{0E7F}\x{0E80}-\x{0EFF}",
-                r"\x{1780}-\x{17FF}\x{1000}-\x{109F}\x{AA60}-\x{AA7F}\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}]+",
-            )),
-            SplitLeavingSpace(DEEPSEEK_WORDS),
-        ],
-    ),
     row(&["laguna"], &[Split(r"[^\n]+|[\n]+"), QWEN_2]),
     row(
         &["exaone-moe"],
@@ -258,8 +222,8 @@ impl Step {
         match rule {
             Split(expression) => Self::Split(compile(&[expression])),
             SplitLeavingSpace(expression) => Self::SplitLeavingSpace(compile(&[expression, r"\s+"])),
-            ThreesFromRight(runs) => Self::ThreesFromRight { runs: compile(&[runs]), whole_words: false },
-            ThreesFromRightOfWords(runs) => Self::ThreesFromRight { runs: compile(&[runs]), whole_words: true },
+            ThreesFromRight(runs) => Self::ThreesFromRight { runs: compile(&[runs]), unless_before: None },
+            ThreesFromRightOfWords(runs) => Self::ThreesFromRight { runs: compile(&[runs]), unless_before: Some(compile(&[r"\w"])) },
         }
     }
 
@@ -267,7 +231,7 @@ impl Step {
         match self {
             Self::Split(regex) => cut_at_matches(regex, text, words),
             Self::SplitLeavingSpace(regex) => cut_leaving_space(regex, text, words),
-            Self::ThreesFromRight { runs, whole_words } => cut_in_threes(runs, *whole_words, text, words),
+            Self::ThreesFromRight { runs, unless_before } => cut_in_threes(runs, unless_before.as_ref(), text, words),
         }
     }
 }
@@ -301,10 +265,11 @@ fn cut_leaving_space<'a>(regex: &Regex, text: &'a str, words: &mut Vec<&'a str>)
     push(&text[done..], words);
 }
 
-fn cut_in_threes<'a>(runs: &Regex, whole_words: bool, text: &'a str, words: &mut Vec<&'a str>) {
+fn cut_in_threes<'a>(runs: &Regex, unless_before: Option<&Regex>, text: &'a str, words: &mut Vec<&'a str>) {
     let mut done = 0;
     for run in runs.find_iter(text) {
-        if whole_words && text[run.end()..].chars().next().is_some_and(|next| next.is_alphanumeric() || next == '_') {
+        let after = Input::new(text).range(run.end()..).anchored(Anchored::Yes);
+        if unless_before.is_some_and(|regex| regex.search(&after).is_some()) {
             continue;
         }
         push(&text[done..run.start()], words);
@@ -367,7 +332,10 @@ mod tests {
     fn steps_cut_what_the_step_before_left() {
         assert_eq!(words("falcon", "a+12345 b"), ["a", "+", "123", "45", " b"]);
         assert_eq!(words("smollm", "in 1999"), ["in", " ", "1", "9", "9", "9"]);
-        assert_eq!(words("deepseek-v3", "price: $1234.50 人民币 .foo"), ["price", ":", " $", "123", "4", ".", "50", " ", "人民币", " .", "foo"]);
+        assert_eq!(
+            words("deepseek-v3", "price: $1234.50 人民币 .foo"),
+            ["price", ":", " $", "123", "4", ".", "50", " ", "人民币", " .", "foo"]
+        );
         assert_eq!(words("default", "a, 1234"), ["a", ",", " ", "123", "4"]);
     }
 

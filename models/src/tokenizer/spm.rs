@@ -13,7 +13,6 @@ use super::vocab::{Kind, Vocab, wrong_type};
 /// Stands for a space in the vocabulary (U+2581).
 pub(super) const SPACE: &str = "▁";
 
-#[derive(Debug)]
 pub(super) struct Spm {
     /// Tokens that text can become, with their scores.
     tokens: HashMap<String, (u32, f32)>,
@@ -130,7 +129,10 @@ fn characters(text: &str) -> Vec<Symbol> {
 
 /// The byte a byte token's name says: `<0x0A>`.
 pub(super) fn byte_of(name: &str, gguf: &Gguf) -> Result<u8, TokenizerError> {
-    let digits = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')).filter(|digits| digits.len() == 2);
+    let digits = name
+        .strip_prefix("<0x")
+        .and_then(|rest| rest.strip_suffix('>'))
+        .filter(|digits| digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
     digits
         .and_then(|digits| u8::from_str_radix(digits, 16).ok())
         .ok_or_else(|| TokenizerError::BadByteToken { file: gguf.name().to_owned(), token: name.to_owned() })

@@ -39,7 +39,6 @@ impl Kind {
     }
 }
 
-#[derive(Debug)]
 pub(super) struct Vocab {
     names: Array,
     kinds: Vec<Kind>,
@@ -102,7 +101,9 @@ impl Vocab {
 
     /// Every token that has a name.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &str, Kind)> {
-        (0..self.len() as u32).map(|id| (id, self.name(id).expect("below len"), self.kinds[id as usize])).filter(|token| !token.1.is_empty())
+        (0..self.len() as u32)
+            .map(|id| (id, self.name(id).expect("below len"), self.kinds[id as usize]))
+            .filter(|token| !token.1.is_empty())
     }
 }
 

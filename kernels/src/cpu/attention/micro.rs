@@ -20,6 +20,8 @@ pub struct Block<'a, E> {
     /// `[32, head_dim]`
     pub v: &'a [E],
     pub first: usize,
+    /// Pages of keys and values that will be wanted next: asked for while this block is computed.
+    pub ahead: [*const E; 2],
 }
 
 /// `R` rows against one block.
@@ -33,7 +35,7 @@ impl<E: Element, const R: usize> Kernel for Micro<'_, '_, E, R> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Block { pass, start, k, v, first } = self.block;
+        let Block { pass, start, k, v, first, ahead } = self.block;
         let (geometry, state) = (pass.geometry, self.state);
         let &Geometry { group, head_dim, cap_factor, .. } = geometry;
         // Which of the block's keys each row sees.
@@ -52,10 +54,10 @@ impl<E: Element, const R: usize> Kernel for Micro<'_, '_, E, R> {
         unsafe {
             let out = weights.as_mut_ptr().cast::<f32>();
             if R <= 3 {
-                scores::<L, E, R, 4>(packed.as_ptr(), k.as_ptr(), head_dim, out);
+                scores::<L, E, R, 4, 2>(packed.as_ptr(), k.as_ptr(), head_dim, ahead, out);
             } else {
-                scores::<L, E, R, 2>(packed.as_ptr(), k.as_ptr(), head_dim, out);
-                scores::<L, E, R, 2>(packed.as_ptr(), k.as_ptr().add(16), head_dim, out.add(16));
+                scores::<L, E, R, 2, 1>(packed.as_ptr(), k.as_ptr(), head_dim, [ahead[0]], out);
+                scores::<L, E, R, 2, 1>(packed.as_ptr(), k.as_ptr().add(16), head_dim, [ahead[1]], out.add(16));
             }
         }
         let mut keep = [1.0f32; R];
@@ -84,14 +86,24 @@ impl<E: Element, const R: usize> Kernel for Micro<'_, '_, E, R> {
     }
 }
 
-/// `out[r][j] = sum_d q[d][r] * k[d][j]` for `8 * N` keys, `d` ascending.
+/// `out[r][j] = sum_d q[d][r] * k[d][j]` for `8 * N` keys, `d` ascending. Asks for the pages `ahead` on the way.
 ///
 /// # Safety
 /// `q` holds `head_dim * R` values; `k` has `head_dim` rows of stride 32 with `8 * N` values each; `out` `R` rows of stride 32.
 #[inline(always)]
-unsafe fn scores<L: Lanes, E: Element, const R: usize, const N: usize>(q: *const f32, k: *const E, head_dim: usize, out: *mut f32) {
+unsafe fn scores<L: Lanes, E: Element, const R: usize, const N: usize, const P: usize>(
+    q: *const f32,
+    k: *const E,
+    head_dim: usize,
+    ahead: [*const E; P],
+    out: *mut f32,
+) {
     let mut sums = [[L::splat(0.0); N]; R];
     for d in 0..head_dim {
+        for page in ahead {
+            // 64 bytes a step cover a page of f16, and half of one of f32: its other half comes by the hardware's own prefetch.
+            L::prefetch(page.cast::<u8>().wrapping_add(d * BLOCK_TOKENS * size_of::<E>()));
+        }
         // SAFETY: `d < head_dim`, within the contract's extents.
         unsafe {
             let mut keys = [L::splat(0.0); N];

@@ -234,11 +234,13 @@ impl<E: Element> Pass<'_, E> {
         let first = (split * SPLIT_BLOCKS).max(sees.start / BLOCK_TOKENS);
         let end = ((split + 1) * SPLIT_BLOCKS).min(sees.end.div_ceil(BLOCK_TOKENS));
         let page_len = BLOCK_TOKENS * head_dim;
+        let page = |block: usize| (self.table[block] as usize * kv_heads + self.tile.kv_head) * page_len;
         for block in first..end {
-            let page = (self.table[block] as usize * kv_heads + self.tile.kv_head) * page_len;
-            let (k, v) = (&self.k[page..page + page_len], &self.v[page..page + page_len]);
+            let (here, next) = (page(block), page((block + 1).min(end - 1)));
+            let (k, v) = (&self.k[here..here + page_len], &self.v[here..here + page_len]);
+            let ahead = [self.k[next..].as_ptr(), self.v[next..].as_ptr()];
             for (first, count) in micro_tiles(self.tile.rows(self.geometry), L::MICRO_ROWS_MAX) {
-                let block = Block { pass: self, start: block * BLOCK_TOKENS, k, v, first };
+                let block = Block { pass: self, start: block * BLOCK_TOKENS, k, v, first, ahead };
                 if L::MICRO_ROWS_MAX == 1 {
                     L::call(Micro::<'_, '_, E, 1> { block, state });
                     continue;
