@@ -110,9 +110,8 @@ impl OpenAiChat {
             message.insert("reasoning_content".into(), reply.thinking.into());
         }
         if !reply.tool_calls.is_empty() {
-            let call = |call: ToolCall| {
-                json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
-            };
+            let call =
+                |call: ToolCall| json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}});
             message.insert("tool_calls".into(), reply.tool_calls.into_iter().map(call).collect());
         }
         let logprobs = if self.logprobs { logprobs(&reply.tokens) } else { Value::Null };
@@ -131,9 +130,7 @@ fn chunk_head(head: &ReplyHead) -> Map<String, Value> {
 }
 
 fn logprobs(tokens: &[ScoredToken]) -> Value {
-    let entry = |token: &crate::chat::TokenText, logprob: f32| {
-        json!({"token": token.lossy(), "logprob": shared::logprob(logprob), "bytes": token.bytes})
-    };
+    let entry = |token: &crate::chat::TokenText, logprob: f32| json!({"token": token.lossy(), "logprob": shared::logprob(logprob), "bytes": token.bytes});
     let content = tokens.iter().map(|scored| {
         let mut value = entry(&scored.token, scored.logprob);
         value["top_logprobs"] = scored.top.iter().map(|(token, logprob)| entry(token, *logprob)).collect();
@@ -166,7 +163,9 @@ fn read_message(value: &Value, place: String) -> Result<Message, ApiError> {
         "user" => Role::User,
         "assistant" => Role::Assistant,
         "tool" | "function" => Role::Tool,
-        other => return Err(fields.error("role", format_args!("must be system, developer, user, assistant or tool, not {}", quoted(other)))),
+        other => {
+            return Err(fields.error("role", format_args!("must be system, developer, user, assistant or tool, not {}", quoted(other))));
+        }
     };
     let thinking = fields.string("reasoning_content")?.filter(|text| !text.is_empty());
     Ok(Message {
@@ -259,7 +258,9 @@ fn read_tool_choice(fields: &Fields<'_>, tools: &[ToolDefinition]) -> Result<Too
             "auto" => ToolChoice::Auto,
             "none" => ToolChoice::None,
             "required" | "any" => ToolChoice::Required,
-            other => return Err(fields.error("tool_choice", format_args!("must be auto, none, required or a function, not {}", quoted(other)))),
+            other => {
+                return Err(fields.error("tool_choice", format_args!("must be auto, none, required or a function, not {}", quoted(other))));
+            }
         },
         Some(value @ Value::Object(_)) => {
             let choice = Fields::of(value, fields.place("tool_choice"))?;

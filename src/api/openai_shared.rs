@@ -8,6 +8,8 @@ use crate::chat::{FinishReason, Request, SamplingOptions, Usage};
 
 /// OpenAI takes 4. Agents send a few more; the search costs the same for any number, the bound is against mistakes.
 pub const STOP_STRINGS_MAX: usize = 64;
+/// Bytes of one stop string.
+const STOP_STRING_BYTES_MAX: usize = 1_024;
 /// Choices of one request, all prompts together; OpenAI's bound on `n`.
 pub const CHOICES_MAX: usize = 128;
 /// OpenAI's bound on `top_logprobs`.
@@ -61,6 +63,10 @@ fn read_stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
         }
         Some(other) => return Err(fields.wrong_kind("stop", "a string or an array of strings", other)),
     };
+    if let Some(long) = stop.iter().find(|text| text.len() > STOP_STRING_BYTES_MAX) {
+        let problem = format_args!("holds a string of {} bytes; at most {STOP_STRING_BYTES_MAX} are allowed", long.len());
+        return Err(fields.error("stop", problem));
+    }
     Ok(stop.into_iter().filter(|text| !text.is_empty()).collect())
 }
 

@@ -17,6 +17,7 @@ use super::{Conversation, Message, Role, ToolChoice, ToolDefinition};
 const CHATML: &str = include_str!("chatml.jinja");
 /// A template that spins is stopped: 1,000 messages, each looking back over all others in 10 instructions, may pass.
 const INSTRUCTIONS_MAX: u64 = 10_000_000;
+const SPINS: &str = "it runs without end";
 
 /// The template of one model.
 #[derive(Debug)]
@@ -218,7 +219,7 @@ fn innermost_message(error: &Error) -> String {
         source = inner.source();
     }
     if error.kind() == ErrorKind::OutOfFuel {
-        message = format!("it ran for more than {INSTRUCTIONS_MAX} instructions");
+        message = SPINS.to_owned();
     }
     message
 }
@@ -242,12 +243,7 @@ mod tests {
 
     fn weather_tool() -> ToolDefinition {
         let parameters = json!({"type": "object", "properties": {"city": {"type": "string", "description": "Où?"}}});
-        ToolDefinition {
-            name: "weather".into(),
-            description: Some("The weather".into()),
-            parameters: Some(parameters),
-            strict: false,
-        }
+        ToolDefinition { name: "weather".into(), description: Some("The weather".into()), parameters: Some(parameters), strict: false }
     }
 
     #[test]
@@ -272,7 +268,10 @@ mod tests {
         for (source, expected) in [
             ("{{ bos_token }}x{{ eos_token }}{{ pad_token }}", "<s>x</s>"),
             ("{{ strftime_now('%d %b %Y') }}", "02 Mar 2026"),
-            ("{% set ns = namespace(n=0) %}{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "3"),
+            (
+                "{% set ns = namespace(n=0) %}{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}",
+                "3",
+            ),
             ("{{ 'a,b'.split(',')[-1] }}{{ ' x '.strip() }}{{ 'abc'[::-1] }}{{ messages[::-1][0].content }}", "bxcbalast"),
             ("{{ true }} {{ none }} {{ 1.0 }} {{ [1, 'a'] }} {{ true | string }}", "True None 1.0 [1, 'a'] True"),
             ("{% macro hello(name) %}hello {{ name }}{% endmacro %}{{ hello('x') }}", "hello x"),
@@ -289,7 +288,8 @@ mod tests {
 
     #[test]
     fn a_template_that_throws_says_its_own_words() {
-        let source = "{% macro check(x) %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endmacro %}{{ check(1) }}";
+        let source =
+            "{% macro check(x) %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endmacro %}{{ check(1) }}";
         let error = render(source, &Conversation::default()).unwrap_err();
         assert_eq!(error, TemplateError::Refused("Only user and assistant roles are supported!".into()));
     }
@@ -297,8 +297,11 @@ mod tests {
     #[test]
     fn a_template_that_spins_is_stopped() {
         let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
-        let TemplateError::Refused(message) = render(source, &Conversation::default()).unwrap_err() else { panic!("not refused") };
-        assert!(message.contains("10000000 instructions"), "{message}");
+        let mut template = template(source);
+        // The limit itself takes some seconds to reach without optimisation.
+        template.environment.set_fuel(Some(10_000));
+        let error = template.render(&Conversation::default(), &ControlText::new(vec![]), 0).unwrap_err();
+        assert_eq!(error, TemplateError::Refused(SPINS.into()));
     }
 
     #[test]
@@ -340,14 +343,14 @@ mod tests {
         );
         conversation.tools.push(weather_tool());
         let call = super::super::ToolCall { id: "1".into(), name: "weather".into(), arguments: "{\"city\":\"Oslo\"}".into() };
-        conversation.messages.push(Message { tool_calls: vec![call], ..Message::text(Role::Assistant, "") });
+        conversation.messages.push(Message { tool_calls: vec![call], ..Message::text(Role::Assistant, "I look.") });
         conversation.messages.push(Message::text(Role::Tool, "3 C"));
         let rendered = chatml.render(&conversation, &control, 0).unwrap();
         assert!(rendered.starts_with("<|im_start|>system\nBe brief.\n\nYou can call"), "{rendered}");
         assert!(rendered.contains("<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"weather\""), "{rendered}");
         assert!(
             rendered.ends_with(
-                "<|im_start|>assistant\n\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call><|im_end|>\n<|im_start|>user\n<tool_response>\n3 C\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+                "<|im_start|>assistant\nI look.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call><|im_end|>\n<|im_start|>user\n<tool_response>\n3 C\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
             ),
             "{rendered}"
         );

@@ -17,7 +17,7 @@ const MARKUP: [&str; 4] = ["<tool_call>", "</tool_call>", "<think>", "</think>"]
 /// How a reply is to be read.
 #[derive(Debug)]
 pub struct OutputOptions {
-    pub stop: Vec<String>,
+    pub stop: StopStrings,
     /// `Some`: tool calls are looked for.
     pub tools: Option<ToolOutput>,
     /// Shown before the model's own text (`echo`).
@@ -80,7 +80,7 @@ impl Output {
                 false => Detokenizer::new(tokenizer.clone()),
             },
             tokenizer,
-            stops: StopStrings::new(&options.stop),
+            stops: options.stop,
             tools,
             single_call: options.tools.is_some_and(|tools| tools.single_call),
             call_id_seed: options.call_id_seed,

@@ -7,6 +7,7 @@ use models::{Tokenizer, TokenizerError};
 use super::chat_template::{ChatTemplate, TemplateError};
 use super::control_text::{ControlText, Stretch};
 use super::output::{Output, OutputOptions, ToolOutput, split_mix};
+use super::stop_strings::StopStrings;
 use super::{Conversation, Prompt, Request, SamplingDefaults, SamplingOptions, ToolChoice};
 use crate::engine::{GenerateRequest, SamplingParams};
 
@@ -38,12 +39,19 @@ pub struct Surroundings {
 pub enum PrepareError {
     #[error(transparent)]
     Template(#[from] TemplateError),
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    /// Boxed: it is large, and rare.
+    #[error("{0}")]
+    Tokenizer(Box<TokenizerError>),
     #[error("this model has no fill-in-the-middle tokens, so it cannot use a suffix")]
     NoFillInTheMiddle,
     #[error("logit_bias names token {id}, but the vocabulary has {vocab} tokens")]
     BiasOfUnknownToken { id: u32, vocab: usize },
+}
+
+impl From<TokenizerError> for PrepareError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Tokenizer(Box::new(error))
+    }
 }
 
 impl TextModel {
@@ -61,11 +69,12 @@ impl TextModel {
         let mut jobs = Vec::with_capacity(request.prompts.len() * request.choices_per_prompt);
         for (prompt_index, prompt) in request.prompts.iter().enumerate() {
             let (token_ids, tools) = self.encode(prompt, surroundings.now_unix_s)?;
+            let stop = StopStrings::new(&self.stop_strings(request, prompt));
             let echo = if request.echo { self.echo(prompt, &token_ids) } else { String::new() };
             for choice in 0..request.choices_per_prompt {
                 let index = prompt_index * request.choices_per_prompt + choice;
                 let options = OutputOptions {
-                    stop: self.stop_strings(request, prompt),
+                    stop: stop.clone(),
                     tools: tools.clone(),
                     echo: echo.clone(),
                     continues_prompt: !matches!(prompt, Prompt::Conversation(_)),

@@ -165,12 +165,14 @@ fn python_repr(value: &Value, out: &mut String) -> Result<(), Error> {
         }
         ValueKind::String => repr_string(value.as_str().unwrap_or_default(), out),
         ValueKind::Seq => {
-            out.push('[');
+            let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
+            out.push(open);
             for (index, item) in value.try_iter()?.enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
                 python_repr(&item, out)?;
             }
-            out.push(']');
+            out.push_str(if value.is_tuple() && value.len() == Some(1) { "," } else { "" });
+            out.push(close);
         }
         ValueKind::Map => {
             out.push('{');
@@ -250,7 +252,8 @@ mod tests {
 
     #[test]
     fn values_print_as_in_python() {
-        let value = Value::from(minijinja::value::Serde(serde_json::json!({"a": [true, null, 1, 2.0], "b": "it's", "c": "say \"it's\"\n"})));
+        let value =
+            Value::from(minijinja::value::Serde(serde_json::json!({"a": [true, null, 1, 2.0], "b": "it's", "c": "say \"it's\"\n"})));
         assert_eq!(python_str(&value).unwrap(), r#"{'a': [True, None, 1, 2.0], 'b': "it's", 'c': 'say "it\'s"\n'}"#);
         assert_eq!(python_str(&Value::from("plain")).unwrap(), "plain");
         assert_eq!(python_str(&Value::UNDEFINED).unwrap(), "");

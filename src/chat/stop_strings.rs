@@ -2,12 +2,14 @@
 //! stop string is held back. One automaton for all strings (Aho and Corasick 1975), one step a byte, however many strings there are.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
-/// The strings of one request and how far into them the text is.
+/// The strings of one request and how far into them the text is; a clone of a fresh one costs nothing.
 #[derive(Debug, Clone)]
 pub struct StopStrings {
-    nodes: Vec<Node>,
-    strings: Vec<String>,
+    /// Shared by the clones: the choices of one request.
+    nodes: Arc<[Node]>,
+    strings: Arc<[String]>,
     state: usize,
     /// Text received and not yet shown: always the last `nodes[state].depth` bytes.
     held: String,
@@ -52,7 +54,7 @@ impl StopStrings {
             nodes[at].ends = Some(index);
         }
         link_fallbacks(&mut nodes);
-        Self { nodes, strings: strings.to_vec(), state: 0, held: String::new() }
+        Self { nodes: nodes.into(), strings: strings.into(), state: 0, held: String::new() }
     }
 
     /// Takes the next piece. After `Stopped` nothing more must be pushed.

@@ -7,7 +7,7 @@ pub fn strftime(format: &str, unix_s: i64) -> String {
     const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
     let date = Date::from_unix(unix_s);
     let (month, weekday) = (MONTHS[date.month - 1], DAYS[date.weekday]);
-    let hour_12 = if date.hour % 12 == 0 { 12 } else { date.hour % 12 };
+    let hour_12 = if date.hour.is_multiple_of(12) { 12 } else { date.hour % 12 };
     let mut out = String::new();
     let mut rest = format.chars().peekable();
     while let Some(character) = rest.next() {

@@ -31,8 +31,8 @@ pub const KEYS: &[&str] = &[
     "log_level",
 ];
 
-/// The file's own name comes from here, so it is no key of the file.
-const CONFIG_VARIABLE: &str = "UNDERSTUDY_CONFIG";
+/// Variables that are ours and no settings: the file's own name, the instruction set the kernels are held to, the benchmark's Python.
+const OTHER_VARIABLES: &[&str] = &["UNDERSTUDY_CONFIG", "UNDERSTUDY_ISA", "UNDERSTUDY_BENCH_PYTHON"];
 const PREFIX: &str = "UNDERSTUDY_";
 
 /// Where a value came from.
@@ -99,7 +99,7 @@ impl Layers {
         let mut warnings = Vec::new();
         for (name, value) in variables {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-            if name == CONFIG_VARIABLE || value.is_empty() {
+            if OTHER_VARIABLES.contains(&name.as_str()) || value.is_empty() {
                 continue;
             }
             let Some(key) = known(&rest.to_lowercase()) else {

@@ -8,7 +8,7 @@ use kernels::SharedBytes;
 #[repr(C, align(64))]
 struct Aligned<Bytes: ?Sized>(Bytes);
 
-static MODEL: &Aligned<[u8]> = &Aligned(*b"");
+static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/default/understudy-mini.gguf"));
 
 /// What replies call it.
 pub const NAME: &str = "understudy-mini";

@@ -77,12 +77,7 @@ async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D
         let message = format!("{} replies are asked for at once; this server can hold {at_once}", jobs.len());
         return Err(ApiError::invalid("n", message));
     }
-    let head = ReplyHead {
-        id: random_name(),
-        created_unix_s: state.now_unix_s(),
-        model: served.card.id.clone(),
-        choices: jobs.len(),
-    };
+    let head = ReplyHead { id: random_name(), created_unix_s: state.now_unix_s(), model: served.card.id.clone(), choices: jobs.len() };
     let mut choices = Choices::with_capacity(jobs.len());
     for Job { generate, output } in jobs {
         // When one is refused, those taken before it are dropped, and so cancelled.
@@ -135,7 +130,10 @@ impl<D: Dialect> Begun<D> {
         self.dialect.open(&self.head, &mut frames);
         let usages = vec![Usage::default(); self.head.choices];
         let stream = EventStream { begun: self, state, log, usages, frames, over: false };
-        sse::response(unfold(stream, |mut stream| async move { stream.next_bytes().await.map(|bytes| (Ok::<_, Infallible>(bytes), stream)) }))
+        sse::response(unfold(
+            stream,
+            |mut stream| async move { stream.next_bytes().await.map(|bytes| (Ok::<_, Infallible>(bytes), stream)) },
+        ))
     }
 }
 

@@ -74,7 +74,17 @@ mod tests {
     #[test]
     fn hosts() {
         let config = ServerConfig { allowed_hosts: vec!["Box.example:443".into()], ..ServerConfig::default() };
-        for ours in ["localhost", "localhost:7878", "LOCALHOST.", "127.0.0.1:1", "127.8.9.1", "[::1]:7878", "::1", "a.localhost", "box.EXAMPLE:7878"] {
+        for ours in [
+            "localhost",
+            "localhost:7878",
+            "LOCALHOST.",
+            "127.0.0.1:1",
+            "127.8.9.1",
+            "[::1]:7878",
+            "::1",
+            "a.localhost",
+            "box.EXAMPLE:7878",
+        ] {
             assert!(host_is_ours(Some(ours), true, &config), "{ours}");
         }
         for foreign in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.0.1", "", "[::2]", "notlocalhost"] {

@@ -23,7 +23,7 @@ fn body(say: &str, more: Value) -> Value {
 #[track_caller]
 fn choice(app: &TestApp, body: &Value) -> Value {
     let mask = |mut choice: Value| {
-        for call in choice["message"]["tool_calls"].as_array_mut().into_iter().flatten() {
+        for call in choice["message"].get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
             let id = call["id"].take();
             assert!(id.as_str().is_some_and(|id| id.len() == 29 && id.starts_with("call_")), "{id}");
         }
@@ -134,7 +134,7 @@ fn tool_results_go_back_in() {
 
 #[test]
 fn a_template_without_tools_leaves_text_alone() {
-    let template = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n";
+    let template = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}{{ '<|im_start|>assistant\n' }}";
     let app = TestApp::start(Options { template: Some(template), ..Options::default() });
     let choice = choice(&app, &body(CALL, json!({})));
     assert_eq!(choice["message"]["content"], CALL);

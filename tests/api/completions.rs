@@ -17,7 +17,8 @@ fn streamed(app: &TestApp, mut body: Value, choices: usize) -> (Vec<String>, Val
     body["stream"] = true.into();
     body["stream_options"] = json!({"include_usage": true});
     let reply = app.complete(&body);
-    let mut data: Vec<String> = reply.events().into_iter().map(|event| if let Sse::Data(data) = event { data } else { panic!("{event:?}") }).collect();
+    let mut data: Vec<String> =
+        reply.events().into_iter().map(|event| if let Sse::Data(data) = event { data } else { panic!("{event:?}") }).collect();
     assert_eq!(data.pop().as_deref(), Some("[DONE]"));
     let usage: Value = serde_json::from_str(&data.pop().expect("a usage chunk")).expect("JSON");
     assert_eq!(usage["choices"], json!([]));
@@ -110,7 +111,13 @@ fn log_probabilities_in_the_old_form() {
     assert_eq!(logprobs["tokens"], json!(["a", "bytes:\\xc3", "bytes:\\xa9", "!"]));
     assert_eq!(logprobs["text_offset"], json!([0, 1, 1, 2]));
     assert_eq!(logprobs["token_logprobs"].as_array().map(Vec::len), Some(4));
-    assert!(logprobs["top_logprobs"].as_array().expect("rivals").iter().all(|rivals| rivals.as_object().is_some_and(|rivals| rivals.len() == 2)));
+    assert!(
+        logprobs["top_logprobs"]
+            .as_array()
+            .expect("rivals")
+            .iter()
+            .all(|rivals| rivals.as_object().is_some_and(|rivals| rivals.len() == 2))
+    );
     assert_eq!(app.ok(PATH, &json!({"prompt": "SAY[[a]]", "logprobs": 0}))["choices"][0]["logprobs"]["top_logprobs"], Value::Null);
     // A rival outside the likeliest: the token itself is told too.
     let app = TestApp::start(Options { voice: Voice::Babbling, ..Options::default() });

@@ -30,7 +30,8 @@ pub fn read_chat_stream(reply: &Reply, choices: usize) -> Folded {
     assert_eq!(reply.status(), 200, "{}", reply.text());
     assert_eq!(reply.header("content-type"), Some("text/event-stream; charset=utf-8"));
     assert_eq!(reply.header("cache-control"), Some("no-cache"));
-    let mut data: Vec<String> = reply.events().into_iter().filter_map(|event| if let Sse::Data(data) = event { Some(data) } else { None }).collect();
+    let mut data: Vec<String> =
+        reply.events().into_iter().filter_map(|event| if let Sse::Data(data) = event { Some(data) } else { None }).collect();
     assert_eq!(data.pop().as_deref(), Some("[DONE]"), "a stream ends with [DONE]");
     let chunks: Vec<Value> = data.iter().map(|data| serde_json::from_str(data).expect("a chunk is JSON")).collect();
     let mut folded: Vec<Choice> = (0..choices).map(|_| Choice::default()).collect();
@@ -54,7 +55,8 @@ pub fn read_chat_stream(reply: &Reply, choices: usize) -> Folded {
 }
 
 fn check_head(chunk: &Value, first: &Value) {
-    let keys: Vec<&str> = chunk.as_object().expect("a chunk is an object").keys().map(String::as_str).filter(|key| *key != "usage").collect();
+    let keys: Vec<&str> =
+        chunk.as_object().expect("a chunk is an object").keys().map(String::as_str).filter(|key| *key != "usage").collect();
     assert_eq!(keys, ["id", "object", "created", "model", "choices"]);
     assert_eq!(chunk["object"], "chat.completion.chunk");
     assert!(chunk["id"].as_str().expect("an id is text").starts_with("chatcmpl-"));

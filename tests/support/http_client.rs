@@ -151,6 +151,22 @@ impl Connection {
         (length > 0).then_some(chunk)
     }
 
+    /// The next byte, whatever it belongs to; `None` when the server has closed.
+    pub fn read_byte(&mut self) -> Option<u8> {
+        if self.buffer.is_empty() && self.fill() == 0 {
+            return None;
+        }
+        Some(self.buffer.remove(0))
+    }
+
+    /// Something has come and waits to be read.
+    pub fn has_reply(&mut self) -> bool {
+        self.stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a socket has a time limit");
+        let waits = self.stream.peek(&mut [0]).is_ok();
+        self.stream.set_read_timeout(Some(READ_LIMIT)).expect("a socket has a time limit");
+        waits
+    }
+
     /// The connection is closed by the server, and nothing more comes.
     pub fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && self.fill() == 0

@@ -94,15 +94,18 @@ impl TestApp {
         let broken = Arc::new(AtomicBool::new(false));
         let mut engine = None;
         if options.loaded {
-            let mut model = FakeModel::new(VOCAB, options.engine.blocks).with_pace(options.pace);
+            let mut model = FakeModel::new(VOCAB, options.engine.blocks);
             if options.voice == Voice::Obedient {
                 let tokenizer = tokenizer.clone();
                 model = model.with_script(move |tokens| obey(&tokenizer, tokens));
             }
-            let switch = broken.clone();
-            let model = model.with_fault(move |_, _| match switch.load(Ordering::Relaxed) {
-                true => Err("the fake model is broken".to_owned()),
-                false => Ok(()),
+            let (switch, pace) = (broken.clone(), options.pace);
+            let model = model.with_fault(move |_, _| {
+                std::thread::sleep(pace);
+                match switch.load(Ordering::Relaxed) {
+                    true => Err("the fake model is broken".to_owned()),
+                    false => Ok(()),
+                }
             });
             let context_tokens_max = options.engine.context_max;
             let started = Engine::start(Box::new(model), options.engine);
@@ -194,15 +197,14 @@ impl TestApp {
 /// The next token of `SAY[[text]]`, from the tokens so far alone: how much of the text stands after the last `assistant` line (or,
 /// in a bare prompt, after the order) decides what comes.
 fn obey(tokenizer: &Tokenizer, tokens: &[u32]) -> u32 {
-    let history: Vec<u8> = tokens.iter().flat_map(|&token| tokenizer.token_bytes(token, true)).copied().collect();
-    let after = |wanted: &str| {
-        let wanted = wanted.as_bytes();
-        (0..history.len()).rev().find(|&at| history[at..].starts_with(wanted)).map(|at| at + wanted.len())
-    };
-    let Some(order) = after("SAY[[") else { return u32::from(b'a') + tokens.len() as u32 % 26 };
+    // A control token is 0xFF, which no text contains, so that words about control tokens are no turns.
+    let bytes = |token: u32| if tokenizer.is_control(token) { &[0xFF][..] } else { tokenizer.token_bytes(token, false) };
+    let history: Vec<u8> = tokens.iter().flat_map(|&token| bytes(token)).copied().collect();
+    let after = |wanted: &[u8]| (0..history.len()).rev().find(|&at| history[at..].starts_with(wanted)).map(|at| at + wanted.len());
+    let Some(order) = after(b"SAY[[") else { return u32::from(b'a') + tokens.len() as u32 % 26 };
     let length = history[order..].windows(2).position(|end| end == b"]]").expect("an order has an end");
     let script = std::str::from_utf8(&history[order..order + length]).expect("an order is text");
-    let said_from = after("<|im_start|>assistant\n").filter(|&at| at > order).unwrap_or(order + length + 2);
+    let said_from = after(b"\xFFassistant\n").filter(|&at| at > order).unwrap_or(order + length + 2);
     let said = history.len() - said_from;
     if said >= script.len() {
         return tokenizer.eos().expect("the tiny tokenizer has an end of turn");
