@@ -3,6 +3,7 @@
 mod support;
 
 mod api;
+mod batching;
 mod cli;
 mod engine;
 mod hub;

@@ -154,7 +154,7 @@ fn head_dim(metadata: &Metadata<'_>, hidden: usize, heads: usize) -> Result<usiz
             let length = metadata.count("attention.key_length", 2..=HEAD_DIM_MAX)?;
             ("attention.key_length", length, length)
         }
-        false if hidden % heads != 0 => {
+        false if !hidden.is_multiple_of(heads) => {
             return Err(metadata.bad_value("attention.head_count", heads, format!("it does not divide the embedding length {hidden}")));
         }
         false => ("attention.head_count", heads, hidden / heads),

@@ -1,7 +1,7 @@
 //! A loaded model: token ids and a step in, logits out.
 
 use candle_core::Device;
-use kernels::Step;
+use kernels::{Step, StepError};
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::families;
@@ -14,7 +14,7 @@ pub trait Model: Send {
     fn config(&self) -> &ModelConfig;
     /// Runs `token_ids [T]` through the model, writes their keys and values into `kv`, and returns the logits of `step.logit_rows`.
     ///
-    /// Errors: a token id beyond the vocabulary, and whatever the device fails with.
+    /// Errors: a token id beyond the vocabulary, a step that contradicts itself or the cache, and whatever the device fails with.
     fn forward(&mut self, token_ids: &[u32], step: &Step, kv: &mut KvCache) -> Result<Logits, ModelError>;
 }
 
@@ -41,6 +41,8 @@ pub enum ModelError {
     Config { file: String, problem: ConfigError },
     #[error("{file}: {problem}")]
     Tensor { file: String, problem: TensorError },
+    #[error("a step that is none: {0}")]
+    Step(#[from] StepError),
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

@@ -2,8 +2,8 @@
 //! continued from blocks that stand in the cache already; whatever the family, the weights, the cache and the number of threads.
 
 use candle_core::Device;
-use kernels::{BLOCK_TOKENS, GgmlType, KvDtype};
-use models::testing::batch::{Part, Wanted, likeliest, logits_of, step_of};
+use kernels::{BLOCK_TOKENS, GgmlType, KvDtype, LogitRows};
+use models::testing::batch::{Part, likeliest, logits_of, step_of};
 use models::testing::tiny;
 use models::{Family, KvCache, Model};
 
@@ -59,14 +59,14 @@ fn scrambled_blocks(count: usize, seed: u64) -> Vec<u32> {
 fn alone(case: &mut Case, prompt: &[u32]) -> (Vec<u32>, Vec<u32>) {
     let mut cache = KvCache::new(case.model.config(), 8, case.kv, &Device::Cpu).expect("a cache");
     let blocks: Vec<u32> = (0..8).collect();
-    let (ids, step) = step_of(&[Part { tokens: prompt, cached: 0, blocks: &blocks, logits: Wanted::All }]);
+    let (ids, step) = step_of(&[Part { tokens: prompt, cached: 0, blocks: &blocks, logits: LogitRows::All }]);
     let logits = case.model.forward(&ids, &step, &mut cache).expect("a forward pass");
     let mut all = bits(&logits.values);
     let mut tokens = vec![likeliest(logits.row(prompt.len() - 1))];
     while tokens.len() < NEW_TOKENS {
         let cached = prompt.len() + tokens.len() - 1;
         let last = [tokens[tokens.len() - 1]];
-        let (ids, step) = step_of(&[Part { tokens: &last, cached, blocks: &blocks, logits: Wanted::Last }]);
+        let (ids, step) = step_of(&[Part { tokens: &last, cached, blocks: &blocks, logits: LogitRows::Last }]);
         let logits = case.model.forward(&ids, &step, &mut cache).expect("a forward pass");
         all.extend(bits(&logits.values));
         tokens.push(likeliest(logits.row(0)));
@@ -135,13 +135,18 @@ fn company_changes_no_bit() {
             for last in (1..running.len()).rev() {
                 running.swap(last, random(&mut state) as usize % (last + 1));
             }
-            if running.len() > 1 && random(&mut state) % 4 == 0 {
+            if running.len() > 1 && random(&mut state).is_multiple_of(4) {
                 running.pop();
             }
             let parts: Vec<Part<'_>> = running
                 .iter()
                 .map(|index| &sequences[*index])
-                .map(|sequence| Part { tokens: sequence.next(), cached: sequence.computed, blocks: &sequence.blocks, logits: Wanted::All })
+                .map(|sequence| Part {
+                    tokens: sequence.next(),
+                    cached: sequence.computed,
+                    blocks: &sequence.blocks,
+                    logits: LogitRows::All,
+                })
                 .collect();
             let (ids, step) = step_of(&parts);
             let logits = case.model.forward(&ids, &step, &mut cache).expect("a forward pass");
@@ -174,12 +179,12 @@ fn cached_prefix_changes_no_bit() {
         let other = [&prompt[..shared], &self::prompt(42, 20, vocab)].concat();
         let mut cache = KvCache::new(case.model.config(), 16, case.kv, &Device::Cpu).expect("a cache");
         let theirs = [11, 2, 7, 5];
-        let (ids, step) = step_of(&[Part { tokens: &other, cached: 0, blocks: &theirs, logits: Wanted::None }]);
+        let (ids, step) = step_of(&[Part { tokens: &other, cached: 0, blocks: &theirs, logits: LogitRows::None }]);
         let none = case.model.forward(&ids, &step, &mut cache).expect("a forward pass");
         assert!(none.values.is_empty(), "no logits were asked for");
 
         let ours = [11, 2, 7, 14, 0, 9];
-        let part = Part { tokens: &prompt[shared..], cached: shared, blocks: &ours, logits: Wanted::All };
+        let part = Part { tokens: &prompt[shared..], cached: shared, blocks: &ours, logits: LogitRows::All };
         let (ids, step) = step_of(&[part]);
         let logits = case.model.forward(&ids, &step, &mut cache).expect("a forward pass");
         let rows = bits(&logits.values);

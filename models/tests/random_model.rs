@@ -7,16 +7,8 @@ use models::testing::random_model::{Mix, RandomModel};
 use models::testing::tiny_gguf;
 use models::{Family, Gguf};
 
-const TYPES: [GgmlType; 8] = [
-    GgmlType::F32,
-    GgmlType::F16,
-    GgmlType::BF16,
-    GgmlType::Q8_0,
-    GgmlType::Q4_0,
-    GgmlType::Q4K,
-    GgmlType::Q5K,
-    GgmlType::Q6K,
-];
+const TYPES: [GgmlType; 8] =
+    [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::Q4K, GgmlType::Q5K, GgmlType::Q6K];
 
 fn open(bytes: Vec<u8>) -> Gguf {
     Gguf::from_bytes(SharedBytes::new(Arc::new(bytes)), "random.gguf").expect("a well-formed file")

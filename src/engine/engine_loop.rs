@@ -4,7 +4,7 @@
 //! could: it carries what one says to the other, and sees to it that everybody gets an answer, whatever fails.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -41,8 +41,8 @@ pub struct EngineLoop {
     shared: Arc<Shared>,
     runner: Box<dyn ModelRunner>,
     scheduler: Scheduler,
-    /// Of every sequence in the scheduler, running or waiting.
-    clients: HashMap<SequenceId, Client>,
+    /// Of every sequence in the scheduler, running or waiting. In order, so that a simulation does the same each time.
+    clients: BTreeMap<SequenceId, Client>,
     next_id: SequenceId,
     plan: Plan,
     batch: Batch,
@@ -70,7 +70,7 @@ impl EngineLoop {
             commands,
             shared,
             runner,
-            clients: HashMap::new(),
+            clients: BTreeMap::new(),
             next_id: SequenceId(0),
             plan: Plan::default(),
             batch: Batch::default(),
@@ -96,8 +96,9 @@ impl EngineLoop {
         }
         self.drop_departed();
         self.plan = self.scheduler.schedule();
+        // A step may take seconds: who looks meanwhile sees what runs in it.
+        self.publish_stats();
         if self.plan.chunks.is_empty() {
-            self.publish_stats();
             return true;
         }
         self.batch.lay_out(&self.plan, &self.scheduler);
@@ -152,10 +153,15 @@ impl EngineLoop {
     /// Cancels the sequences whose stream is dropped, running or waiting.
     fn drop_departed(&mut self) {
         let departed: Vec<_> = self.clients.iter().filter(|(_, client)| client.events.is_closed()).map(|(&id, _)| id).collect();
-        for id in departed {
+        if departed.is_empty() {
+            return;
+        }
+        for &id in &departed {
             self.scheduler.remove(id);
             self.stats.cancelled_total += 1;
-            self.publish_stats();
+        }
+        self.publish_stats();
+        for id in departed {
             self.clients.remove(&id);
         }
     }

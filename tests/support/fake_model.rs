@@ -89,8 +89,8 @@ impl ModelRunner for FakeModel {
         (self.fault)(self.steps, step)?;
         // Sequences are computed in the order of the batch; rows of one in order of position, as causal attention sees them.
         for span in &step.spans {
-            for row in span.q_start..span.q_start + span.q_len {
-                let position = step.positions[row] as usize;
+            let rows = span.q_start..span.q_start + span.q_len;
+            for (position, row) in (span.kv_len - span.q_len..).zip(rows) {
                 let before = position.checked_sub(1).map(|before| self.slots[slot(step.table(span), before)].digest);
                 let digest = digest_of(before, token_ids[row], position);
                 self.slots[step.slots[row] as usize] = Entry { token: token_ids[row], digest };

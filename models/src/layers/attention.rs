@@ -37,6 +37,15 @@ struct HeadNorms {
     eps: f32,
 }
 
+/// Where a block's attention finds keys, values and positions.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub step: &'a Step,
+    pub angles: &'a RopeAngles,
+    /// The pages of this block's layer.
+    pub pages: &'a KvLayer,
+}
+
 impl Attention {
     pub fn load(loader: &mut Loader<'_>, prefix: &str, hyper: &Hyperparameters, layout: DecoderLayout) -> Result<Self, ModelError> {
         let spec = hyper.attention.clone();
@@ -68,7 +77,8 @@ impl Attention {
     }
 
     /// `residual [T, hidden] += attention(x [T, hidden])`, where `x` is the normed residual; writes this step's keys and values.
-    pub fn forward_add_(&self, residual: &Tensor, x: &Tensor, step: &Step, angles: &RopeAngles, pages: &KvLayer) -> candle_core::Result<()> {
+    pub fn forward_add_(&self, residual: &Tensor, x: &Tensor, place: Place<'_>) -> candle_core::Result<()> {
+        let Place { step, angles, pages } = place;
         let projections = [&self.query, &self.key, &self.value].map(|projection| (&projection.weight, projection.bias.as_ref()));
         let [query, key, value]: [Tensor; 3] = linear_multi(x, &projections)?.try_into().expect("three products of three weights");
         let norm = self.head_norms.as_ref().map(|norms| QkNorm { q: &norms.query, k: &norms.key, eps: norms.eps });

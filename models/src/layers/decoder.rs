@@ -8,7 +8,7 @@ use kernels::ops::embed::embed;
 use kernels::ops::rope::{Rope, RopeStyle};
 use kernels::{Step, Weight};
 
-use super::attention::Attention;
+use super::attention::{Attention, Place};
 use super::feed_forward::FeedForward;
 use super::loader::Loader;
 use super::norm::Norm;
@@ -83,11 +83,12 @@ impl Model for Decoder {
     fn forward(&mut self, token_ids: &[u32], step: &Step, kv: &mut KvCache) -> Result<Logits, ModelError> {
         assert_eq!(token_ids.len(), step.rows(), "a step has one position a token");
         assert_eq!(kv.layers.len(), self.blocks.len(), "the cache was made for another model");
+        step.check(kv.blocks)?;
         let residual: Tensor = embed(&self.embedding, token_ids)?;
         let angles = self.rope.angles(step, &self.device)?;
         for (block, pages) in self.blocks.iter().zip(&kv.layers) {
             let x = block.attention_norm.forward(&residual)?;
-            block.attention.forward_add_(&residual, &x, step, &angles, pages)?;
+            block.attention.forward_add_(&residual, &x, Place { step, angles: &angles, pages })?;
             let x = block.feed_forward_norm.forward(&residual)?;
             block.feed_forward.forward_add_(&residual, &x)?;
         }

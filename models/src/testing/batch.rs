@@ -1,6 +1,6 @@
 //! Steps by hand: which tokens of which sequence, and in which blocks they stand. Tests and examples that have no engine use it.
 
-use kernels::{BLOCK_TOKENS, KvDtype, Span, Step};
+use kernels::{BLOCK_TOKENS, KvDtype, LogitRows, Step, StepBuilder};
 
 use crate::kv_cache::KvCache;
 use crate::model::{Logits, Model, ModelError};
@@ -14,41 +14,16 @@ pub struct Part<'a> {
     pub cached: usize,
     /// Its blocks, in order of position; at least enough for `cached + tokens.len()`.
     pub blocks: &'a [u32],
-    pub logits: Wanted,
-}
-
-/// Which rows of a part give logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    None,
-    Last,
-    All,
+    pub logits: LogitRows,
 }
 
 /// The token ids and the step of `parts`, in this order.
 pub fn step_of(parts: &[Part<'_>]) -> (Vec<u32>, Step) {
-    let mut ids = Vec::new();
-    let mut step = Step { blocks_max: parts.iter().map(|part| part.blocks.len()).max().unwrap_or(0), ..Step::default() };
-    for (table_row, part) in parts.iter().enumerate() {
-        let (q_start, q_len) = (ids.len(), part.tokens.len());
-        let kv_len = part.cached + q_len;
-        assert!(part.blocks.len() * BLOCK_TOKENS >= kv_len, "{} blocks cannot hold {kv_len} tokens", part.blocks.len());
-        ids.extend_from_slice(part.tokens);
-        step.spans.push(Span { q_start, q_len, kv_len, table_row });
-        for position in part.cached..kv_len {
-            step.positions.push(position as u32);
-            step.slots.push(part.blocks[position / BLOCK_TOKENS] * BLOCK_TOKENS as u32 + (position % BLOCK_TOKENS) as u32);
-        }
-        step.tables.extend_from_slice(part.blocks);
-        step.tables.resize((table_row + 1) * step.blocks_max, 0);
-        let first_wanted = match part.logits {
-            Wanted::None => q_start + q_len,
-            Wanted::Last => q_start + q_len - 1,
-            Wanted::All => q_start,
-        };
-        step.logit_rows.extend((first_wanted..q_start + q_len).map(|row| row as u32));
+    let mut builder = StepBuilder::new();
+    for part in parts {
+        builder.push(part.cached, part.tokens.len(), part.blocks, part.logits).expect("blocks for all tokens");
     }
-    (ids, step)
+    (parts.iter().flat_map(|part| part.tokens).copied().collect(), builder.finish())
 }
 
 /// Logits of every position of `tokens`, computed alone, in chunks of `chunk` rows, in a cache of its own.
@@ -57,7 +32,7 @@ pub fn logits_of(model: &mut dyn Model, tokens: &[u32], chunk: usize, kv: KvDtyp
     let mut cache = KvCache::new(model.config(), blocks.len(), kv, &candle_core::Device::Cpu)?;
     let mut all = Logits { values: Vec::new(), vocab: model.config().vocab };
     for (index, tokens) in tokens.chunks(chunk).enumerate() {
-        let (ids, step) = step_of(&[Part { tokens, cached: index * chunk, blocks: &blocks, logits: Wanted::All }]);
+        let (ids, step) = step_of(&[Part { tokens, cached: index * chunk, blocks: &blocks, logits: LogitRows::All }]);
         all.values.extend(model.forward(&ids, &step, &mut cache)?.values);
     }
     Ok(all)
@@ -69,7 +44,7 @@ pub fn greedy(model: &mut dyn Model, prompt: &[u32], count: usize, kv: KvDtype) 
     let mut cache = KvCache::new(model.config(), blocks.len(), kv, &candle_core::Device::Cpu)?;
     let (mut cached, mut tokens, mut chosen) = (0, prompt.to_vec(), Vec::new());
     while chosen.len() < count {
-        let (ids, step) = step_of(&[Part { tokens: &tokens, cached, blocks: &blocks, logits: Wanted::Last }]);
+        let (ids, step) = step_of(&[Part { tokens: &tokens, cached, blocks: &blocks, logits: LogitRows::Last }]);
         let next = likeliest(model.forward(&ids, &step, &mut cache)?.row(0));
         cached += tokens.len();
         tokens = vec![next];

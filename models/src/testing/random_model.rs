@@ -3,7 +3,10 @@
 //! Block bytes are drawn at random with scales that give each matrix the standard deviation a trained one would need for sane
 //! activations, so gigabytes take seconds and no quantiser runs.
 
+use std::io::{self, Write};
+
 use kernels::GgmlType;
+use kernels::blocks::dequantize;
 
 use super::blocks::{Random, write_random_blocks};
 use super::vocabulary::Vocabulary;
@@ -34,14 +37,17 @@ pub struct RandomModel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mix {
     All(GgmlType),
+    /// The numbers of [`Mix::All`], written out as f32: what exact arithmetic makes of the same model.
+    AsF32(GgmlType),
     /// llama.cpp's Q4_K_M: Q4_K, with Q6_K for the output layer and for half of `attn_v` and `ffn_down`.
     Q4KM,
 }
 
-/// Scores spread enough that attention looks at some tokens more than at others.
-const QUERY_KEY_GAIN: f32 = 1.5;
+/// What each layer adds to a residual of deviation 1, where the embedding has that. As in a trained model, and unlike in one whose
+/// residual is all noise of layers, rounding errors then do not grow from layer to layer.
+const BRANCH_GAIN: f32 = 0.5;
 /// Standard deviation of the logits: neither flat nor certain.
-const LOGIT_DEVIATION: f32 = 3.0;
+const LOGIT_DEVIATION: f32 = 2.5;
 
 impl RandomModel {
     /// Two layers of 256, 320 tokens: the smallest in which every type has whole blocks.
@@ -64,7 +70,8 @@ impl RandomModel {
         }
     }
 
-    /// Four layers of 512 with 2,000 tokens: for comparisons with other programs in CI, some 10 million weights.
+    /// Four layers of 512 with 2,000 tokens and an output layer of its own: for comparisons with other programs in CI, some 10
+    /// million weights.
     pub fn small(family: Family, mix: Mix, seed: u64) -> Self {
         Self {
             name: format!("small random {}", family.architecture()),
@@ -73,6 +80,7 @@ impl RandomModel {
             heads: 8,
             feed_forward: 1024,
             vocab: 2000,
+            tied: false,
             ..Self::tiny(family, mix, seed)
         }
     }
@@ -127,10 +135,12 @@ impl RandomModel {
             match tensor.values {
                 Values::Matrix { ty, deviation } => {
                     let weights = tensor.shape.iter().product();
-                    let produce = Box::new(move |out: &mut dyn std::io::Write| {
-                        write_random_blocks(&mut random.clone(), ty, weights, deviation, out)
+                    let as_f32 = matches!(self.mix, Mix::AsF32(_));
+                    let produce = Box::new(move |out: &mut dyn Write| match as_f32 {
+                        true => write_random_blocks(&mut random.clone(), ty, weights, deviation, &mut Dequantized { ty, out }),
+                        false => write_random_blocks(&mut random.clone(), ty, weights, deviation, out),
                     });
-                    writer.tensor_produced(&tensor.name, ty, &tensor.shape, produce);
+                    writer.tensor_produced(&tensor.name, if as_f32 { GgmlType::F32 } else { ty }, &tensor.shape, produce);
                 }
                 Values::Vector { mean, deviation } => {
                     let mut random = random;
@@ -180,21 +190,25 @@ impl RandomModel {
         let mut matrix = |name: String, cols: usize, rows: usize, ty: GgmlType, deviation: f32| {
             tensors.push(PlannedTensor { name, shape: vec![cols, rows], values: Values::Matrix { ty, deviation } });
         };
-        matrix("token_embd.weight".into(), self.hidden, self.vocab, if self.tied { output_type } else { self.mix.plain() }, output);
-        if !self.tied {
+        // A tied table has the deviation its logits need; the first layers drown it, or every token would predict itself.
+        let branch = if self.tied { 1.0 } else { BRANCH_GAIN };
+        if self.tied {
+            matrix("token_embd.weight".into(), self.hidden, self.vocab, output_type, output);
+        } else {
+            matrix("token_embd.weight".into(), self.hidden, self.vocab, self.mix.plain(), 1.0);
             matrix("output.weight".into(), self.hidden, self.vocab, output_type, output);
         }
         for layer in 0..self.layers {
             let (plain, better) = (self.mix.plain(), self.mix.of_sensitive(layer, self.layers));
             let keeping = |cols: usize| 1.0 / (cols as f32).sqrt();
             let name = |name: &str| format!("blk.{layer}.{name}.weight");
-            matrix(name("attn_q"), self.hidden, query, plain, QUERY_KEY_GAIN * keeping(self.hidden));
-            matrix(name("attn_k"), self.hidden, key, plain, QUERY_KEY_GAIN * keeping(self.hidden));
+            matrix(name("attn_q"), self.hidden, query, plain, keeping(self.hidden));
+            matrix(name("attn_k"), self.hidden, key, plain, keeping(self.hidden));
             matrix(name("attn_v"), self.hidden, key, better, keeping(self.hidden));
-            matrix(name("attn_output"), query, self.hidden, plain, keeping(query));
+            matrix(name("attn_output"), query, self.hidden, plain, branch * keeping(query));
             matrix(name("ffn_gate"), self.hidden, self.feed_forward, plain, keeping(self.hidden));
             matrix(name("ffn_up"), self.hidden, self.feed_forward, plain, keeping(self.hidden));
-            matrix(name("ffn_down"), self.feed_forward, self.hidden, better, keeping(self.feed_forward));
+            matrix(name("ffn_down"), self.feed_forward, self.hidden, better, branch * keeping(self.feed_forward));
         }
         let mut vector = |name: String, len: usize, mean: f32, deviation: f32| {
             tensors.push(PlannedTensor { name, shape: vec![len], values: Values::Vector { mean, deviation } });
@@ -224,7 +238,7 @@ impl Mix {
     /// The type of most matrices.
     fn plain(self) -> GgmlType {
         match self {
-            Self::All(ty) => ty,
+            Self::All(ty) | Self::AsF32(ty) => ty,
             Self::Q4KM => GgmlType::Q4K,
         }
     }
@@ -233,7 +247,7 @@ impl Mix {
     fn of_sensitive(self, layer: usize, layers: usize) -> GgmlType {
         let eighth = layers / 8;
         match self {
-            Self::All(ty) => ty,
+            Self::All(ty) | Self::AsF32(ty) => ty,
             Self::Q4KM if layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2 => GgmlType::Q6K,
             Self::Q4KM => GgmlType::Q4K,
         }
@@ -250,8 +264,29 @@ impl Mix {
             Self::All(GgmlType::Q5K) => 16,
             Self::All(GgmlType::Q6K) => 18,
             Self::All(GgmlType::BF16) => 32,
-            Self::All(_) => 0,
+            Self::All(_) | Self::AsF32(_) => 0,
         }
+    }
+}
+
+/// Turns the blocks written to it into f32.
+struct Dequantized<'a> {
+    ty: GgmlType,
+    out: &'a mut dyn Write,
+}
+
+impl Write for Dequantized<'_> {
+    /// Whole blocks at a time.
+    fn write(&mut self, blocks: &[u8]) -> io::Result<usize> {
+        let mut weights = vec![0.0; blocks.len() / self.ty.block_bytes() * self.ty.block_size()];
+        dequantize(self.ty, blocks, &mut weights);
+        let bytes: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
+        self.out.write_all(&bytes)?;
+        Ok(blocks.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -12,16 +12,8 @@ pub struct Vocabulary {
     end_of_turn: u32,
 }
 
-const CONTROL: [&str; 8] = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|fim_prefix|>",
-    "<|fim_middle|>",
-    "<|fim_suffix|>",
-    "<|fim_pad|>",
-    "<|repo_name|>",
-];
+const CONTROL: [&str; 8] =
+    ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>"];
 
 /// The bytes texts are made of, likeliest first; the rest follow in numeric order.
 const COMMON: &[u8] = b" etaoinshrdlucmfwypvbgkjqxz\n.,_()ETAOINSHRDLUCMFWYPVBGKJQXZ0123456789-=:;'\"{}[]<>/*+&|!?#$%@\\^~`\t";

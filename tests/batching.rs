@@ -1,0 +1,126 @@
+//! The cache never changes the answer: on real (tiny, random) models, a request gives the same tokens and the same log-probabilities of
+//! the whole vocabulary, to the bit, alone or with strangers, whole or in chunks of any size, with a prefix hit or none, paused or not.
+
+use candle_core::Device;
+use kernels::{GgmlType, KvDtype};
+use models::Family;
+use models::kv_cache::KvCache;
+use models::testing::tiny;
+use understudy::engine::block_manager::BlockManager;
+use understudy::engine::engine_loop::EngineLoop;
+use understudy::engine::model_runner::LoadedRunner;
+use understudy::engine::scheduler::{Limits, Scheduler};
+use understudy::engine::{Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, SamplingParams, TokenEvent, TokenUsage};
+
+const CONFIG: EngineConfig = EngineConfig { blocks: 128, sequences_max: 8, tokens_per_step_max: 512, queue_max: 8, context_max: 512 };
+/// Of the tiny models.
+const VOCAB: usize = 320;
+
+struct Bench {
+    engine: Engine,
+    engine_loop: EngineLoop,
+}
+
+/// Token for token, with the log-probabilities of all 320.
+type Answer = Vec<GeneratedToken>;
+
+impl Bench {
+    fn new(family: Family, ty: GgmlType, kv: KvDtype, config: EngineConfig) -> Self {
+        let model = models::load(&tiny(family, 7, ty), &Device::Cpu).unwrap();
+        let kv = KvCache::new(model.config(), config.blocks, kv, &Device::Cpu).unwrap();
+        let (engine, engine_loop) = Engine::without_thread(Box::new(LoadedRunner::new(model, kv)), config);
+        Self { engine, engine_loop }
+    }
+
+    /// All at once, so that they share steps.
+    fn answers(&mut self, requests: &[GenerateRequest]) -> Vec<(Answer, TokenUsage)> {
+        let mut streams: Vec<_> =
+            requests.iter().map(|request| (self.engine.generate(request.clone()).unwrap(), Answer::new(), None)).collect();
+        while streams.iter().any(|(_, _, end)| end.is_none()) {
+            assert!(self.engine_loop.turn());
+            for (stream, answer, end) in &mut streams {
+                while let Some(event) = stream.try_next() {
+                    match event {
+                        TokenEvent::Token(token) => answer.push(token),
+                        TokenEvent::Finished { reason, usage } => {
+                            assert_eq!(reason, FinishReason::Length);
+                            *end = Some(usage);
+                        }
+                    }
+                }
+            }
+        }
+        streams.into_iter().map(|(_, answer, usage)| (answer, usage.unwrap())).collect()
+    }
+
+    fn answer(&mut self, request: &GenerateRequest) -> (Answer, TokenUsage) {
+        self.answers(std::slice::from_ref(request)).remove(0)
+    }
+}
+
+/// Requests of different lengths; every second shares its first 70 tokens with the others of its kind.
+fn requests() -> Vec<GenerateRequest> {
+    (0..8u32)
+        .map(|index| GenerateRequest {
+            prompt: (0..70)
+                .map(|i| i * 11 + 3 * (index % 2))
+                .chain((0..9 * index + 1).map(|i| i * 29 + index))
+                .map(|id| id % 256)
+                .collect(),
+            tokens_max: Some(8 + index as usize),
+            stop_token_ids: vec![],
+            sampling: SamplingParams { temperature: 0.9, seed: u64::from(index), ..SamplingParams::default() },
+            top_logprobs: Some(VOCAB),
+        })
+        .collect()
+}
+
+fn check(family: Family, ty: GgmlType, kv: KvDtype) {
+    let requests = requests();
+    // Each alone, with a cache that has seen nothing.
+    let alone: Vec<Answer> = requests.iter().map(|request| Bench::new(family, ty, kv, CONFIG).answer(request).0).collect();
+    assert!(alone.iter().all(|answer| answer[0].logprobs.as_ref().unwrap().top.len() == VOCAB));
+    assert_ne!(alone[0][0].id, alone[1][0].id, "the model tells prompts apart");
+    let equal = |answers: &[(Answer, TokenUsage)], how: &str| {
+        for (index, (answer, _)) in answers.iter().enumerate() {
+            let first = answer.iter().zip(&alone[index]).position(|(here, alone)| here != alone);
+            assert!(answer == &alone[index], "{family:?} {ty:?} {kv:?}: request {index} differs {how} from token {first:?}");
+        }
+    };
+
+    let mut bench = Bench::new(family, ty, kv, CONFIG);
+    equal(&bench.answers(&requests), "in a batch of eight");
+    let again = bench.answers(&requests);
+    equal(&again, "with a prefix hit, in a batch of eight");
+    assert!(again.iter().all(|(_, usage)| usage.cached_tokens == (usage.prompt_tokens - 1) / 32 * 32));
+    assert!(bench.answer(&requests[5]).0 == alone[5], "{family:?} {ty:?} {kv:?}: request 5 differs alone with a prefix hit");
+
+    for (tokens_per_step_max, of) in [(1, 2), (7, 4), (64, 8)] {
+        let mut bench = Bench::new(family, ty, kv, EngineConfig { tokens_per_step_max, ..CONFIG });
+        equal(&bench.answers(&requests[..of]), &format!("in chunks of {tokens_per_step_max}"));
+    }
+
+    // Eight sequences of three to five blocks, room for ten, and nothing reserved for answers: some are paused and resumed.
+    let config = EngineConfig { blocks: 10, tokens_per_step_max: 64, ..CONFIG };
+    let mut bench = Bench::new(family, ty, kv, config.clone());
+    let limits = Limits { sequences_max: 8, tokens_per_step_max: 64, answer_tokens_reserved: 0 };
+    bench.engine_loop = bench.engine_loop.with_scheduler(Scheduler::new(limits, BlockManager::new(config.blocks)));
+    equal(&bench.answers(&requests), "paused and resumed");
+    assert!(bench.engine.stats().pauses_total > 0, "nobody was paused");
+}
+
+#[test]
+fn llama_answers_alike_in_any_company() {
+    check(Family::Llama, GgmlType::Q8_0, KvDtype::F16);
+}
+
+#[test]
+fn qwen2_answers_alike_in_any_company() {
+    check(Family::Qwen2, GgmlType::F32, KvDtype::F32);
+}
+
+#[test]
+fn qwen3_answers_alike_in_any_company() {
+    check(Family::Qwen3, GgmlType::Q8_0, KvDtype::F16);
+    check(Family::Qwen3, GgmlType::F16, KvDtype::F16);
+}
