@@ -87,7 +87,8 @@ impl Program {
         }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// The command with its environment and its pipes, for runs that need more than an input.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_understudy"));
         command.args(args).current_dir(self.home.path()).env_clear();
         for kept in ["PATH", "LD_LIBRARY_PATH", "SYSTEMROOT"] {
