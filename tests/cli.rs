@@ -141,7 +141,8 @@ fn a_signal_lets_running_requests_finish() {
 
 #[test]
 fn chat_answers_each_line_of_a_pipe() {
-    let ended = Program::new().run_with_input(&["chat", "--max-tokens", "8", "--temperature", "0"], "Who are you?\n\nWho are you?\n/exit\nunheard\n");
+    let ended = Program::new()
+        .run_with_input(&["chat", "--max-tokens", "8", "--temperature", "0"], "Who are you?\n\nWho are you?\n/exit\nunheard\n");
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(!ended.stdout.trim().is_empty());
     let again = Program::new().run_with_input(&["chat", "--max-tokens", "8", "--temperature", "0"], "Who are you?\n/clear\nWho are you?");

@@ -60,6 +60,7 @@ impl Program {
     }
 
     /// Starts a server and waits until it says where it listens.
+    #[expect(clippy::zombie_processes, reason = "`Running` kills and waits when it is dropped")]
     pub fn serve(&self, args: &[&str]) -> Running {
         let mut child = self.command(args).stdin(Stdio::null()).spawn().expect("the binary was built");
         let stderr = Arc::new(Mutex::new(String::new()));

@@ -53,7 +53,7 @@ fn per_thread(pool: &Pool, rounds: impl Fn(u64) -> u64 + Sync) -> f64 {
 /// Runs `rounds` rounds; returns the operations of one.
 fn int8_rounds(isa: Isa, rounds: u64) -> u64 {
     match isa {
-        // SAFETY, for both: a set is chosen only where the CPU has it.
+        // SAFETY: a set is chosen only where the CPU has it.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::dpbusd(rounds) },
         // SAFETY: as above.
@@ -75,7 +75,7 @@ fn int8_rounds(isa: Isa, rounds: u64) -> u64 {
 
 fn f32_rounds(isa: Isa, rounds: u64) -> u64 {
     match isa {
-        // SAFETY, for both: a set is chosen only where the CPU has it.
+        // SAFETY: a set is chosen only where the CPU has it.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::fma512(rounds) },
         // SAFETY: as above.
@@ -84,7 +84,7 @@ fn f32_rounds(isa: Isa, rounds: u64) -> u64 {
         _ => {
             let (a, mut sums) = (black_box([0.5f32; 32]), [0.0f32; 32]);
             for _ in 0..rounds {
-                (0..32).for_each(|i| sums[i] = a[i] * a[i] + sums[i]);
+                (0..32).for_each(|i| sums[i] += a[i] * a[i]);
                 black_box(&mut sums);
             }
             2 * 32
