@@ -16,8 +16,6 @@ mod stock_candle;
 const STREAMS: [u64; 4] = [1, 4, 8, 16];
 
 type Error = Box<dyn std::error::Error>;
-/// Figures of one engine in one round.
-type Measure = fn(&Options) -> Result<Value, Error>;
 
 struct Options {
     model: PathBuf,
