@@ -370,7 +370,7 @@ static BPE: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(load(&fixture_b
 static SPM: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(load(&fixture_spm()).expect("sound")));
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Text, cut anywhere into tokens, comes back whole.
     #[test]

@@ -7,7 +7,8 @@ use kernels::WeightError;
 #[error("{file}: {problem}")]
 pub struct GgufError {
     pub file: String,
-    pub problem: GgufProblem,
+    /// Boxed, so that a result with it stays small.
+    pub problem: Box<GgufProblem>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,6 @@ pub enum GgufProblem {
 
 impl GgufProblem {
     pub(crate) fn in_file(self, file: &str) -> GgufError {
-        GgufError { file: file.to_owned(), problem: self }
+        GgufError { file: file.to_owned(), problem: Box::new(self) }
     }
 }

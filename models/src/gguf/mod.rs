@@ -199,9 +199,9 @@ fn open_parts(path: &Path, shard: &ShardName) -> Result<Gguf, GgufError> {
     for number in 1..=shard.count {
         let part_path = shard.sibling(path, number);
         let name = part_path.display().to_string();
-        let (bytes, file) = open_one(&part_path).map_err(|error| match error.problem {
+        let (bytes, file) = open_one(&part_path).map_err(|error| match *error.problem {
             GgufProblem::Io(source) => GgufProblem::ShardMissing { number, count: shard.count, source }.in_file(&name),
-            _ => error,
+            other => other.in_file(&name),
         })?;
         check_part(&file, number, shard.count).map_err(|problem| problem.in_file(&name))?;
         let part = Gguf::assemble(name, bytes.as_slice().len() as u64, file);

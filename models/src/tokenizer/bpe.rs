@@ -35,10 +35,15 @@ impl Bpe {
         let missing = missing.collect();
         let array = string_array(gguf, "tokenizer.ggml.merges")?;
         let build = |ids, merges| BPE::builder().vocab_and_merges(ids, merges).ignore_merges(pre_tokenizer.ignore_merges).build();
-        let model = match build(ids, read_merges(gguf, array, |_| Ok(true))?) {
-            Ok(model) => model,
+        let merges = read_merges(gguf, array, |_| Ok(true))?;
+        // The builder panics on a merge that is longer than every token, and refuses one that is no token.
+        let longest_bytes = ids.keys().map(String::len).max().unwrap_or(0);
+        let too_long = merges.iter().any(|(left, right)| left.len() + right.len() > longest_bytes);
+        let built = if too_long { None } else { build(ids, merges).ok() };
+        let model = match built {
+            Some(model) => model,
             // A merge names a token that is not there, or one that no text may become: rare, so it is looked for only now.
-            Err(_) => {
+            None => {
                 let ids = read_ids(gguf, vocab)?;
                 let merges = read_merges(gguf, array, |merge| leads_to_text(gguf, merge, reserved, &ids))?;
                 build(ids, merges).map_err(|error| TokenizerError::Bpe(error.to_string()))?

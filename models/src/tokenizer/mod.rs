@@ -43,8 +43,8 @@ pub struct Tokenizer {
 }
 
 enum Model {
-    Bpe(Bpe),
-    Spm(Spm),
+    Bpe(Box<Bpe>),
+    Spm(Box<Spm>),
 }
 
 /// The bytes each token stands for, end to end.
@@ -70,8 +70,8 @@ impl Tokenizer {
         let roles = Roles::read(gguf, &mut vocab, defaults)?;
         let reserved = vocab.reserved(gguf.name())?;
         let model = match pre_tokenizer {
-            Some(pre_tokenizer) => Model::Bpe(Bpe::read(gguf, &vocab, &reserved, pre_tokenizer)?),
-            None => Model::Spm(Spm::read(gguf, &vocab, roles.unknown)?),
+            Some(pre_tokenizer) => Model::Bpe(Box::new(Bpe::read(gguf, &vocab, &reserved, pre_tokenizer)?)),
+            None => Model::Spm(Box::new(Spm::read(gguf, &vocab, roles.unknown)?)),
         };
         for (name, second) in &reserved {
             if let Some(first) = model.id(name) {
