@@ -41,7 +41,7 @@ fn silu(x: f32) -> f32 {
 /// `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))` (Hendrycks and Gimpel 2016), as `x / (1 + e^(-2 sqrt(2/pi) (..)))`.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    const MINUS_TWICE_ROOT: f32 = -1.595_769_2;
+    const MINUS_TWICE_ROOT: f32 = -std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2;
     let inner = (0.044_715 * x * x).mul_add(x, x);
     x / (1.0 + exp(MINUS_TWICE_ROOT * inner))
 }

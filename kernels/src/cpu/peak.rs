@@ -53,11 +53,11 @@ fn per_thread(pool: &Pool, rounds: impl Fn(u64) -> u64 + Sync) -> f64 {
 /// Runs `rounds` rounds; returns the operations of one.
 fn int8_rounds(isa: Isa, rounds: u64) -> u64 {
     match isa {
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: a set is chosen only where the CPU has it.
-        #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::dpbusd(rounds) },
-        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::maddubs(rounds) },
         _ => {
             let (w, x) = (black_box([3u8; 256]), black_box([5i8; 256]));
@@ -75,11 +75,11 @@ fn int8_rounds(isa: Isa, rounds: u64) -> u64 {
 
 fn f32_rounds(isa: Isa, rounds: u64) -> u64 {
     match isa {
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: a set is chosen only where the CPU has it.
-        #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::fma512(rounds) },
-        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::fma256(rounds) },
         _ => {
             let (a, mut sums) = (black_box([0.5f32; 32]), [0.0f32; 32]);
