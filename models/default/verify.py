@@ -5,7 +5,9 @@ in llama.cpp (llama-cpp-python), which also measures what needs logits and the t
 
     python verify.py --url http://127.0.0.1:7878/v1
     python verify.py --gguf understudy-mini.gguf [--f32 F32.gguf --data DATA] [--corpus CORPUS]
-    options: --quick (a fifth of each test), --only help_unseen,tools, --show (print what went wrong), --json
+    options: --quick (a fifth of each test), --only help_unseen,tools, --show (print what went wrong), --json,
+             --against measured.json (fail where a score falls below what this file has reached, rather than below its gate),
+             --record measured.json (write down what it reaches)
 """
 import argparse, json, pathlib, random, re, sys, urllib.request
 
@@ -16,6 +18,8 @@ from tool_tasks import FAMILIES, Tool, made_up_family
 SEED = 20_260_302
 ANSWER_TOKENS_MAX = 512
 LONG_PROMPT_TOKENS = 25_000
+# A score may be this much below the recorded one: other engines round otherwise, and then some greedy answers differ.
+TOLERANCE = 0.05
 # test -> (share that must be right, or None where it is only reported)
 GATES = {"help_trained": 0.95, "help_unseen": 0.70, "refusals": 0.80, "tool_name": 0.95, "tool_arguments": 0.80, "tool_json": 0.95, "tool_answer": 0.80, "ends": 1.0, "long_prompt": 1.0,
          "help_unseen_exact": None, "help_beside_tools": None, "made_up_tool_name": None, "made_up_tool_arguments": None, "fim_rust_line": None, "fim_python_line": None, "verbatim": 1.0, "q8_0_costs": 1.0}
@@ -33,6 +37,8 @@ def main():
     arguments.add_argument("--only", default="")
     arguments.add_argument("--show", action="store_true")
     arguments.add_argument("--json", action="store_true")
+    arguments.add_argument("--against")
+    arguments.add_argument("--record")
     arguments.add_argument("--threads", type=int, default=2)
     arguments = arguments.parse_args()
     if bool(arguments.url) == bool(arguments.gguf):
@@ -46,7 +52,10 @@ def main():
         if not arguments.only or test.__name__ in arguments.only.split(","):
             test(subject, scores, (lambda items: items[::5]) if arguments.quick else (lambda items: items), arguments)
             print("done:", test.__name__, file=sys.stderr)
-    sys.exit(0 if scores.report(arguments.json) else 1)
+    if arguments.record:
+        pathlib.Path(arguments.record).write_text(json.dumps(scores.shares(), indent=1) + "\n")
+    recorded = json.loads(pathlib.Path(arguments.against).read_text()) if arguments.against else None
+    sys.exit(0 if scores.report(arguments.json, recorded) else 1)
 
 
 class Scores:
@@ -59,12 +68,20 @@ class Scores:
         if self.show and not right:
             print(f"  {test}: {asked!r} -> {got!r}")
 
-    def report(self, as_json):
+    def shares(self):
+        return {test: round(self.right[test] / asked, 4) for test, asked in self.asked.items()}
+
+    def report(self, as_json, recorded):
+        """Prints every score beside its gate. True where all gates are met or, with `recorded` shares, where none has fallen."""
         passed = True
         for test, asked in self.asked.items():
             share, gate = self.right[test] / asked, GATES[test]
             missed = gate is not None and share < gate
-            passed = passed and not missed
+            if recorded is None:
+                passed = passed and not missed
+            elif share < recorded.get(test, 0.0) - TOLERANCE:
+                passed = False
+                self.notes.append(f"{test} has fallen: {share:.1%}, was {recorded[test]:.1%}")
             line = {"test": test, "right": self.right[test], "of": asked, "share": round(share, 4), "gate": gate, "missed": missed}
             print(json.dumps(line) if as_json else f"{test:24} {self.right[test]:4} / {asked:4} = {share:6.1%}" + (f"   gate {gate:.0%}" if gate is not None else "   no gate") + ("   MISSED" if missed else ""))
         for note in self.notes:
