@@ -26,13 +26,16 @@ struct Options {
     candle_alone: bool,
 }
 
+/// Measures one engine.
+type Measure = fn(&Options) -> Result<Value, Error>;
+
 fn main() -> Result<(), Error> {
     let options = options()?;
     if options.candle_alone {
         println!("{}", stock_candle::measure(&options.model)?);
         return Ok(());
     }
-    let engines: [(&str, fn(&Options) -> Result<Value, Error>); 3] = [("understudy", understudy), ("candle", candle), ("llama.cpp", llama_cpp)];
+    let engines: [(&str, Measure); 3] = [("understudy", understudy), ("candle", candle), ("llama.cpp", llama_cpp)];
     let mut measured: Vec<Vec<Value>> = vec![Vec::new(); engines.len()];
     for round in 1..=options.rounds {
         for (index, (name, run)) in engines.iter().enumerate() {

@@ -109,8 +109,12 @@ pub enum Context {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
     /// Half of what the machine had available at the start.
-    HalfOfAvailable { bytes: u64 },
-    Told { bytes: u64 },
+    HalfOfAvailable {
+        bytes: u64,
+    },
+    Told {
+        bytes: u64,
+    },
 }
 
 impl Memory {
@@ -138,11 +142,7 @@ pub const DRAIN_S: u64 = 30;
 
 impl Config {
     /// Decides every value. `read` reads a key file; errors name where the offending value came from.
-    pub fn resolve(
-        layers: &Layers,
-        machine: Machine,
-        read: &dyn Fn(&str) -> std::io::Result<String>,
-    ) -> Result<Self, ConfigError> {
+    pub fn resolve(layers: &Layers, machine: Machine, read: &dyn Fn(&str) -> std::io::Result<String>) -> Result<Self, ConfigError> {
         let config = Self {
             server: Server {
                 host: layers.one("host", values::host)?.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),

@@ -1,6 +1,6 @@
 //! The binary as scripts rely on it: options and where they come from, exit codes, what stands on which stream, how it stops.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 
 use understudy::hub::builtin;
 
@@ -141,12 +141,32 @@ fn a_signal_lets_running_requests_finish() {
 
 #[test]
 fn chat_answers_each_line_of_a_pipe() {
-    let ended = Program::new().run_with_input(&["chat", "--max-tokens", "8", "--temperature", "0"], "Who are you?\n\nWho are you?\n/exit\nunheard\n");
+    let ended = Program::new()
+        .run_with_input(&["chat", "--max-tokens", "8", "--temperature", "0"], "Who are you?\n\nWho are you?\n/exit\nunheard\n");
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(!ended.stdout.trim().is_empty());
     let again = Program::new().run_with_input(&["chat", "--max-tokens", "8", "--temperature", "0"], "Who are you?\n/clear\nWho are you?");
     let lines: Vec<&str> = again.stdout.lines().collect();
     assert_eq!(lines[0], lines[lines.len() / 2], "after /clear the same question has the same answer: {again:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_stops_the_answer_and_not_the_conversation() {
+    let program = Program::new();
+    let mut child = program.command(&["chat", "--temperature", "0"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    stdin.write_all(b"How do I use a real model?\n").unwrap();
+    stdout.read_exact(&mut [0]).unwrap();
+    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    stdin.write_all(b"/clear\nWho are you?\n").unwrap();
+    drop(stdin);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let second = rest.lines().next_back().unwrap_or_default();
+    assert!(rest.lines().count() >= 2 && !second.is_empty(), "the second question is answered: {rest:?}");
 }
 
 #[test]

@@ -50,7 +50,8 @@ const PURE: &[&str] = &[
     "src/engine/sampler.rs",
     "src/engine/batch.rs",
 ];
-const IMPURE: &[&str] = &["tokio", "axum", "std::net::Tcp", "std::fs", "std::process", "std::thread", "Instant", "SystemTime", "std::env::var"];
+const IMPURE: &[&str] =
+    &["tokio", "axum", "std::net::Tcp", "std::fs", "std::process", "std::thread", "Instant", "SystemTime", "std::env::var"];
 
 /// Where memory is handled by hand: the kernels, and the file that maps a model.
 const UNSAFE_ALLOWED: &[&str] = &["kernels/", "models/src/gguf/map.rs"];
@@ -111,7 +112,8 @@ fn owners(path: &str, code: &str) -> Vec<String> {
     if !path.contains("src/") {
         return Vec::new();
     }
-    let foreign = OWNERS.iter().filter(|(library, folders)| names_library(code, library) && !folders.iter().any(|folder| is_in(path, folder)));
+    let foreign =
+        OWNERS.iter().filter(|(library, folders)| names_library(code, library) && !folders.iter().any(|folder| is_in(path, folder)));
     foreign.map(|(library, folders)| format!("{path}: names {library}, which belongs to {}", folders.join(", "))).collect()
 }
 
@@ -130,7 +132,11 @@ fn opening(path: &str, text: &str) -> Vec<String> {
 
 fn unsafe_code(path: &str, code: &str) -> Vec<String> {
     let allowed = UNSAFE_ALLOWED.iter().any(|part| path.starts_with(part));
-    if has_word(code, "unsafe") && !allowed { vec![format!("{path}: `unsafe` outside of {}", UNSAFE_ALLOWED.join(", "))] } else { Vec::new() }
+    if has_word(code, "unsafe") && !allowed {
+        vec![format!("{path}: `unsafe` outside of {}", UNSAFE_ALLOWED.join(", "))]
+    } else {
+        Vec::new()
+    }
 }
 
 /// A backend is chosen in kernels; `testing` only adds tools.
@@ -149,7 +155,11 @@ fn leftovers(path: &str, code: &str) -> Vec<String> {
 fn length(path: &str, text: &str) -> Vec<String> {
     let lines = text.lines().count();
     let listed = LONG_FILES.iter().any(|(long, _)| *long == path);
-    if lines > LINES_MAX && !listed { vec![format!("{path}: {lines} lines; more than {LINES_MAX} need a reason in LONG_FILES")] } else { Vec::new() }
+    if lines > LINES_MAX && !listed {
+        vec![format!("{path}: {lines} lines; more than {LINES_MAX} need a reason in LONG_FILES")]
+    } else {
+        Vec::new()
+    }
 }
 
 /// Candle is pinned to the digit; member crates know nothing above them.
@@ -291,7 +301,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("a readable tree").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let skipped = matches!(name.as_str(), "target" | "node_modules" | "__pycache__" | "shared") || name.starts_with('.') && name != ".ci";
+        let skipped =
+            matches!(name.as_str(), "target" | "node_modules" | "__pycache__" | "shared") || name.starts_with('.') && name != ".ci";
         let hidden = name.starts_with('.');
         let work = entry.path().ends_with("models/default/work");
         match entry.file_type() {

@@ -18,7 +18,9 @@ const LAYERS: usize = 8;
 
 fn main() -> Result<()> {
     let threads = std::env::args().skip(1).find_map(|argument| argument.parse::<NonZeroUsize>().ok());
-    threads.map(set_threads);
+    if let Some(threads) = threads {
+        set_threads(threads);
+    }
     println!("{} threads, f16 cache, {LAYERS} layers in turn", pool().threads());
     for (name, heads, kv_heads, head_dim) in [("Qwen2.5-1.5B", 12, 2, 128), ("Qwen3-0.6B", 16, 8, 128)] {
         let spec = AttentionSpec { scale: 1.0 / (head_dim as f32).sqrt(), heads, kv_heads, head_dim, window: None, softcap: None };

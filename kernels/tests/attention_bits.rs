@@ -1,8 +1,11 @@
 //! The promise that everything leans on: a row's attention is the same to the bit whatever the chunking, the company, the
 //! place in the cache, the instruction set and the tiling.
 
+use std::num::NonZeroUsize;
+
 use kernels::KvDtype;
 use kernels::cpu::isa::{Isa, with_isa};
+use kernels::cpu::pool::with_threads;
 use kernels::ops::attention::AttentionSpec;
 use proptest::prelude::*;
 
@@ -82,6 +85,22 @@ fn the_place_in_the_cache_does_not_change_a_bit() {
     let crowded = World::new(&spec, KvDtype::F16, &[400, 2000], 23);
     assert_ne!(alone.step(&[(0, 0, 400)]).slots, crowded.step(&[(0, 0, 400)]).slots);
     assert_bits(&crowded.advance(&[(0, 0, 400)]), &alone.advance(&[(0, 0, 400)]), "another place");
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    for spec in cases() {
+        let world = World::new(&spec, KvDtype::F16, &[1000, 40], 25);
+        world.write(&[(0, 0, 1000), (1, 0, 40)]);
+        // A lone decode at depth is cut along the keys, a prefill along the rows; how, depends on the threads.
+        for parts in [vec![(0, 999, 1)], vec![(0, 900, 100)], vec![(0, 999, 1), (1, 0, 40)]] {
+            let on = |threads| with_threads(NonZeroUsize::new(threads).unwrap(), || world.attend(&parts));
+            let alone = on(1);
+            for threads in [2, 3, 8] {
+                assert_bits(&on(threads), &alone, &format!("{spec:?} {parts:?} on {threads} threads"));
+            }
+        }
+    }
 }
 
 #[test]

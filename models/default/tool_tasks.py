@@ -54,7 +54,7 @@ class Values:
         if draw < 0.75:
             return rng.choice(FOLDERS) + "/" + self.word() + "/" + base
         if draw < 0.9:
-            return rng.choice(["/tmp/", "/home/" + self.word() + "/", "/etc/", "/work/", "./", "../", "~/"]) + base
+            return rng.choice(["/tmp/", "/home/" + self.word() + "/", "/etc/", "/srv/", "./", "../", "~/"]) + base
         return rng.choice(["README.md", "Cargo.toml", "Makefile", "package.json", "src/main.rs", "src/lib.rs", "setup.py", "LICENSE", ".gitignore"])
 
     def folder(self):

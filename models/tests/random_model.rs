@@ -58,3 +58,19 @@ fn the_real_shapes_have_their_sizes() {
         assert!((counted - weights).abs() < 0.01 * weights, "{}: {counted}", model.name);
     }
 }
+
+#[test]
+fn the_tokenizer_covers_every_text() {
+    for family in Family::ALL {
+        let gguf = open(tiny_gguf(family, 5, GgmlType::Q8_0));
+        let tokenizer = models::Tokenizer::from_gguf(&gguf).expect("a tokenizer");
+        assert_eq!(tokenizer.vocab_size(), 320);
+        let text = "Hello there, wörld: 東京 🦀\n\tfn main() {}\u{7}";
+        let ids = tokenizer.encode(text, false).expect("ids");
+        assert!(ids.len() < text.len(), "some merges apply");
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| tokenizer.token_bytes(*id, false).to_vec()).collect();
+        assert_eq!(String::from_utf8(bytes).as_deref(), Ok(text));
+        assert_eq!(tokenizer.token_name(tokenizer.eos().expect("an end of turn")), Some("<|im_end|>"));
+        assert!(tokenizer.chat_template(None).expect("a template").contains("<|im_start|>"));
+    }
+}

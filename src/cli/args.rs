@@ -213,11 +213,6 @@ impl EngineArgs {
         layers.flag("queue", one(&self.queue));
         layers.flag("device", one(&self.device));
     }
-
-    /// True where `--parallel` was typed.
-    pub fn parallel_is_told(&self) -> bool {
-        self.parallel.is_some()
-    }
 }
 
 impl CommonArgs {

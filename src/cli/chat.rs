@@ -23,7 +23,7 @@ pub fn run(config: &Config, args: &ChatArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
     let mut chat = Chat { loaded: &loaded, runtime: &runtime, args, messages: Vec::new(), random: random() };
     chat.clear();
-    if std::io::stdin().is_terminal() { chat.in_terminal() } else { chat.from_pipe() }
+    if std::io::stdin().is_terminal() { chat.in_terminal() } else { chat.answer_pipe() }
 }
 
 struct Chat<'a> {
@@ -66,7 +66,7 @@ impl Chat<'_> {
         }
     }
 
-    fn from_pipe(&mut self) -> Result<(), Failure> {
+    fn answer_pipe(&mut self) -> Result<(), Failure> {
         for line in std::io::stdin().lock().lines() {
             match self.hear(&line.context("standard input")?) {
                 Said::Exit => return Ok(()),

@@ -160,7 +160,14 @@ fn about(gguf: &Gguf, id: String, model: &models::ModelConfig, config: &Config, 
 impl About {
     /// `understudy-mini: qwen3, 6.8 M parameters, Q8_0, 7.1 MiB`.
     pub fn line(&self) -> String {
-        format!("{}: {}, {} parameters, {}, {}", self.id, self.architecture, Count(self.parameters), self.weight_type, Size(self.file_bytes))
+        format!(
+            "{}: {}, {} parameters, {}, {}",
+            self.id,
+            self.architecture,
+            Count(self.parameters),
+            self.weight_type,
+            Size(self.file_bytes)
+        )
     }
 }
 

@@ -12,10 +12,7 @@ const MEMORY_GUESS_BYTES: u64 = 4 << 30;
 
 /// What the defaults of the configuration depend on.
 pub fn machine() -> Machine {
-    Machine {
-        cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-        memory_available_bytes: memory_available_bytes(),
-    }
+    Machine { cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN), memory_available_bytes: memory_available_bytes() }
 }
 
 /// Memory this process may still take: what the kernel calls available, and no more than its control group leaves.

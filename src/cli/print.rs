@@ -27,8 +27,8 @@ pub fn remark(text: impl std::fmt::Display) {
 
 /// Starts the log on stderr; in colour only on a terminal, and not where NO_COLOR is set (no-color.org).
 pub fn start_log(log: &Log) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&log.filter)
-        .map_err(|e| Failure::Usage(format!("--log-level: {:?} is not a log filter ({e})", log.filter)))?;
+    let filter =
+        EnvFilter::try_new(&log.filter).map_err(|e| Failure::Usage(format!("--log-level: {:?} is not a log filter ({e})", log.filter)))?;
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

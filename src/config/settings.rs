@@ -103,16 +103,12 @@ impl Layers {
                 continue;
             }
             let Some(key) = known(&rest.to_lowercase()) else {
-                let hint = nearest(&rest.to_lowercase())
-                    .map_or(String::new(), |key| format!(", did you mean {PREFIX}{}?", key.to_uppercase()));
+                let hint =
+                    nearest(&rest.to_lowercase()).map_or(String::new(), |key| format!(", did you mean {PREFIX}{}?", key.to_uppercase()));
                 warnings.push(format!("{name}: no such setting{hint}"));
                 continue;
             };
-            let values = if is_list(key) {
-                value.split(',').map(|part| part.trim().to_owned()).collect()
-            } else {
-                vec![value]
-            };
+            let values = if is_list(key) { value.split(',').map(|part| part.trim().to_owned()).collect() } else { vec![value] };
             self.variables.insert(key, Told { source: Source::Variable(name), values });
         }
         warnings
@@ -140,8 +136,7 @@ impl Layers {
                 DeValue::Array(items) => items.iter().map(|item| scalar(item.get_ref())).collect(),
                 one => scalar(one).map(|text| vec![text]),
             };
-            let values =
-                values.map_err(|found| fail(line, key, format!("expected a number or a text, found {found}")))?;
+            let values = values.map_err(|found| fail(line, key, format!("expected a number or a text, found {found}")))?;
             self.lines.insert(key, Told { source: Source::Line { file: name.to_owned(), line, key }, values });
         }
         Ok(())

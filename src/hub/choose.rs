@@ -140,7 +140,9 @@ fn is_quant(part: &str) -> bool {
     let digits = ["IQ", "TQ", "Q"].iter().find_map(|prefix| part.strip_prefix(prefix));
     let Some(rest) = digits else { return false };
     let mut bytes = rest.bytes();
-    bytes.next().is_some_and(|byte| byte.is_ascii_digit()) && bytes.next() == Some(b'_') && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    bytes.next().is_some_and(|byte| byte.is_ascii_digit())
+        && bytes.next() == Some(b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 #[cfg(test)]

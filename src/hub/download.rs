@@ -28,8 +28,10 @@ const COPY_BYTES: usize = 1 << 18;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    #[error("no network: {endpoint} cannot be reached ({source}); connect and try again, point HF_ENDPOINT at a mirror, \
-             or serve a file you have: `understudy serve path/to/model.gguf`. The built-in model needs no network.")]
+    #[error(
+        "no network: {endpoint} cannot be reached ({source}); connect and try again, point HF_ENDPOINT at a mirror, \
+             or serve a file you have: `understudy serve path/to/model.gguf`. The built-in model needs no network."
+    )]
     Unreachable { endpoint: String, source: Box<ureq::Error> },
     #[error("the Hub says there is no such repository or file ({url}); check the spelling")]
     NotFound { url: String },
@@ -100,10 +102,7 @@ impl HubClient {
             std::thread::sleep(self.retry_pause * 2u32.pow(attempt - 1));
         };
         let mut answer = self.success(&url, answer)?;
-        answer
-            .body_mut()
-            .read_json()
-            .map_err(|e| TransferError::Odd { url, what: format!("a description that is not one ({e})") })
+        answer.body_mut().read_json().map_err(|e| TransferError::Odd { url, what: format!("a description that is not one ({e})") })
     }
 
     /// The file `name` of `repo` in the cache, fetched where it is not there yet.
@@ -198,7 +197,14 @@ impl HubClient {
     }
 
     /// One request for the rest of the file; returns when the peer ends it, complete or not.
-    fn fetch_once(&self, url: &str, remote: &Remote, file: &mut File, done: &mut u64, report: &mut dyn Report) -> Result<(), TransferError> {
+    fn fetch_once(
+        &self,
+        url: &str,
+        remote: &Remote,
+        file: &mut File,
+        done: &mut u64,
+        report: &mut dyn Report,
+    ) -> Result<(), TransferError> {
         let odd = |what: String| TransferError::Odd { url: url.to_owned(), what };
         let error = |source| TransferError::File { path: url.into(), source };
         let (answer, at) = self.get(url, Some(*done..=remote.bytes - 1))?;
@@ -293,7 +299,8 @@ fn read_remote(headers: &HeaderMap) -> Result<Remote, String> {
     let etag = etag.trim_start_matches("W/").trim_matches('"');
     let commit = header(headers, "x-repo-commit").ok_or("no x-repo-commit header")?;
     // Both become names of files.
-    let plain = |text: &str| !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let plain =
+        |text: &str| !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     if !plain(etag) || !plain(commit) {
         return Err(format!("an etag {etag:?} or a commit {commit:?}"));
     }
@@ -381,9 +388,7 @@ fn check_space(part: &Path, name: &str, needed: u64) -> Result<(), TransferError
     let output = std::process::Command::new("df").arg("-Pk").arg(folder).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     match free_bytes(&text) {
-        Some(free) if free < needed => {
-            Err(TransferError::NoSpace { folder: folder.to_owned(), name: name.to_owned(), free, needed })
-        }
+        Some(free) if free < needed => Err(TransferError::NoSpace { folder: folder.to_owned(), name: name.to_owned(), free, needed }),
         _ => Ok(()),
     }
 }

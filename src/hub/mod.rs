@@ -88,7 +88,8 @@ impl HubOptions {
             .or_else(|| std::fs::read_to_string(token_path).ok())
             .map(|token| token.trim().to_owned())
             .filter(|token| !token.is_empty());
-        let told_offline = variable("HF_HUB_OFFLINE").is_some_and(|word| matches!(word.to_lowercase().as_str(), "1" | "true" | "yes" | "on"));
+        let told_offline =
+            variable("HF_HUB_OFFLINE").is_some_and(|word| matches!(word.to_lowercase().as_str(), "1" | "true" | "yes" | "on"));
         Self {
             endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()).trim_end_matches('/').to_owned(),
             token: token.map(HubToken),

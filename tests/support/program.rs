@@ -60,6 +60,7 @@ impl Program {
     }
 
     /// Starts a server and waits until it says where it listens.
+    #[expect(clippy::zombie_processes, reason = "`Running` kills and waits when it is dropped")]
     pub fn serve(&self, args: &[&str]) -> Running {
         let mut child = self.command(args).stdin(Stdio::null()).spawn().expect("the binary was built");
         let stderr = Arc::new(Mutex::new(String::new()));
@@ -87,7 +88,8 @@ impl Program {
         }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// The command with its environment and its pipes, for runs that need more than an input.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_understudy"));
         command.args(args).current_dir(self.home.path()).env_clear();
         for kept in ["PATH", "LD_LIBRARY_PATH", "SYSTEMROOT"] {

@@ -72,8 +72,8 @@ pub fn scale_row<L: Lanes>(x: &[f32], factor: f32, w: &[f32], out: &mut [f32]) {
             L::store(out.as_mut_ptr().add(i), L::mul(scaled, L::load(w.as_ptr().add(i))));
         }
     }
-    for i in whole..len {
-        out[i] = (x[i] * factor) * w[i];
+    for ((out, x), w) in out[whole..].iter_mut().zip(&x[whole..]).zip(&w[whole..]) {
+        *out = (x * factor) * w;
     }
 }
 

@@ -99,8 +99,9 @@ fn rotate_halves<L: Lanes>(head: &mut [f32], cos: &[f32], sin: &[f32]) {
             L::store(second.as_mut_ptr().add(i), L::fma(b, c, L::mul(a, s)));
         }
     }
-    for i in whole..half {
-        (first[i], second[i]) = rotate(first[i], second[i], cos[i], sin[i]);
+    let angles = cos[whole..].iter().zip(&sin[whole..]);
+    for ((a, b), (&c, &s)) in first[whole..].iter_mut().zip(&mut second[whole..]).zip(angles) {
+        (*a, *b) = rotate(*a, *b, c, s);
     }
 }
 

@@ -61,10 +61,10 @@ impl<E: Element, const R: usize> Kernel for Micro<'_, '_, E, R> {
             }
         }
         let mut keep = [1.0f32; R];
-        for i in 0..R {
-            if seen[i].0 < seen[i].1 {
+        for (i, ((row, keep), &seen)) in weights.iter_mut().zip(&mut keep).zip(&seen).enumerate() {
+            if seen.0 < seen.1 {
                 let (max, sum) = (&mut state.max[first + i], &mut state.sum[first + i]);
-                keep[i] = L::call(SoftmaxBlock { row: &mut weights[i], seen: seen[i], cap_factor, max, sum });
+                *keep = L::call(SoftmaxBlock { row, seen, cap_factor, max, sum });
             }
         }
         let acc = &mut state.acc[first * head_dim..(first + R) * head_dim];
@@ -236,10 +236,9 @@ unsafe fn values_panel<L: Lanes, E: Element, const R: usize, const N: usize>(
     let mut sums = [[L::splat(0.0); N]; R];
     // SAFETY: rows below `R`, keys below 32, lanes below `8 * N`: within the contract's extents.
     unsafe {
-        for r in 0..R {
-            let keep = L::splat(keep[r]);
-            for n in 0..N {
-                sums[r][n] = L::mul(L::load(acc.add(r * head_dim + 8 * n)), keep);
+        for (r, (sums, keep)) in sums.iter_mut().zip(keep).enumerate() {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = L::mul(L::load(acc.add(r * head_dim + 8 * n)), L::splat(keep));
             }
         }
         for j in keys.0..keys.1 {
@@ -247,16 +246,16 @@ unsafe fn values_panel<L: Lanes, E: Element, const R: usize, const N: usize>(
             for (n, lanes) in lanes.iter_mut().enumerate() {
                 *lanes = E::load::<L>(v.add(j * head_dim + 8 * n));
             }
-            for r in 0..R {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let weight = L::splat(*weights.add(r * BLOCK_TOKENS + j));
-                for n in 0..N {
-                    sums[r][n] = L::fma(weight, lanes[n], sums[r][n]);
+                for (sum, &lanes) in sums.iter_mut().zip(&lanes) {
+                    *sum = L::fma(weight, lanes, *sum);
                 }
             }
         }
-        for r in 0..R {
-            for n in 0..N {
-                L::store(acc.add(r * head_dim + 8 * n), sums[r][n]);
+        for (r, sums) in sums.iter().enumerate() {
+            for (n, &sum) in sums.iter().enumerate() {
+                L::store(acc.add(r * head_dim + 8 * n), sum);
             }
         }
     }
