@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use super::activation::{Activation, Activations};
 use super::product::Block;
-use super::scalar::chunk_bytes;
+use super::scalar::chunk_bytes_max;
 use crate::blocks::scales_and_mins;
 use crate::{GgmlType, Weight};
 
@@ -57,13 +57,19 @@ fn columns<const R: usize>(
     chunk: impl Fn(&Eight<'_>, &[Activation; R], &mut [__m256; R]),
 ) {
     let stride = block.stride();
+    let bytes_max = chunk_bytes_max(weight.ggml_type());
     for first in block.columns.clone().step_by(COLUMNS) {
         // Lanes beyond the last column repeat it; their results are not read.
         let columns: Eight<'_> = std::array::from_fn(|i| weight.row((first + i).min(block.columns.end - 1)));
         let mut accs = [_mm256_setzero_ps(); R];
+        let mut blocks = columns;
         for index in 0..x.chunks {
             let rows = x.chunk(index, block.rows.start, R).try_into().expect("R rows were asked for");
-            chunk(&columns.map(|column| chunk_bytes(weight.ggml_type(), column, index)), rows, &mut accs);
+            let bytes = index * bytes_max..columns[0].len().min((index + 1) * bytes_max);
+            for (block, column) in blocks.iter_mut().zip(columns) {
+                *block = &column[bytes.clone()];
+            }
+            chunk(&blocks, rows, &mut accs);
         }
         for (r, acc) in accs.into_iter().enumerate() {
             let out = &mut out[r * stride + first - block.columns.start..][..COLUMNS];

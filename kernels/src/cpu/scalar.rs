@@ -44,8 +44,13 @@ pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &m
 
 /// The bytes of up to 256 weights that meet chunk `chunk` of the activations.
 pub(crate) fn chunk_bytes(ty: GgmlType, row: &[u8], chunk: usize) -> &[u8] {
-    let bytes = 256 / ty.block_size() * ty.block_bytes();
+    let bytes = chunk_bytes_max(ty);
     &row[chunk * bytes..row.len().min((chunk + 1) * bytes)]
+}
+
+/// The bytes of 256 weights.
+pub(crate) fn chunk_bytes_max(ty: GgmlType) -> usize {
+    256 / ty.block_size() * ty.block_bytes()
 }
 
 fn k_product<'a>(w: &KBlock, q: &[u8; 256], mins: bool, offset: i32, x: &[Activation], out: impl Iterator<Item = &'a mut f32>) {
