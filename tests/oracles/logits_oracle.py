@@ -2,8 +2,8 @@
 """Oracle 3: next-token distributions beside llama.cpp's, on the same file, over 1,000 positions.
 
     pip install llama-cpp-python numpy
-    python tests/oracles/llama_cpp.py MODEL.gguf ...        (files at hand)
-    python tests/oracles/llama_cpp.py --generated           (small random Q4_K_M, Q8_0, Q6_K files of each family)
+    python tests/oracles/logits_oracle.py MODEL.gguf ...        (files at hand)
+    python tests/oracles/logits_oracle.py --generated           (small random Q4_K_M, Q8_0, Q6_K files of each family)
 
 For each file the mean Kullback-Leibler divergence KL(llama.cpp || ours) in nats must be at most 1e-3. Both sides keep keys and
 values in f16 and compute every position of the same sequences (text of this repository, tokenized by llama.cpp; for generated
@@ -47,8 +47,6 @@ class LlamaCpp:
     """One model in llama.cpp, through its C interface: logits of all positions of a sequence."""
 
     def __init__(self, path, threads):
-        # This script bears the name of the package and stands first in its path.
-        sys.path = [folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent]
         import llama_cpp
 
         self.api = llama_cpp
