@@ -46,7 +46,6 @@ HUGGING_FACE["deepseek-v3"] = [
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+""" + SPACES,
 ]
 HUGGING_FACE["superbpe"] = [r"\p{N}+", r"(?=(\d{3})+(?!\d))"]
-HUGGING_FACE["tiny_aya"] = [r"\d{1,3}(?=(?:\d{3})*\b)", HUGGING_FACE["gpt-4o"]]
 IGNORE_MERGES = {"llama-bpe", "tekken"}
 
 # Names llama.cpp knows too. Where its rule is exact for ASCII alone (case in tekken, gpt-4o and their likes; digits in superbpe; white

@@ -22,8 +22,8 @@ enum Step {
     /// The same, with `\s+(?!\S)|\s+` as last alternatives (pattern 1 of two): white space before a word leaves its last
     /// character to that word. Written out here because a lookahead would need backtracking.
     SplitLeavingSpace(Regex),
-    /// Runs that match are cut in threes from their right end, but for those that `unless_before` follows.
-    ThreesFromRight { runs: Regex, unless_before: Option<Regex> },
+    /// Runs that match are cut in threes from their right end.
+    ThreesFromRight(Regex),
 }
 
 /// A step as the table has it.
@@ -32,9 +32,8 @@ enum Rule {
     Split(&'static str),
     SplitLeavingSpace(&'static str),
     ThreesFromRight(&'static str),
-    ThreesFromRightOfWords(&'static str),
 }
-use Rule::{Split, SplitLeavingSpace, ThreesFromRight, ThreesFromRightOfWords};
+use Rule::{Split, SplitLeavingSpace, ThreesFromRight};
 
 struct Row {
     names: &'static [&'static str],
@@ -159,7 +158,6 @@ const TABLE: &[Row] = &[
     .adding_bos(),
     row(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], &[GPT_4O]),
     row(&["granite-embed-multi-97m"], &[GPT_4O]).ignoring_merges(),
-    row(&["tiny_aya", "cohere2moe"], &[ThreesFromRightOfWords(r"\d+"), GPT_4O]),
     row(
         &["kimi-k2"],
         &[SplitLeavingSpace(concat!(
@@ -222,8 +220,7 @@ impl Step {
         match rule {
             Split(expression) => Self::Split(compile(&[expression])),
             SplitLeavingSpace(expression) => Self::SplitLeavingSpace(compile(&[expression, r"\s+"])),
-            ThreesFromRight(runs) => Self::ThreesFromRight { runs: compile(&[runs]), unless_before: None },
-            ThreesFromRightOfWords(runs) => Self::ThreesFromRight { runs: compile(&[runs]), unless_before: Some(compile(&[r"\w"])) },
+            ThreesFromRight(runs) => Self::ThreesFromRight(compile(&[runs])),
         }
     }
 
@@ -231,7 +228,7 @@ impl Step {
         match self {
             Self::Split(regex) => cut_at_matches(regex, text, words),
             Self::SplitLeavingSpace(regex) => cut_leaving_space(regex, text, words),
-            Self::ThreesFromRight { runs, unless_before } => cut_in_threes(runs, unless_before.as_ref(), text, words),
+            Self::ThreesFromRight(runs) => cut_in_threes(runs, text, words),
         }
     }
 }
@@ -265,13 +262,9 @@ fn cut_leaving_space<'a>(regex: &Regex, text: &'a str, words: &mut Vec<&'a str>)
     push(&text[done..], words);
 }
 
-fn cut_in_threes<'a>(runs: &Regex, unless_before: Option<&Regex>, text: &'a str, words: &mut Vec<&'a str>) {
+fn cut_in_threes<'a>(runs: &Regex, text: &'a str, words: &mut Vec<&'a str>) {
     let mut done = 0;
     for run in runs.find_iter(text) {
-        let after = Input::new(text).range(run.end()..).anchored(Anchored::Yes);
-        if unless_before.is_some_and(|regex| regex.search(&after).is_some()) {
-            continue;
-        }
         push(&text[done..run.start()], words);
         let digits: Vec<usize> = text[run.range()].char_indices().map(|(offset, _)| run.start() + offset).collect();
         let mut start = run.start();
@@ -348,7 +341,6 @@ mod tests {
     #[test]
     fn threes_are_counted_from_the_right() {
         assert_eq!(words("superbpe", "by the 1234567"), ["by the ", "1", "234", "567"]);
-        assert_eq!(words("tiny_aya", "12345 6789x"), ["12", "345", " ", "678", "9", "x"]);
     }
 
     #[test]
