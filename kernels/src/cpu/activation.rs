@@ -1,8 +1,9 @@
 //! Activations in eight bits: what a row of f32 becomes before it meets a quantized weight.
 //!
-//! As ggml's: K types take one scale for 256 values (its Q8_K), Q8_0 and Q4_0 one for 32 (its Q8_0). Two differences, both
-//! towards accuracy: the scale of 32 values stays f32 (ggml rounds it to half precision), and the largest value becomes
-//! +-127 with its own sign. `q = round(x * 127 / max|x|)`, halves to even; `|x - d q| <= d / 2`, `d = max|x| / 127`.
+//! As ggml's: K types take one scale for 256 values (its Q8_K), Q8_0 and Q4_0 one for 32 (its Q8_0), which is rounded to the 11
+//! significant bits of half precision, but not to half precision's narrow range. `q = round(x * 127 / max|x|)`, halves to even, the
+//! largest value +-127 with its own sign; `|x - d q| <= d / 2`, `d = max|x| / 127`,
+//! and `|x| / 4096` more where `d` is rounded.
 //!
 //! A block whose largest magnitude is below 1e-30 counts as zero. One with an infinity or a NaN gets the scale NaN, so that
 //! the outputs that depend on it are NaN, too, and not a plausible number.
@@ -99,7 +100,7 @@ fn quantise_chunk_body(values: &[f32], scale: Scale) -> Activation {
         Scale::Per256 => out.d = [quantise_run(&x, &mut out.q); 8],
         Scale::Per32 => {
             for ((x, q), d) in x.chunks_exact(32).zip(out.q.chunks_exact_mut(32)).zip(&mut out.d) {
-                *d = quantise_run(x, q);
+                *d = to_half_precision(quantise_run(x, q));
             }
         }
     }
@@ -135,8 +136,18 @@ fn quantise_run(x: &[f32], q: &mut [i8]) -> f32 {
     largest / 127.0
 }
 
+/// The nearest number with 11 significant bits, halves to even; zero and NaN stay. Not `f16::from_f32`, which loses scales outside
+/// of 6e-5..65504 that ggml loses, too.
+#[inline(always)]
+fn to_half_precision(d: f32) -> f32 {
+    let bits = d.to_bits();
+    if d.is_nan() { d } else { f32::from_bits((bits + 0x0fff + ((bits >> 13) & 1)) & !0x1fff) }
+}
+
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
 
     fn one(values: &[f32], scale: Scale) -> Activation {
@@ -155,7 +166,8 @@ mod tests {
             let block = one(&values, scale);
             for (i, x) in values.iter().enumerate() {
                 let d = block.d[i / 32];
-                assert!((x - d * f32::from(block.q[i])).abs() <= d * 0.500_01, "{i} {scale:?}");
+                let rounded = if scale == Scale::Per32 { x.abs() / 4096.0 } else { 0.0 };
+                assert!((x - d * f32::from(block.q[i])).abs() <= d * 0.500_2 + rounded, "{i} {scale:?}");
             }
             for i in 0..16 {
                 let sum: i32 = block.q[16 * i..][..16].iter().map(|q| i32::from(*q)).sum();
@@ -178,6 +190,19 @@ mod tests {
     }
 
     #[test]
+    fn a_scale_of_32_values_has_half_precision_but_not_its_range() {
+        for x in [1.0f32, 3.3, 0.007, 123.456, 127.0 * 2049.0 / 2048.0, 6000.0] {
+            let block = one(&[x; 32], Scale::Per32);
+            assert_eq!(block.d[0], f16::from_f32(x / 127.0).to_f32(), "{x}");
+            assert_eq!(one(&[x; 256], Scale::Per256).d[0], x / 127.0, "{x}");
+        }
+        for x in [1e-20f32, 1e-6, 1e20] {
+            let d = one(&[x; 32], Scale::Per32).d[0];
+            assert!((d - x / 127.0).abs() <= x / 127.0 / 4095.0, "{x}");
+        }
+    }
+
+    #[test]
     fn zeros_and_dust_are_zero_and_non_finite_blocks_are_nan() {
         assert_eq!(one(&[0.0; 256], Scale::Per256).d, [0.0; 8]);
         let dust = one(&[1e-38; 40], Scale::Per32);
@@ -186,7 +211,7 @@ mod tests {
             let mut values = [1.0; 64];
             values[40] = bad;
             let block = one(&values, Scale::Per32);
-            assert_eq!(block.d[0], 1.0 / 127.0);
+            assert_eq!(block.d[0], f16::from_f32(1.0 / 127.0).to_f32());
             assert!(block.d[1].is_nan());
             assert!(one(&values, Scale::Per256).d[0].is_nan());
         }
