@@ -17,6 +17,10 @@ fn refused(ended: &Ended, code: i32, parts: &[&str]) {
     for part in parts {
         assert!(line.contains(part), "{part:?} is missing in: {line}");
     }
+    // An error that says what lies below it, printed with what lies below it, says it twice.
+    let said: Vec<&str> = line.split(": ").collect();
+    let twice = said.iter().enumerate().find(|(at, part)| said[at + 1..].contains(part));
+    assert_eq!(twice, None, "said twice: {line}");
 }
 
 #[test]
@@ -83,7 +87,9 @@ fn keys_are_asked_for() {
 fn bad_models_exit_with_1_and_say_which() {
     let program = Program::new();
     let serve = |path: &std::path::Path| program.run(&["serve", path.to_str().unwrap(), "--port", "0"]);
-    refused(&program.run(&["gone.gguf", "--port", "0"]), 1, &["gone.gguf"]);
+    let gone = program.run(&["gone.gguf", "--port", "0"]);
+    refused(&gone, 1, &["gone.gguf"]);
+    assert_eq!(gone.stderr.matches("No such file").count(), 1, "{}", gone.stderr);
     refused(&program.run(&["sevre", "--port", "0"]), 1, &["\"sevre\"", "org/repo"]);
     refused(&serve(program.home.path()), 1, &["is a folder"]);
     let bytes = builtin::bytes();
@@ -191,7 +197,9 @@ fn models_are_listed_and_pulled() {
 #[test]
 fn no_network_is_said_in_one_line() {
     let program = Program::new().env("HF_ENDPOINT", "http://127.0.0.1:9");
-    refused(&program.run(&["pull", "org/repo"]), 1, &["no network", "HF_ENDPOINT"]);
+    let ended = program.run(&["pull", "org/repo"]);
+    refused(&ended, 1, &["no network", "HF_ENDPOINT"]);
+    assert_eq!(ended.stderr.matches("no network").count(), 1, "{}", ended.stderr);
 }
 
 #[test]

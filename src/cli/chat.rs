@@ -44,7 +44,7 @@ enum Said {
 impl Chat<'_> {
     fn in_terminal(&mut self) -> Result<(), Failure> {
         print::remark(format!("{}\n{HELP}", self.loaded.about.line()));
-        let mut editor = DefaultEditor::new().context("this terminal")?;
+        let mut editor = DefaultEditor::new().map_err(of_terminal)?;
         loop {
             match editor.readline("> ") {
                 Ok(line) => {
@@ -61,7 +61,7 @@ impl Chat<'_> {
                 }
                 Err(ReadlineError::Interrupted) => print::remark(HELP),
                 Err(ReadlineError::Eof) => return Ok(()),
-                Err(error) => return Err(anyhow::Error::new(error).context("this terminal").into()),
+                Err(error) => return Err(of_terminal(error)),
             }
         }
     }
@@ -187,6 +187,11 @@ impl Chat<'_> {
         let jobs = self.loaded.text.prepare(&request, surroundings).map_err(|e| e.to_string())?;
         jobs.into_iter().next().ok_or_else(|| "no prompt was made".to_owned())
     }
+}
+
+/// As text: the error says what lies below it and names it as its source, too, so that it would be printed twice.
+fn of_terminal(error: ReadlineError) -> Failure {
+    anyhow::anyhow!("this terminal: {error}").into()
 }
 
 /// From the hasher's keys, which the system seeds.

@@ -26,13 +26,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 const COPY_BYTES: usize = 1 << 18;
 
+/// What lies below is said along, and is no `source`: see [`super::HubError`].
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
     #[error(
-        "no network: {endpoint} cannot be reached ({source}); connect and try again, point HF_ENDPOINT at a mirror, \
+        "no network: {endpoint} cannot be reached ({problem}); connect and try again, point HF_ENDPOINT at a mirror, \
              or serve a file you have: `understudy serve path/to/model.gguf`. The built-in model needs no network."
     )]
-    Unreachable { endpoint: String, source: Box<ureq::Error> },
+    Unreachable { endpoint: String, problem: Box<ureq::Error> },
     #[error("the Hub says there is no such repository or file ({url}); check the spelling")]
     NotFound { url: String },
     #[error("the Hub refuses {url} ({status}): {}", if *.had_token { "HF_TOKEN is not valid for it, or its licence has to be accepted on its page first" } else { "the name is wrong, or the repository is private or gated: accept its licence on its page and set HF_TOKEN" })]
@@ -41,14 +42,14 @@ pub enum TransferError {
     Status { url: String, status: u16 },
     #[error("{url} sends {what}, which the Hub never does")]
     Odd { url: String, what: String },
-    #[error("the transfer of {name} broke off {attempts} times at {} of {}: {source}; what is there is kept, run the same command to go on",
+    #[error("the transfer of {name} broke off {attempts} times at {} of {}: {problem}; what is there is kept, run the same command to go on",
             HumanBytes(*.done), HumanBytes(*.total))]
-    Broken { name: String, attempts: u32, done: u64, total: u64, source: io::Error },
+    Broken { name: String, attempts: u32, done: u64, total: u64, problem: io::Error },
     #[error("{folder} has {} free and {name} needs {} more; make room, or set HF_HUB_CACHE to a larger disk",
             HumanBytes(*.free), HumanBytes(*.needed))]
     NoSpace { folder: PathBuf, name: String, free: u64, needed: u64 },
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: io::Error },
+    #[error("{path}: {problem}")]
+    File { path: PathBuf, problem: io::Error },
 }
 
 /// A connection to one endpoint.
@@ -114,7 +115,7 @@ impl HubClient {
         let pointer = cache.pointer_path(&remote.commit).join(name);
         let file = |path: &Path| {
             let path = path.to_owned();
-            move |source| TransferError::File { path, source }
+            move |problem| TransferError::File { path, problem }
         };
         for folder in [&blob, &pointer].into_iter().filter_map(|path| path.parent()) {
             std::fs::create_dir_all(folder).map_err(file(folder))?;
@@ -160,7 +161,7 @@ impl HubClient {
 
     /// Brings `part` to its full length, going on where an earlier attempt ended.
     fn fetch(&self, url: &str, name: &str, remote: &Remote, part: &Path, report: &mut dyn Report) -> Result<(), TransferError> {
-        let error = |source| TransferError::File { path: part.to_owned(), source };
+        let error = |problem| TransferError::File { path: part.to_owned(), problem };
         let mut file = File::options().create(true).append(true).open(part).map_err(error)?;
         let mut done = file.metadata().map_err(error)?.len();
         if done > remote.bytes {
@@ -174,9 +175,9 @@ impl HubClient {
             let before = done;
             let broke = match self.fetch_once(url, remote, &mut file, &mut done, report) {
                 Ok(()) => io::Error::from(io::ErrorKind::UnexpectedEof),
-                Err(TransferError::Unreachable { source, .. }) => io::Error::other(source.to_string()),
+                Err(TransferError::Unreachable { problem, .. }) => io::Error::other(problem.to_string()),
                 Err(TransferError::Status { status, .. }) if status >= 500 || status == 429 => io::Error::other(format!("HTTP {status}")),
-                Err(TransferError::File { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+                Err(TransferError::File { problem, .. }) if problem.kind() == io::ErrorKind::StorageFull => {
                     let folder = part.parent().unwrap_or(part).to_owned();
                     return Err(TransferError::NoSpace { folder, name: name.to_owned(), free: 0, needed: remote.bytes - done });
                 }
@@ -187,7 +188,7 @@ impl HubClient {
             }
             fruitless = if done > before { 1 } else { fruitless + 1 };
             if fruitless >= FRUITLESS_ATTEMPTS_MAX {
-                return Err(TransferError::Broken { name: name.to_owned(), attempts: fruitless, done, total: remote.bytes, source: broke });
+                return Err(TransferError::Broken { name: name.to_owned(), attempts: fruitless, done, total: remote.bytes, problem: broke });
             }
             report.note(&format!("{name}: the transfer broke off at {} ({broke}); going on", HumanBytes(done)));
             std::thread::sleep(self.retry_pause * 2u32.pow(fruitless - 1));
@@ -206,7 +207,7 @@ impl HubClient {
         report: &mut dyn Report,
     ) -> Result<(), TransferError> {
         let odd = |what: String| TransferError::Odd { url: url.to_owned(), what };
-        let error = |source| TransferError::File { path: url.into(), source };
+        let error = |problem| TransferError::File { path: url.into(), problem };
         let (answer, at) = self.get(url, Some(*done..=remote.bytes - 1))?;
         let answer = self.success(&at, answer)?;
         if answer.status() == StatusCode::PARTIAL_CONTENT {
@@ -257,7 +258,7 @@ impl HubClient {
         if let Some(token) = self.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
             request = request.header("authorization", format!("Bearer {}", token.0));
         }
-        request.call().map_err(|source| TransferError::Unreachable { endpoint: origin_of(url), source: Box::new(source) })
+        request.call().map_err(|problem| TransferError::Unreachable { endpoint: origin_of(url), problem: Box::new(problem) })
     }
 
     /// The answer where it is a success, else what its status means.
@@ -356,7 +357,7 @@ fn escape(name: &str) -> String {
 
 /// One process fetches a file, the others wait for it.
 fn lock(path: &Path, report: &mut dyn Report) -> Result<File, TransferError> {
-    let error = |source| TransferError::File { path: path.to_owned(), source };
+    let error = |problem| TransferError::File { path: path.to_owned(), problem };
     let file = File::create(path).map_err(error)?;
     if file.try_lock().is_err() {
         report.note("another process is fetching this file; waiting for it");

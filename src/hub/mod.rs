@@ -36,18 +36,20 @@ pub enum ModelFile {
     Path(PathBuf),
 }
 
+/// Each says all of it in its own words, what lies below included. That is therefore a `problem` and no `source`: who prints an error
+/// with its sources (`{:#}`) would say it twice.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     #[error("there is no model {0:?}: neither a file nor `org/repo[:quant]` of the Hub, nor `builtin`")]
     NoSuchModel(String),
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {problem}")]
+    File { path: PathBuf, problem: std::io::Error },
     #[error("{repo} is not in the cache ({cache}) and --offline forbids the network; run `understudy pull {repo}` once while online")]
     NotCached { repo: String, cache: PathBuf },
-    #[error("{repo}: {source}")]
-    Choice { repo: String, source: ChoiceError },
-    #[error("{repo}: {source}")]
-    Transfer { repo: String, source: TransferError },
+    #[error("{repo}: {problem}")]
+    Choice { repo: String, problem: ChoiceError },
+    #[error("{repo}: {problem}")]
+    Transfer { repo: String, problem: TransferError },
 }
 
 /// How the Hub is reached; from the environment by [`HubOptions::from_env`].
@@ -155,7 +157,7 @@ impl ModelSource {
 }
 
 fn existing_file(path: &Path) -> Result<ModelFile, HubError> {
-    let file = |source| HubError::File { path: path.to_owned(), source };
+    let file = |problem| HubError::File { path: path.to_owned(), problem };
     let metadata = std::fs::metadata(path).map_err(file)?;
     if metadata.is_dir() {
         return Err(file(std::io::Error::other("is a folder; name the .gguf file in it")));
@@ -168,11 +170,11 @@ fn fetch(repo: &str, quant: Option<&str>, options: &HubOptions, report: &mut dyn
     if options.offline {
         return Err(HubError::NotCached { repo: repo.to_owned(), cache: options.cache.clone() });
     }
-    let transfer = |source| HubError::Transfer { repo: repo.to_owned(), source };
+    let transfer = |problem| HubError::Transfer { repo: repo.to_owned(), problem };
     let client = HubClient::new(options);
     let info = client.info(repo).map_err(transfer)?;
     let names: Vec<String> = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
-    let wanted = choose::choose(&names, quant).map_err(|source| HubError::Choice { repo: repo.to_owned(), source })?;
+    let wanted = choose::choose(&names, quant).map_err(|problem| HubError::Choice { repo: repo.to_owned(), problem })?;
     let mut first = None;
     for name in &wanted {
         let path = client.file(repo, name, report).map_err(transfer)?;
