@@ -202,6 +202,68 @@ fn all_shards_come_and_the_first_is_named() {
 }
 
 #[test]
+fn a_repository_that_moved_on_hides_nothing_that_is_whole() {
+    let names = ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"];
+    let hub = FakeHub::start(&[(names[0], b"one"), (names[1], b"two")]);
+    let cache = TempDir::new();
+    let options = options(hub.url(), &cache);
+    let offline = HubOptions { offline: true, ..options.clone() };
+    let old = locate(REPO, &options).unwrap();
+    hub.commit(&[(names[0], b"one"), (names[1], b"newer")]);
+    for _ in 0..5 {
+        hub.fault(Fault::Status(503));
+    }
+    let pull = || ModelSource::parse(REPO).unwrap().pull(&options, &mut Silent);
+    pull().expect_err("the second part does not come");
+    assert_eq!(locate(REPO, &offline).unwrap(), old, "the new commit has one part of two");
+    let new = pull().unwrap();
+    assert_eq!(ModelFile::Path(locate(REPO, &offline).unwrap()), new);
+    assert_ne!(new, ModelFile::Path(old));
+    let models = HubCache::new(cache.path()).models();
+    assert_eq!((models[0].name.as_str(), models[0].bytes, models.len()), ("org/repo:Q8_0", 8, 1));
+}
+
+#[test]
+fn files_of_different_commits_are_all_at_hand() {
+    let (hub, cache) = (hub(), TempDir::new());
+    let options = options(hub.url(), &cache);
+    let offline = HubOptions { offline: true, ..options.clone() };
+    let four = locate("org/repo:Q4_K_M", &options).unwrap();
+    hub.commit(&[("repo-Q8_0.gguf", b"eight")]);
+    let eight = locate("org/repo:Q8_0", &options).unwrap();
+    assert_eq!(locate("org/repo:Q4_K_M", &offline).unwrap(), four);
+    assert_eq!(locate("org/repo:Q8_0", &offline).unwrap(), eight);
+    assert_eq!(locate(REPO, &offline).unwrap(), eight, "what main means is preferred");
+    let models = HubCache::new(cache.path()).models();
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    assert_eq!(names, ["org/repo:Q4_K_M", "org/repo:Q8_0"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn without_a_ref_the_snapshot_that_changed_last_comes_first() {
+    let cache = TempDir::new();
+    for (commit, changed_s) in [("a", 1_000), ("b", 3_000), ("c", 2_000)] {
+        let file = cache.write(&format!("models--org--repo/snapshots/{commit}/m-Q8_0.gguf"), commit);
+        let folder = std::fs::File::open(file.parent().unwrap()).unwrap();
+        folder.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(changed_s)).unwrap();
+    }
+    let offline = HubOptions { offline: true, ..options("http://127.0.0.1:9".to_owned(), &cache) };
+    assert_eq!(std::fs::read(locate(REPO, &offline).unwrap()).unwrap(), b"b");
+    cache.write("models--org--repo/refs/main", "c\n");
+    assert_eq!(std::fs::read(locate(REPO, &offline).unwrap()).unwrap(), b"c");
+}
+
+#[test]
+fn all_files_of_a_pull_are_of_one_commit() {
+    let (hub, cache) = (hub(), TempDir::new());
+    locate(REPO, &options(hub.url(), &cache)).unwrap();
+    let commit = std::fs::read_to_string(cache.path().join("models--org--repo/refs/main")).unwrap();
+    let files: Vec<_> = hub.seen().into_iter().filter(|seen| seen.range.is_some()).collect();
+    assert!(files.iter().all(|seen| seen.path == format!("/{REPO}/resolve/{commit}/{NAME}")), "{files:?}");
+}
+
+#[test]
 fn progress_counts_what_was_there() {
     #[derive(Default)]
     struct Heard(Vec<(u64, u64)>, u64, usize);

@@ -59,6 +59,12 @@ pub fn choose(files: &[String], wanted: Option<&str>) -> Result<Vec<String>, Cho
     complete(chosen)
 }
 
+/// The files of those models of which every part is there: half a model hides no whole one.
+pub fn whole(files: &[String]) -> Vec<String> {
+    let candidates = candidates(files);
+    candidates.iter().filter_map(|candidate| complete(candidate).ok()).flatten().collect()
+}
+
 fn named<'a>(candidates: &'a [Candidate], wanted: &str) -> Result<&'a Candidate, ChoiceError> {
     let is_file = |candidate: &&Candidate| candidate.name == wanted || candidate.files.iter().any(|file| file == wanted);
     if let Some(candidate) = candidates.iter().find(is_file) {

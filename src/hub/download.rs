@@ -66,7 +66,6 @@ pub struct HubClient {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Remote {
     etag: String,
-    commit: String,
     bytes: u64,
 }
 
@@ -89,7 +88,7 @@ impl HubClient {
         }
     }
 
-    /// The repository's files at `main`.
+    /// What `main` is now: the commit and its files.
     pub fn info(&self, repo: &str) -> Result<RepoInfo, TransferError> {
         let url = format!("{}/api/{}", self.endpoint, Repo::model(repo.to_owned()).api_url());
         let mut attempt = 0;
@@ -103,16 +102,22 @@ impl HubClient {
             std::thread::sleep(self.retry_pause * 2u32.pow(attempt - 1));
         };
         let mut answer = self.success(&url, answer)?;
-        answer.body_mut().read_json().map_err(|e| TransferError::Odd { url, what: format!("a description that is not one ({e})") })
+        let odd = |what: String| TransferError::Odd { url: url.clone(), what };
+        let info: RepoInfo = answer.body_mut().read_json().map_err(|e| odd(format!("a description that is not one ({e})")))?;
+        if !is_plain(&info.sha) {
+            return Err(odd(format!("the commit {:?}", info.sha)));
+        }
+        Ok(info)
     }
 
-    /// The file `name` of `repo` in the cache, fetched where it is not there yet.
-    pub fn file(&self, repo: &str, name: &str, report: &mut dyn Report) -> Result<PathBuf, TransferError> {
-        let url = format!("{}/{repo}/resolve/main/{}", self.endpoint, escape(name));
+    /// The file `name` of `repo` at `commit` in the cache, fetched where it is not there yet. All files of a model are asked for at
+    /// one commit, [`Self::info`]'s: `main` may move between two of them.
+    pub fn file(&self, repo: &str, commit: &str, name: &str, report: &mut dyn Report) -> Result<PathBuf, TransferError> {
+        let url = format!("{}/{repo}/resolve/{commit}/{}", self.endpoint, escape(name));
         let remote = self.remote(&url)?;
         let cache = self.cache.repo(Repo::model(repo.to_owned()));
         let blob = cache.blob_path(&remote.etag);
-        let pointer = cache.pointer_path(&remote.commit).join(name);
+        let pointer = cache.pointer_path(commit).join(name);
         let file = |path: &Path| {
             let path = path.to_owned();
             move |problem| TransferError::File { path, problem }
@@ -132,11 +137,18 @@ impl HubClient {
             let _ = std::fs::remove_file(&pointer);
             point(&blob, &pointer).map_err(file(&pointer))?;
         }
-        cache.create_ref(&remote.commit).map_err(file(&pointer))?;
         Ok(pointer)
     }
 
-    /// Etag, commit and size. The endpoint tells the first two before it redirects to where the bytes are; who is asked first wins.
+    /// Notes that `main` of `repo` is `commit`. For when all wanted files of it are there: readers of the cache follow this name, and a
+    /// commit that has half of a model would hide the whole one of the commit before.
+    pub fn set_ref(&self, repo: &str, commit: &str) -> Result<(), TransferError> {
+        let repo = Repo::model(repo.to_owned());
+        let path = self.cache.path().join(repo.folder_name()).join("refs").join(repo.revision());
+        self.cache.repo(repo).create_ref(commit).map_err(|problem| TransferError::File { path, problem })
+    }
+
+    /// Etag and size. The endpoint tells the first before it redirects to where the bytes are; who is asked first wins.
     fn remote(&self, url: &str) -> Result<Remote, TransferError> {
         let odd = |what: String| TransferError::Odd { url: url.to_owned(), what };
         let mut told = HeaderMap::new();
@@ -188,7 +200,13 @@ impl HubClient {
             }
             fruitless = if done > before { 1 } else { fruitless + 1 };
             if fruitless >= FRUITLESS_ATTEMPTS_MAX {
-                return Err(TransferError::Broken { name: name.to_owned(), attempts: fruitless, done, total: remote.bytes, problem: broke });
+                return Err(TransferError::Broken {
+                    name: name.to_owned(),
+                    attempts: fruitless,
+                    done,
+                    total: remote.bytes,
+                    problem: broke,
+                });
             }
             report.note(&format!("{name}: the transfer broke off at {} ({broke}); going on", HumanBytes(done)));
             std::thread::sleep(self.retry_pause * 2u32.pow(fruitless - 1));
@@ -298,18 +316,19 @@ fn redirect(from: &str, answer: &Response<Body>) -> Result<Option<String>, Trans
 fn read_remote(headers: &HeaderMap) -> Result<Remote, String> {
     let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag")).ok_or("no etag header")?;
     let etag = etag.trim_start_matches("W/").trim_matches('"');
-    let commit = header(headers, "x-repo-commit").ok_or("no x-repo-commit header")?;
-    // Both become names of files.
-    let plain =
-        |text: &str| !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if !plain(etag) || !plain(commit) {
-        return Err(format!("an etag {etag:?} or a commit {commit:?}"));
+    if !is_plain(etag) {
+        return Err(format!("the etag {etag:?}"));
     }
     let linked = header(headers, "x-linked-size").and_then(|size| size.parse().ok());
     let ranged = || header(headers, "content-range").and_then(|range| range.rsplit('/').next()?.parse().ok());
     let whole = || header(headers, "content-length").and_then(|length| length.parse().ok());
     let bytes = linked.or_else(ranged).or_else(whole).ok_or("no size")?;
-    Ok(Remote { etag: etag.to_owned(), commit: commit.to_owned(), bytes })
+    Ok(Remote { etag: etag.to_owned(), bytes })
+}
+
+/// Etags and commits become names of files.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 /// `bytes 5-9/10` -> (5, 10).
@@ -423,18 +442,17 @@ mod tests {
     }
 
     #[test]
-    fn names_from_headers_cannot_leave_the_cache() {
-        let headers = |etag: &str, commit: &str| {
+    fn names_the_hub_gives_cannot_leave_the_cache() {
+        let headers = |etag: &str| {
             let mut map = HeaderMap::new();
             map.insert("etag", etag.parse().unwrap());
-            map.insert("x-repo-commit", commit.parse().unwrap());
             map.insert("content-range", "bytes 0-0/10".parse().unwrap());
             read_remote(&map)
         };
-        assert_eq!(headers("W/\"abc\"", "def").unwrap(), Remote { etag: "abc".into(), commit: "def".into(), bytes: 10 });
-        assert!(headers("\"../../x\"", "def").is_err());
-        assert!(headers("\"abc\"", "../x").is_err());
-        assert!(headers("\"\"", "def").is_err());
+        assert_eq!(headers("W/\"abc\"").unwrap(), Remote { etag: "abc".into(), bytes: 10 });
+        assert!(headers("\"../../x\"").is_err());
+        assert!(headers("\"\"").is_err());
+        assert!(is_plain("0123abc") && !is_plain("../x") && !is_plain("a/b") && !is_plain(""));
     }
 
     #[test]

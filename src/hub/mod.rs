@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use hf_hub::api::RepoInfo;
+
 pub mod builtin;
 pub mod cache;
 pub mod choose;
@@ -138,7 +140,7 @@ impl ModelSource {
             Self::BuiltIn => Ok(ModelFile::BuiltIn),
             Self::Path(path) => existing_file(path),
             Self::Repo { repo, quant } => {
-                let cached = HubCache::new(&options.cache).files(repo);
+                let cached = HubCache::new(&options.cache).repo(repo);
                 if let Some(file) = cached.first_of(quant.as_deref()) {
                     return Ok(ModelFile::Path(file));
                 }
@@ -172,14 +174,15 @@ fn fetch(repo: &str, quant: Option<&str>, options: &HubOptions, report: &mut dyn
     }
     let transfer = |problem| HubError::Transfer { repo: repo.to_owned(), problem };
     let client = HubClient::new(options);
-    let info = client.info(repo).map_err(transfer)?;
-    let names: Vec<String> = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
+    let RepoInfo { siblings, sha: commit } = client.info(repo).map_err(transfer)?;
+    let names: Vec<String> = siblings.into_iter().map(|sibling| sibling.rfilename).collect();
     let wanted = choose::choose(&names, quant).map_err(|problem| HubError::Choice { repo: repo.to_owned(), problem })?;
     let mut first = None;
     for name in &wanted {
-        let path = client.file(repo, name, report).map_err(transfer)?;
+        let path = client.file(repo, &commit, name, report).map_err(transfer)?;
         first.get_or_insert(path);
     }
+    client.set_ref(repo, &commit).map_err(transfer)?;
     Ok(ModelFile::Path(first.expect("a choice is never empty")))
 }
 
