@@ -192,6 +192,7 @@ fn models_are_listed_and_pulled() {
     let running = program.serve(&["org/repo", "--port", "0", "--offline"]);
     assert!(running.banner.contains("org/repo"), "{}", running.banner);
     refused(&program.run(&["org/other", "--port", "0", "--offline"]), 1, &["--offline", "understudy pull org/other"]);
+    refused(&program.run(&["org/repo:Q4_0", "--port", "0", "--offline"]), 1, &["--offline", "there are: Q8_0"]);
 }
 
 #[test]

@@ -239,6 +239,38 @@ fn files_of_different_commits_are_all_at_hand() {
     assert_eq!(names, ["org/repo:Q4_K_M", "org/repo:Q8_0"]);
 }
 
+#[test]
+fn what_is_listed_can_be_typed() {
+    let hub = FakeHub::start(&[("a-Q8_0.gguf", b"a"), ("b-Q8_0.gguf", b"bb"), ("c-Q4_0.gguf", b"ccc")]);
+    let cache = TempDir::new();
+    let options = options(hub.url(), &cache);
+    for name in ["org/repo:a-Q8_0.gguf", "org/repo:b-Q8_0.gguf", "org/repo:q4_0"] {
+        locate(name, &options).unwrap();
+    }
+    let offline = HubOptions { offline: true, ..options };
+    let models = HubCache::new(cache.path()).models();
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    assert_eq!(names, ["org/repo:Q4_0", "org/repo:a-Q8_0.gguf", "org/repo:b-Q8_0.gguf"]);
+    for model in &models {
+        assert_eq!(locate(&model.name, &offline).unwrap(), model.path, "{}", model.name);
+    }
+}
+
+#[test]
+fn offline_the_error_lists_what_the_cache_has() {
+    let hub = FakeHub::start(&[("m-Q8_0.gguf", b"eight"), ("m-Q2_K.gguf", b"two"), ("m-Q4_K_M.gguf", b"four")]);
+    let cache = TempDir::new();
+    let options = options(hub.url(), &cache);
+    locate("org/repo:Q8_0", &options).unwrap();
+    hub.commit(&[("m-Q2_K.gguf", b"two"), ("m-Q4_K_M.gguf", b"four")]);
+    locate("org/repo:Q2_K", &options).unwrap();
+    let offline = HubOptions { offline: true, ..options.clone() };
+    let message = error("org/repo:Q4_K_M", &offline);
+    assert!(message.contains("the cache has models of org/repo") && message.contains("--offline"), "{message}");
+    assert!(message.ends_with("no file for \"Q4_K_M\"; there are: Q2_K, Q8_0"), "{message}");
+    assert!(locate("org/repo:Q4_K_M", &options).unwrap().ends_with("m-Q4_K_M.gguf"), "online it is fetched");
+}
+
 #[cfg(unix)]
 #[test]
 fn without_a_ref_the_snapshot_that_changed_last_comes_first() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{Cache, Repo};
 
-use super::choose;
+use super::choose::{self, ChoiceError};
 
 /// The cache folder.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ struct Snapshot {
 /// One model that can be served without the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedModel {
-    /// What to type: `org/repo:quant`.
+    /// What to type: `org/repo:quant`, or the file's name after the colon where several files have that quantisation.
     pub name: String,
     pub path: PathBuf,
     pub bytes: u64,
@@ -71,9 +71,19 @@ impl HubCache {
 }
 
 impl CachedRepo {
-    /// The file (or first shard) that `quant` means, from the first snapshot that has all of it.
-    pub fn first_of(&self, quant: Option<&str>) -> Option<PathBuf> {
-        self.find(quant)?.into_iter().next()
+    /// The file (or first shard) that `quant` means, from the first snapshot that has all of it; `None` where no model is there at all.
+    ///
+    /// Errors: there are models and `quant` means none of them, or several. The error lists what all snapshots have.
+    pub fn first_of(&self, quant: Option<&str>) -> Result<Option<PathBuf>, ChoiceError> {
+        if let Some(paths) = self.find(quant) {
+            return Ok(paths.into_iter().next());
+        }
+        match choose::choose(&self.names(), quant) {
+            Err(ChoiceError::NoGguf) => Ok(None),
+            Err(why) => Err(why),
+            // What is clear among all names is clear among those of a snapshot, so it was found above.
+            Ok(_) => Ok(None),
+        }
     }
 
     fn find(&self, quant: Option<&str>) -> Option<Vec<PathBuf>> {
@@ -86,9 +96,8 @@ impl CachedRepo {
 
     fn models(&self, repo: &str) -> Vec<CachedModel> {
         let mut models = Vec::new();
-        for candidate in choose::candidates(&self.names()) {
-            let label = candidate.quant.as_deref().unwrap_or(&candidate.name);
-            let Some(paths) = self.find(Some(label)) else { continue };
+        for label in choose::labels(&choose::candidates(&self.names())) {
+            let Some(paths) = self.find(Some(&label)) else { continue };
             let bytes = paths.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum();
             models.extend(paths.into_iter().next().map(|path| CachedModel { name: format!("{repo}:{label}"), path, bytes }));
         }

@@ -46,8 +46,12 @@ pub enum HubError {
     NoSuchModel(String),
     #[error("{path}: {problem}")]
     File { path: PathBuf, problem: std::io::Error },
-    #[error("{repo} is not in the cache ({cache}) and --offline forbids the network; run `understudy pull {repo}` once while online")]
+    #[error(
+        "{repo} is not in the cache ({cache}) and --offline (or HF_HUB_OFFLINE) forbids the network; run `understudy pull {repo}` once while online"
+    )]
     NotCached { repo: String, cache: PathBuf },
+    #[error("the cache has models of {repo}, and --offline (or HF_HUB_OFFLINE) forbids to fetch others: {problem}")]
+    CachedChoice { repo: String, problem: ChoiceError },
     #[error("{repo}: {problem}")]
     Choice { repo: String, problem: ChoiceError },
     #[error("{repo}: {problem}")]
@@ -134,15 +138,19 @@ impl ModelSource {
         Ok(Self::Repo { repo: repo.to_owned(), quant: quant.map(str::to_owned) })
     }
 
-    /// Finds the file. A repository's file that is in the cache is used without asking the network; one that is not is fetched.
+    /// Finds the file. What the cache has of a repository is used without asking the network, so that without a quantisation the
+    /// order of preference is one among the files there; only where that gives none the Hub's list is asked for, and the file fetched.
     pub fn locate(&self, options: &HubOptions, report: &mut dyn Report) -> Result<ModelFile, HubError> {
         match self {
             Self::BuiltIn => Ok(ModelFile::BuiltIn),
             Self::Path(path) => existing_file(path),
             Self::Repo { repo, quant } => {
                 let cached = HubCache::new(&options.cache).repo(repo);
-                if let Some(file) = cached.first_of(quant.as_deref()) {
-                    return Ok(ModelFile::Path(file));
+                match cached.first_of(quant.as_deref()) {
+                    Ok(Some(file)) => return Ok(ModelFile::Path(file)),
+                    Err(problem) if options.offline => return Err(HubError::CachedChoice { repo: repo.clone(), problem }),
+                    // The Hub may have what the cache lacks.
+                    Ok(None) | Err(_) => {}
                 }
                 fetch(repo, quant.as_deref(), options, report)
             }
