@@ -178,14 +178,22 @@ fn refusals_say_what_to_do() {
 fn a_hub_with_hiccups_is_asked_again() {
     let (hub, cache) = (hub(), TempDir::new());
     let options = options(hub.url(), &cache);
-    hub.info_fault(Fault::Status(500)).info_fault(Fault::Status(502));
+    hub.info_fault(Fault::Status(500)).info_fault(Fault::Status(429)).info_fault(Fault::Status(502));
+    hub.probe_fault(Fault::Status(503)).probe_fault(Fault::Status(429));
+    hub.fault(Fault::Status(429)).fault(Fault::Status(500));
     locate(REPO, &options).unwrap();
+    let other = TempDir::new();
+    let elsewhere = HubOptions { cache: other.path().to_owned(), ..options };
     for _ in 0..5 {
         hub.info_fault(Fault::Status(500));
     }
-    let other = TempDir::new();
-    let message = error(REPO, &HubOptions { cache: other.path().to_owned(), ..options });
+    let message = error(REPO, &elsewhere);
     assert!(message.contains("answers 500"), "{message}");
+    for _ in 0..5 {
+        hub.probe_fault(Fault::Status(429));
+    }
+    let message = error(REPO, &elsewhere);
+    assert!(message.contains("answers 429"), "{message}");
 }
 
 #[test]

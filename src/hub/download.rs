@@ -91,17 +91,7 @@ impl HubClient {
     /// What `main` is now: the commit and its files.
     pub fn info(&self, repo: &str) -> Result<RepoInfo, TransferError> {
         let url = format!("{}/api/{}", self.endpoint, Repo::model(repo.to_owned()).api_url());
-        let mut attempt = 0;
-        let answer = loop {
-            let answer = self.get(&url, None);
-            let passing = answer.as_ref().is_ok_and(|(answer, _)| answer.status().is_server_error());
-            attempt += 1;
-            if !passing || attempt >= FRUITLESS_ATTEMPTS_MAX {
-                break answer?.0;
-            }
-            std::thread::sleep(self.retry_pause * 2u32.pow(attempt - 1));
-        };
-        let mut answer = self.success(&url, answer)?;
+        let mut answer = self.patiently(|| self.success(&url, self.get(&url, None)?.0))?;
         let odd = |what: String| TransferError::Odd { url: url.clone(), what };
         let info: RepoInfo = answer.body_mut().read_json().map_err(|e| odd(format!("a description that is not one ({e})")))?;
         if !is_plain(&info.sha) {
@@ -114,7 +104,7 @@ impl HubClient {
     /// one commit, [`Self::info`]'s: `main` may move between two of them.
     pub fn file(&self, repo: &str, commit: &str, name: &str, report: &mut dyn Report) -> Result<PathBuf, TransferError> {
         let url = format!("{}/{repo}/resolve/{commit}/{}", self.endpoint, escape(name));
-        let remote = self.remote(&url)?;
+        let remote = self.patiently(|| self.remote(&url))?;
         let cache = self.cache.repo(Repo::model(repo.to_owned()));
         let blob = cache.blob_path(&remote.etag);
         let pointer = cache.pointer_path(commit).join(name);
@@ -188,7 +178,7 @@ impl HubClient {
             let broke = match self.fetch_once(url, remote, &mut file, &mut done, report) {
                 Ok(()) => io::Error::from(io::ErrorKind::UnexpectedEof),
                 Err(TransferError::Unreachable { problem, .. }) => io::Error::other(problem.to_string()),
-                Err(TransferError::Status { status, .. }) if status >= 500 || status == 429 => io::Error::other(format!("HTTP {status}")),
+                Err(TransferError::Status { status, .. }) if is_passing(status) => io::Error::other(format!("HTTP {status}")),
                 Err(TransferError::File { problem, .. }) if problem.kind() == io::ErrorKind::StorageFull => {
                     let folder = part.parent().unwrap_or(part).to_owned();
                     return Err(TransferError::NoSpace { folder, name: name.to_owned(), free: 0, needed: remote.bytes - done });
@@ -209,7 +199,7 @@ impl HubClient {
                 });
             }
             report.note(&format!("{name}: the transfer broke off at {} ({broke}); going on", HumanBytes(done)));
-            std::thread::sleep(self.retry_pause * 2u32.pow(fruitless - 1));
+            self.pause(fruitless);
         }
         report.finish();
         file.sync_all().map_err(error)
@@ -254,6 +244,22 @@ impl HubClient {
         }
     }
 
+    /// Asks again where the answer is a trouble that passes; what the last attempt says holds.
+    fn patiently<T>(&self, ask: impl Fn() -> Result<T, TransferError>) -> Result<T, TransferError> {
+        for attempt in 1..FRUITLESS_ATTEMPTS_MAX {
+            match ask() {
+                Err(TransferError::Status { status, .. }) if is_passing(status) => self.pause(attempt),
+                answer => return answer,
+            }
+        }
+        ask()
+    }
+
+    /// Before the attempt that follows so many fruitless ones; doubles each time.
+    fn pause(&self, fruitless: u32) {
+        std::thread::sleep(self.retry_pause * 2u32.pow(fruitless - 1));
+    }
+
     /// Follows redirects; returns the answer and the address that gave it.
     fn get(&self, url: &str, range: Option<std::ops::RangeInclusive<u64>>) -> Result<(Response<Body>, String), TransferError> {
         let mut at = url.to_owned();
@@ -290,6 +296,11 @@ impl HubClient {
             status => Err(TransferError::Status { url, status }),
         }
     }
+}
+
+/// A status of a server that is busy or broken for the moment.
+fn is_passing(status: u16) -> bool {
+    status == 429 || status >= 500
 }
 
 /// Where a redirect leads, as a whole address; `None` for an answer that is none. From https never to plain http.

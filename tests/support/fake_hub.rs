@@ -34,8 +34,10 @@ struct State {
     commits: BTreeMap<String, Files>,
     /// The hash that `main` means.
     head: String,
-    /// Taken one a transfer (requests for the first byte alone meet none of them).
+    /// Taken one a transfer.
     faults: VecDeque<Fault>,
+    /// Taken one a request for the first byte alone, by which a client learns size and etag.
+    probe_faults: VecDeque<Fault>,
     info_faults: VecDeque<Fault>,
     /// Files are redirected there, as the Hub does to its CDN.
     cdn: Option<String>,
@@ -93,6 +95,12 @@ impl FakeHub {
 
     pub fn fault(&self, fault: Fault) -> &Self {
         self.state().faults.push_back(fault);
+        self
+    }
+
+    /// A fault of the request for the first byte, which comes before a transfer.
+    pub fn probe_fault(&self, fault: Fault) -> &Self {
+        self.state().probe_faults.push_back(fault);
         self
     }
 
@@ -189,7 +197,7 @@ fn serve(connection: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         return answer(&connection, "302 Found", &headers, b"");
     }
     let probe = range.as_deref() == Some("bytes=0-0");
-    let fault = if probe { None } else { state.faults.pop_front() };
+    let fault = if probe { state.probe_faults.pop_front() } else { state.faults.pop_front() };
     drop(state);
     if let Some(Fault::Status(status)) = fault {
         return answer(&connection, &format!("{status} Fault"), &[], b"");
