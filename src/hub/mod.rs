@@ -109,7 +109,8 @@ impl HubOptions {
 }
 
 impl ModelSource {
-    /// A file that exists is a path whatever its name looks like; then `builtin`; then a name with one slash is a repository.
+    /// `builtin` is the built-in model, also where a file is called so (that one is `./builtin`); otherwise a file that exists is a path
+    /// whatever its name looks like; otherwise a name with one slash is a repository.
     pub fn parse(name: &str) -> Result<Self, HubError> {
         if name.eq_ignore_ascii_case("builtin") || name.eq_ignore_ascii_case("built-in") {
             return Ok(Self::BuiltIn);
@@ -209,7 +210,7 @@ mod tests {
         assert_eq!(parse("Qwen/Qwen3-0.6B-GGUF"), repo("Qwen/Qwen3-0.6B-GGUF", None));
         assert_eq!(parse("Qwen/Qwen3-0.6B-GGUF:q8_0"), repo("Qwen/Qwen3-0.6B-GGUF", Some("q8_0")));
         assert_eq!(parse("org/repo:dir/file.gguf"), repo("org/repo", Some("dir/file.gguf")));
-        for path in ["model.gguf", "dir/model.GGUF", "/x/y", "./model", "Cargo.toml"] {
+        for path in ["model.gguf", "dir/model.GGUF", "/x/y", "./model", "./builtin", "Cargo.toml"] {
             assert_eq!(parse(path), Ok(ModelSource::Path(path.into())), "{path}");
         }
         for wrong in ["sevre", "a/b/c", "a/b:", "/", "../../etc:x", "a b/c", "org/..", "org/-x", ""] {
