@@ -33,6 +33,7 @@ fn usage_errors_exit_with_2_and_name_the_source() {
     refused(&program.run(&["--config", "gone.toml"]), 2, &["--config: gone.toml"]);
     refused(&program.run(&["--host", "0.0.0.0"]), 2, &["--host: 0.0.0.0", "--api-key-file", "--unsafe-no-key"]);
     refused(&program.run(&["--log-level", "shout=loud=twice"]), 2, &["--log-level"]);
+    refused(&program.run(&["--offline", "models"]), 2, &["options go after the command: understudy models"]);
     let unknown = program.run(&["--prot", "1"]);
     assert_eq!(unknown.code, Some(2));
     assert!(unknown.stderr.contains("--port"), "clap suggests: {}", unknown.stderr);

@@ -1,7 +1,7 @@
 //! What can be typed. Every setting is taken as text and read by `config`, so that a flag, a variable and a line of the file
 //! get the same reading and the same errors.
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
 use crate::config::settings::Layers;
 
@@ -180,6 +180,17 @@ pub struct BenchArgs {
     pub common: CommonArgs,
 }
 
+impl Args {
+    /// A command's name where the model stands: an option came before it, and clap takes commands only as the first word.
+    pub fn misplaced_command(&self) -> Option<&str> {
+        let model = self.serve.model.as_deref().filter(|_| self.command.is_none())?;
+        let mut command = Self::command();
+        // Adds `help`, which is nobody's definition.
+        command.build();
+        command.get_subcommands().any(|known| known.get_name() == model).then_some(model)
+    }
+}
+
 impl ServeArgs {
     pub fn tell(&self, layers: &mut Layers) {
         tell_model(&self.model, layers);
@@ -233,8 +244,6 @@ fn one(value: &Option<String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::config::settings::KEYS;
 
@@ -265,5 +274,16 @@ mod tests {
         let Some(Command::Serve(serve)) = args.command else { panic!("serve was typed") };
         assert_eq!(serve.server.strict_model.as_deref(), Some("true"));
         assert_eq!(serve.server.api_key, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_command_behind_an_option_is_no_model() {
+        let misplaced = |words: &[&str]| Args::try_parse_from(words).unwrap().misplaced_command().map(str::to_owned);
+        for name in ["serve", "chat", "pull", "models", "bench", "version", "help"] {
+            assert_eq!(misplaced(&["understudy", "--offline", name]).as_deref(), Some(name));
+        }
+        assert_eq!(misplaced(&["understudy", "--offline", "./models"]), None);
+        assert_eq!(misplaced(&["understudy", "models", "--offline"]), None);
+        assert_eq!(misplaced(&["understudy", "serve", "models"]), None);
     }
 }

@@ -38,6 +38,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), Failure> {
+    if let Some(name) = args.misplaced_command() {
+        let message = format!("options go after the command: understudy {name} [OPTIONS]; a model in a file of that name is ./{name}");
+        return Err(Failure::Usage(message));
+    }
     let mut layers = Layers::default();
     match args.command.unwrap_or(Command::Serve(args.serve)) {
         Command::Serve(serve) => {
