@@ -49,11 +49,11 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DoesNotFit {
     #[error(
-        "the model needs {} (weights {}, scratch {}, cache of the shortest useful context of {CONTEXT_MIN} tokens {}) and the budget is {} ({}); \
+        "the model needs {} (weights {}, scratch {}, cache of the shortest useful context of {least} tokens {}) and the budget is {} ({}); \
          take a smaller model or quantisation, free memory, or raise --memory",
         Size(weight_bytes + scratch_bytes + cache_bytes), Size(*weight_bytes), Size(*scratch_bytes), Size(*cache_bytes), Size(memory.bytes()), Origin(*memory)
     )]
-    Model { weight_bytes: u64, scratch_bytes: u64, cache_bytes: u64, memory: Memory },
+    Model { weight_bytes: u64, scratch_bytes: u64, cache_bytes: u64, least: usize, memory: Memory },
     #[error(
         "a context of {context} tokens needs {} of cache beside {} of weights and scratch, and the budget is {} ({}); \
          at most --context {possible} fits, or raise --memory",
@@ -76,25 +76,24 @@ pub fn plan(needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
     let other_bytes = needs.weight_bytes + needs.scratch_bytes;
     let cache_bytes_max = budget_bytes.saturating_sub(other_bytes);
     let blocks_max = usize::try_from(cache_bytes_max / needs.block_bytes.max(1)).unwrap_or(usize::MAX / BLOCK_TOKENS);
+    let least = CONTEXT_MIN.min(needs.context_max);
     let context = match wanted.context {
         Context::Tokens(context) if context > needs.context_max => {
             return Err(DoesNotFit::BeyondModel { context, context_max: needs.context_max });
         }
-        Context::Tokens(context) if blocks(context) > blocks_max => {
+        Context::Tokens(context) if blocks(context) <= blocks_max => context,
+        // Not even a short one fits: a shorter --context is no way out.
+        _ if blocks(least) > blocks_max => {
+            let cache_bytes = blocks(least) as u64 * needs.block_bytes;
+            let (weight_bytes, scratch_bytes) = (needs.weight_bytes, needs.scratch_bytes);
+            return Err(DoesNotFit::Model { weight_bytes, scratch_bytes, cache_bytes, least, memory: wanted.memory });
+        }
+        Context::Tokens(context) => {
             let cache_bytes = blocks(context) as u64 * needs.block_bytes;
             let possible = blocks_max.saturating_mul(BLOCK_TOKENS);
             return Err(DoesNotFit::Context { context, cache_bytes, other_bytes, possible, memory: wanted.memory });
         }
-        Context::Tokens(context) => context,
-        Context::OfModel => {
-            let least = CONTEXT_MIN.min(needs.context_max);
-            if blocks(least) > blocks_max {
-                let cache_bytes = blocks(least) as u64 * needs.block_bytes;
-                let (weight_bytes, scratch_bytes) = (needs.weight_bytes, needs.scratch_bytes);
-                return Err(DoesNotFit::Model { weight_bytes, scratch_bytes, cache_bytes, memory: wanted.memory });
-            }
-            needs.context_max.min(blocks_max.saturating_mul(BLOCK_TOKENS))
-        }
+        Context::OfModel => needs.context_max.min(blocks_max.saturating_mul(BLOCK_TOKENS)),
     };
     let one = blocks(context);
     let all = one.saturating_mul(wanted.parallel);
@@ -205,6 +204,8 @@ mod tests {
         let half = Memory::HalfOfAvailable { bytes: GIB + GIB / 2 };
         let error = plan(QWEN, wanted(Context::Tokens(32_768), half)).unwrap_err().to_string();
         assert!(error.contains("896 MiB of cache") && error.contains("--context 16384 fits"), "{error}");
+        let error = plan(QWEN, wanted(Context::Tokens(32_768), told)).unwrap_err().to_string();
+        assert!(error.contains("take a smaller model") && !error.contains("--context"), "nothing fits, so no context does: {error}");
         let error = plan(QWEN, wanted(Context::Tokens(40_000), told)).unwrap_err().to_string();
         assert_eq!(error, "--context 40000 is more than the 32768 tokens this model was made for");
     }
