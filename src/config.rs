@@ -2,6 +2,7 @@
 //!
 //! Pure: the environment, the file and the machine are arguments. Must not know clap, sockets, models or the clock.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 
@@ -10,7 +11,7 @@ use kernels::device::DeviceChoice;
 pub mod settings;
 pub mod values;
 
-use settings::{ConfigError, Layers};
+use settings::{ConfigError, KEYS, Layers, Source};
 
 /// Everything that can be told, by concern.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,7 @@ pub struct Config {
     pub engine: Engine,
     pub models: Models,
     pub log: Log,
+    sources: BTreeMap<&'static str, Source>,
 }
 
 /// Where to listen and whom to answer.
@@ -172,6 +174,7 @@ impl Config {
                 format: layers.one("log_format", values::log_format)?.unwrap_or(LogFormat::Text),
                 filter: layers.one("log_level", values::text)?.unwrap_or_else(|| "info".to_owned()),
             },
+            sources: layers.sources(),
         };
         let without_key_on_purpose = layers.one("unsafe_no_key", values::boolean)?.unwrap_or(false);
         if !config.server.host.is_loopback() && config.server.api_keys.is_empty() && !without_key_on_purpose {
@@ -185,6 +188,13 @@ impl Config {
             ));
         }
         Ok(config)
+    }
+
+    /// Where the value of `key` was told: for what turns out to be wrong only when it is used.
+    pub fn source(&self, key: &str) -> &Source {
+        static DEFAULT: Source = Source::Nowhere;
+        debug_assert!(KEYS.contains(&key), "{key} is not in KEYS");
+        self.sources.get(key).unwrap_or(&DEFAULT)
     }
 }
 
@@ -290,6 +300,13 @@ mod tests {
         assert_eq!(error(&[("threads", "0")], &[], ""), "--threads: \"0\" is not a number from 1 up");
         assert_eq!(error(&[("memory", "8Q")], &[], ""), "--memory: \"8Q\" is not a size (like 512M, 8G, 1.5G or a number of bytes)");
         assert_eq!(error(&[("device", "tpu")], &[], ""), "--device: unknown device \"tpu\": expected auto, cpu, cuda, cuda:N or metal");
+    }
+
+    #[test]
+    fn a_config_knows_where_it_was_told() {
+        let config = resolve(&[("model", "a/b")], &[("UNDERSTUDY_MODEL", "c/d"), ("UNDERSTUDY_DEVICE", "cpu")], "memory = '8G'").unwrap();
+        let said = ["model", "device", "memory", "context"].map(|key| config.source(key).to_string());
+        assert_eq!(said, ["MODEL", "UNDERSTUDY_DEVICE", "understudy.toml line 1: memory", "the default"]);
     }
 
     #[test]

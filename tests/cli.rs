@@ -112,9 +112,23 @@ fn bad_models_exit_with_1_and_say_which() {
 fn too_little_memory_is_refused_with_numbers() {
     let program = Program::new();
     refused(&program.run(&["--port", "0", "--memory", "1M"]), 1, &["weights", "the budget is 1.0 MiB (--memory)", "raise --memory"]);
-    refused(&program.run(&["--port", "0", "--context", "10000k"]), 1, &["--context 10240000 is more than"]);
+    refused(&program.run(&["--port", "0", "--context", "10000k"]), 1, &["--context: 10240000 is more than"]);
     let most = program.run(&["--port", "0", "--memory", "40M", "--context", "64k"]);
     refused(&most, 1, &["a context of 65536 tokens needs", "at most --context"]);
+}
+
+#[test]
+fn what_cannot_be_used_is_blamed_on_where_it_was_told() {
+    let told = |name: &str, value: &str| Program::new().env(name, value).run(&["--port", "0"]);
+    refused(&told("UNDERSTUDY_DEVICE", "cuda"), 1, &["understudy: UNDERSTUDY_DEVICE: ", "--features cuda"]);
+    refused(&told("UNDERSTUDY_LOG_LEVEL", "shout=loud=twice"), 2, &["understudy: UNDERSTUDY_LOG_LEVEL: "]);
+    refused(&told("UNDERSTUDY_MODEL", "sevre"), 1, &["understudy: UNDERSTUDY_MODEL: ", "\"sevre\""]);
+    refused(&told("UNDERSTUDY_CONTEXT", "10000k"), 1, &["UNDERSTUDY_CONTEXT: 10240000 is more than"]);
+    refused(&told("UNDERSTUDY_MEMORY", "1M"), 1, &["the budget is 1.0 MiB (UNDERSTUDY_MEMORY)"]);
+    let file = Program::new().config("port = 0\nmemory = \"40M\"\ncontext = \"64k\"\n");
+    let parts = ["understudy.toml line 3: context: a context of 65536", "40.0 MiB (understudy.toml line 2: memory)"];
+    refused(&file.run(&[]), 1, &parts);
+    refused(&Program::new().config("model = \"sevre\"\n").run(&["pull", "sevre"]), 1, &["understudy: MODEL: "]);
 }
 
 #[test]

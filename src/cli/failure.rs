@@ -66,10 +66,7 @@ impl From<ConfigError> for Failure {
 
 impl From<HubError> for Failure {
     fn from(error: HubError) -> Self {
-        match error {
-            HubError::NoSuchModel(_) => Self::Runtime(anyhow::Error::new(error).context("MODEL")),
-            error => Self::Runtime(error.into()),
-        }
+        Self::Runtime(error.into())
     }
 }
 

@@ -10,7 +10,7 @@ use kernels::{BLOCK_TOKENS, KvDtype};
 use models::{Family, Gguf, Hyperparameters, KvCache, MemoryEstimate, StepSize, Tokenizer};
 
 use super::failure::Failure;
-use super::memory_plan::{self, Needs, Plan, Size, Wanted};
+use super::memory_plan::{self, Budget, Needs, Plan, Size, Wanted};
 use crate::chat::SamplingDefaults;
 use crate::chat::chat_template::ChatTemplate;
 use crate::chat::prepare::TextModel;
@@ -52,7 +52,7 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     let (gguf, id) = open(config)?;
     let plan = plan(&gguf, config)?;
     kernels::cpu::pool::set_threads(config.engine.threads);
-    let opened = kernels::device::open(config.engine.device).context("--device")?;
+    let opened = kernels::device::open(config.engine.device).with_context(|| config.source("device").to_string())?;
     for error in &opened.passed_over {
         tracing::warn!("{error}");
     }
@@ -78,9 +78,14 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     Ok(Loaded { engine, text: Arc::new(text), about, plan })
 }
 
+/// What the model's name means.
+pub fn model_source(config: &Config) -> Result<ModelSource, Failure> {
+    Ok(ModelSource::parse(&config.models.model).with_context(|| config.source("model").to_string())?)
+}
+
 /// The file, and the name replies will carry.
 fn open(config: &Config) -> Result<(Gguf, String), Failure> {
-    let source = ModelSource::parse(&config.models.model)?;
+    let source = model_source(config)?;
     let options = HubOptions::from_env(&|name| std::env::var(name).ok(), config.models.offline);
     let gguf = match source.locate(&options, progress::for_stderr().as_mut())? {
         ModelFile::BuiltIn => Gguf::from_bytes(builtin::bytes(), "the built-in model"),
@@ -112,7 +117,12 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
         scratch_bytes: estimate.scratch_bytes,
         context_max: hyperparameters.model.context_max,
     };
-    let wanted = Wanted { context: config.engine.context, parallel, memory: config.engine.memory };
+    let wanted = Wanted {
+        context: config.engine.context,
+        context_origin: config.source("context").clone(),
+        parallel,
+        budget: Budget { memory: config.engine.memory, origin: config.source("memory").clone() },
+    };
     Ok(memory_plan::plan(needs, wanted).with_context(|| gguf.name().to_owned())?)
 }
 

@@ -82,7 +82,7 @@ fn resolve(mut layers: Layers, common: &CommonArgs) -> Result<Config, Failure> {
         layers.file(&name, &text)?;
     }
     let config = Config::resolve(&layers, machine::machine(), &|path| std::fs::read_to_string(path))?;
-    print::start_log(&config.log)?;
+    print::start_log(&config)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }

@@ -57,7 +57,7 @@ impl fmt::Display for Source {
             Self::Variable(name) => f.write_str(name),
             Self::Line { file, line, key: "" } => write!(f, "{file} line {line}"),
             Self::Line { file, line, key } => write!(f, "{file} line {line}: {key}"),
-            Self::Nowhere => f.write_str("default"),
+            Self::Nowhere => f.write_str("the default"),
         }
     }
 }
@@ -160,6 +160,11 @@ impl Layers {
     /// An error about `key`, blaming the layer that told it.
     pub fn error(&self, key: &'static str, message: String) -> ConfigError {
         ConfigError { origin: self.told(key).map(|told| told.source.clone()).unwrap_or_default(), message }
+    }
+
+    /// Where each key was told, of those that were.
+    pub fn sources(&self) -> BTreeMap<&'static str, Source> {
+        KEYS.iter().filter_map(|&key| Some((key, self.told(key)?.source.clone()))).collect()
     }
 
     fn told(&self, key: &'static str) -> Option<&Told> {
