@@ -233,7 +233,7 @@ mod tests {
         for (key, value) in flags {
             layers.flag(key, vec![(*value).to_owned()]);
         }
-        layers.env(env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        layers.env(env.iter().map(|(k, v)| (k.into(), v.into()))).map_err(|e| e.to_string())?;
         layers.file("understudy.toml", file).map_err(|e| e.to_string())?;
         let read = |path: &str| match path {
             "keys" => Ok("# team\nfirst\n\n second \n".to_owned()),
@@ -327,6 +327,9 @@ mod tests {
         assert_eq!(error(&[("api_key_file", "gone")], &[], ""), "--api-key-file: gone: no such file");
         assert_eq!(error(&[("api_key_file", "empty")], &[], ""), "--api-key-file: empty holds no key; write one key a line");
         assert_eq!(error(&[("api_key", "")], &[], ""), "--api-key: is empty");
+        assert_eq!(error(&[], &[("UNDERSTUDY_API_KEY", "")], ""), "UNDERSTUDY_API_KEY: is empty");
+        assert_eq!(error(&[], &[("UNDERSTUDY_API_KEY_FILE", "")], ""), "UNDERSTUDY_API_KEY_FILE: is empty");
+        assert_eq!(resolve(&[], &[("UNDERSTUDY_PORT", "")], "").unwrap().server.port, PORT, "elsewhere empty is not told");
         let shown = error(&[("api_key", "se cret")], &[], "");
         assert!(!shown.contains("se cret"), "a key was printed: {shown}");
     }

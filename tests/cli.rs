@@ -39,6 +39,24 @@ fn usage_errors_exit_with_2_and_name_the_source() {
     assert!(unknown.stderr.contains("--port"), "clap suggests: {}", unknown.stderr);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_no_text_opens_no_door() {
+    use std::os::unix::ffi::OsStrExt;
+    let program = Program::new();
+    for name in ["UNDERSTUDY_API_KEY", "UNDERSTUDY_API_KEY_FILE", "UNDERSTUDY_CONFIG", "UNDERSTUDY_PORT"] {
+        // A budget that holds no model: a program that takes the value would not stay.
+        let mut command = program.command(&["--port", "0", "--memory", "1M"]);
+        command.env(name, std::ffi::OsStr::from_bytes(b"secret\xff")).stdin(std::process::Stdio::null());
+        let ended = Ended::of(command.output().unwrap());
+        refused(&ended, 2, &[name, "is not valid UTF-8"]);
+        assert!(!ended.stderr.contains("secret"));
+    }
+    for name in ["UNDERSTUDY_API_KEY", "UNDERSTUDY_API_KEY_FILE"] {
+        refused(&Program::new().env(name, "").run(&["--port", "0", "--memory", "1M"]), 2, &[name, "is empty"]);
+    }
+}
+
 #[test]
 fn precedence_seen_from_outside() {
     let told = |args: &[&str]| {

@@ -2,12 +2,13 @@
 //!
 //! Exit codes: 0 it worked, 1 it failed, 2 it was asked for wrongly. Standard output carries results only.
 
+use std::env::VarError;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::config::Config;
-use crate::config::settings::Layers;
+use crate::config::settings::{Layers, NOT_UTF_8};
 
 pub mod args;
 mod failure;
@@ -75,9 +76,7 @@ fn run(args: Args) -> Result<(), Failure> {
 
 /// Adds environment and file under the flags, and starts the log.
 fn resolve(mut layers: Layers, common: &CommonArgs) -> Result<Config, Failure> {
-    // A name or value that is not UTF-8 cannot be one of our settings' values.
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let warnings = layers.env(variables);
+    let warnings = layers.env(std::env::vars_os())?;
     if let Some((name, text)) = config_file(common)? {
         layers.file(&name, &text)?;
     }
@@ -97,8 +96,12 @@ fn resolve_locally(mut layers: Layers, common: &CommonArgs) -> Result<Config, Fa
 
 /// The file told by `--config` or UNDERSTUDY_CONFIG, which must exist; else `understudy.toml` here, else the user's, where there is one.
 fn config_file(common: &CommonArgs) -> Result<Option<(String, String)>, Failure> {
-    let told = common.config.clone().map(|path| (path, "--config"));
-    let told = told.or_else(|| std::env::var("UNDERSTUDY_CONFIG").ok().map(|path| (path, "UNDERSTUDY_CONFIG")));
+    let told = match (&common.config, std::env::var("UNDERSTUDY_CONFIG")) {
+        (Some(path), _) => Some((path.clone(), "--config")),
+        (None, Ok(path)) => Some((path, "UNDERSTUDY_CONFIG")),
+        (None, Err(VarError::NotPresent)) => None,
+        (None, Err(VarError::NotUnicode(_))) => return Err(Failure::Usage(format!("UNDERSTUDY_CONFIG: {NOT_UTF_8}"))),
+    };
     if let Some((path, source)) = told.filter(|(path, _)| !path.is_empty()) {
         let text = std::fs::read_to_string(&path).map_err(|e| Failure::Usage(format!("{source}: {path}: {e}")))?;
         return Ok(Some((path, text)));
