@@ -135,9 +135,15 @@ pub struct Machine {
 }
 
 pub const PORT: u16 = 7878;
+/// More than any machine has that this program was made for; each costs a stack.
+pub const THREADS_MAX: usize = 1024;
 pub const PARALLEL: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+/// Each sequence that runs has a row in each step, and a step has so many.
+pub const PARALLEL_MAX: usize = 512;
 /// Enough for an agent's burst on every slot; the wait beyond it is longer than clients' patience.
 pub const QUEUE: usize = 64;
+/// The channel to the engine has its places from the start: 65,536 of 16 bytes are 1 MiB. Nobody waits behind so many.
+pub const QUEUE_MAX: usize = 65_536;
 /// An agent's prompt of 100,000 tokens is half a megabyte; images as base64 are what needs more.
 pub const BODY_BYTES_MAX: u64 = 32 << 20;
 pub const DRAIN_S: u64 = 30;
@@ -157,14 +163,14 @@ impl Config {
                 drain_s: layers.one("drain_timeout", values::seconds)?.unwrap_or(DRAIN_S),
             },
             engine: Engine {
-                threads: layers.one("threads", values::count)?.unwrap_or(threads(machine.cores)),
+                threads: layers.one("threads", values::threads)?.unwrap_or(threads(machine.cores)),
                 device: layers.one("device", values::device)?.unwrap_or(DeviceChoice::Auto),
                 context: layers.one("context", values::tokens)?.map_or(Context::OfModel, Context::Tokens),
                 memory: layers
                     .one("memory", values::bytes)?
                     .map_or(Memory::HalfOfAvailable { bytes: machine.memory_available_bytes / 2 }, |bytes| Memory::Told { bytes }),
-                parallel: layers.one("parallel", values::count)?.unwrap_or(PARALLEL),
-                queue: layers.one("queue", values::number)?.unwrap_or(QUEUE),
+                parallel: layers.one("parallel", values::parallel)?.unwrap_or(PARALLEL),
+                queue: layers.one("queue", values::queue)?.unwrap_or(QUEUE),
             },
             models: Models {
                 model: layers.one("model", values::text)?.unwrap_or_else(|| "builtin".to_owned()),
@@ -200,7 +206,8 @@ impl Config {
 
 /// From five cores on, one is left to the network and the rest of the machine.
 fn threads(cores: NonZeroUsize) -> NonZeroUsize {
-    if cores.get() > 4 { NonZeroUsize::new(cores.get() - 1).unwrap_or(cores) } else { cores }
+    let threads = if cores.get() > 4 { cores.get() - 1 } else { cores.get() };
+    NonZeroUsize::new(threads.min(THREADS_MAX)).unwrap_or(cores)
 }
 
 /// Keys given one by one and keys from the file, one a line; `#` opens a comment line.
@@ -297,7 +304,7 @@ mod tests {
         assert_eq!(error(&[], &[], "port = [1, 2]"), "understudy.toml line 1: port: expected one value, found 2");
         assert!(error(&[], &[], "port = ").starts_with("understudy.toml line 1: "));
         assert!(error(&[], &[("UNDERSTUDY_PORT", "tcp://10.0.0.1:7878")], "").contains("enableServiceLinks: false"));
-        assert_eq!(error(&[("threads", "0")], &[], ""), "--threads: \"0\" is not a number from 1 up");
+        assert_eq!(error(&[("threads", "0")], &[], ""), "--threads: \"0\" is not a number from 1 to 1024");
         assert_eq!(error(&[("memory", "8Q")], &[], ""), "--memory: \"8Q\" is not a size (like 512M, 8G, 1.5G or a number of bytes)");
         assert_eq!(error(&[("device", "tpu")], &[], ""), "--device: unknown device \"tpu\": expected auto, cpu, cuda, cuda:N or metal");
     }

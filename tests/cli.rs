@@ -33,6 +33,10 @@ fn usage_errors_exit_with_2_and_name_the_source() {
     refused(&program.run(&["--config", "gone.toml"]), 2, &["--config: gone.toml"]);
     refused(&program.run(&["--host", "0.0.0.0"]), 2, &["--host: 0.0.0.0", "--api-key-file", "--unsafe-no-key"]);
     refused(&program.run(&["--log-level", "shout=loud=twice"]), 2, &["--log-level"]);
+    for (option, most) in [("--queue", "65536"), ("--threads", "1024"), ("--parallel", "512")] {
+        let ended = program.run(&["--port", "0", option, "18446744073709551615"]);
+        refused(&ended, 2, &[option, "\"18446744073709551615\" is not a number from", most]);
+    }
     refused(&program.run(&["--offline", "models"]), 2, &["options go after the command: understudy models"]);
     let unknown = program.run(&["--prot", "1"]);
     assert_eq!(unknown.code, Some(2));

@@ -14,13 +14,14 @@ use super::memory_plan::{self, Budget, Needs, Plan, Size, Wanted};
 use crate::chat::SamplingDefaults;
 use crate::chat::chat_template::ChatTemplate;
 use crate::chat::prepare::TextModel;
-use crate::config::Config;
+use crate::config::{Config, PARALLEL_MAX};
 use crate::engine::model_runner::LoadedRunner;
 use crate::engine::{Engine, EngineConfig};
 use crate::hub::{HubOptions, ModelFile, ModelSource, builtin, progress};
 
 /// Rows of one step: enough to keep the matrix kernels busy, short enough that a running stream waits little for a new prompt.
 const TOKENS_PER_STEP_MAX: usize = 512;
+const _: () = assert!(PARALLEL_MAX <= TOKENS_PER_STEP_MAX, "the engine would cut --parallel in silence");
 
 /// A model that answers.
 #[derive(Debug)]
