@@ -195,21 +195,30 @@ fn chat_answers_each_line_of_a_pipe() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_stops_the_answer_and_not_the_conversation() {
-    let program = Program::new();
-    let mut child = program.command(&["chat", "--temperature", "0"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
-    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    stdin.write_all(b"How do I use a real model?\n").unwrap();
-    stdout.read_exact(&mut [0]).unwrap();
-    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
-    stdin.write_all(b"/clear\nWho are you?\n").unwrap();
-    drop(stdin);
-    let mut rest = String::new();
-    stdout.read_to_string(&mut rest).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    let second = rest.lines().next_back().unwrap_or_default();
-    assert!(rest.lines().count() >= 2 && !second.is_empty(), "the second question is answered: {rest:?}");
+fn an_interrupt_ends_a_chat_on_a_pipe() {
+    use std::os::unix::process::ExitStatusExt;
+    // In the middle of an answer, and after one, where the next line is awaited.
+    for (tokens_max, heard) in [("400", 1), ("1", usize::MAX)] {
+        let program = Program::new();
+        let args = ["chat", "--temperature", "0", "--max-tokens", tokens_max];
+        let mut child = program.command(&args).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdin.write_all(b"How do I use a real model?\n").unwrap();
+        let mut answer = String::new();
+        while answer.len() < heard && !answer.ends_with('\n') {
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).unwrap();
+            answer.push(char::from(byte[0]));
+        }
+        let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+        // A program that goes on would end well with these.
+        let _ = stdin.write_all(b"Who are you?\n/exit\n");
+        drop(stdin);
+        // Shells report 128 + 2.
+        assert_eq!(child.wait().unwrap().signal(), Some(2), "after {answer:?}");
+    }
 }
 
 #[test]

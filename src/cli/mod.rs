@@ -1,6 +1,6 @@
 //! The command line: what was typed becomes a [`Config`], and a subcommand runs with it. Says on stderr what went wrong and what to do.
 //!
-//! Exit codes: 0 it worked, 1 it failed, 2 it was asked for wrongly. Standard output carries results only.
+//! Exit codes: 0 it worked, 1 it failed, 2 it was asked for wrongly, 130 it was interrupted. Standard output carries results only.
 
 use std::env::VarError;
 use std::process::ExitCode;
