@@ -193,6 +193,15 @@ fn chat_answers_each_line_of_a_pipe() {
     assert_eq!(lines[0], lines[lines.len() / 2], "after /clear the same question has the same answer: {again:?}");
 }
 
+#[test]
+fn chat_refuses_a_temperature_that_no_request_may_have() {
+    for temperature in ["nan", "-1", "inf"] {
+        let ended = Program::new().run_with_input(&["chat", "--temperature", temperature], "Who are you?\n");
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{ended:?}");
+        assert!(ended.stderr.contains("--temperature") && ended.stderr.contains("from 0 to 2"), "{ended:?}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_a_chat_on_a_pipe() {

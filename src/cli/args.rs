@@ -3,6 +3,7 @@
 
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
+use crate::chat::SamplingOptions;
 use crate::config::settings::Layers;
 
 /// A local LLM server with OpenAI-compatible endpoints; it brings a small model along.
@@ -135,8 +136,8 @@ pub struct ChatArgs {
     /// Most tokens of one answer
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
-    /// 0 always takes the likeliest token
-    #[arg(long)]
+    /// 0 to 2; 0 always takes the likeliest token
+    #[arg(long, value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// The same seed gives the same answers
     #[arg(long)]
@@ -234,6 +235,13 @@ impl CommonArgs {
     }
 }
 
+/// Within what a request to the server may ask for.
+fn temperature(text: &str) -> Result<f32, String> {
+    let bounds = SamplingOptions::TEMPERATURE;
+    let number = text.parse::<f64>().ok().filter(|number| bounds.contains(number));
+    number.map(|number| number as f32).ok_or_else(|| format!("must be a number from {} to {}", bounds.start(), bounds.end()))
+}
+
 pub fn tell_model(model: &Option<String>, layers: &mut Layers) {
     layers.flag("model", one(model));
 }
@@ -274,6 +282,17 @@ mod tests {
         let Some(Command::Serve(serve)) = args.command else { panic!("serve was typed") };
         assert_eq!(serve.server.strict_model.as_deref(), Some("true"));
         assert_eq!(serve.server.api_key, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_temperature_is_one_a_request_may_ask_for() {
+        for right in ["0", "0.7", "2"] {
+            assert!(Args::try_parse_from(["understudy", "chat", "--temperature", right]).is_ok(), "{right}");
+        }
+        for wrong in ["nan", "-1", "inf", "-inf", "2.1", "warm", ""] {
+            let error = Args::try_parse_from(["understudy", "chat", "--temperature", wrong]).unwrap_err().to_string();
+            assert!(error.contains("must be a number from 0 to 2") || wrong == "-inf", "{wrong}: {error}");
+        }
     }
 
     #[test]

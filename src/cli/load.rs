@@ -2,6 +2,7 @@
 //!
 //! Must not know HTTP: `serve`, `chat` and `bench` all start here.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,9 +12,9 @@ use models::{Family, Gguf, Hyperparameters, KvCache, MemoryEstimate, StepSize, T
 
 use super::failure::Failure;
 use super::memory_plan::{self, Budget, Needs, Plan, Size, Wanted};
-use crate::chat::SamplingDefaults;
 use crate::chat::chat_template::ChatTemplate;
 use crate::chat::prepare::TextModel;
+use crate::chat::{SamplingDefaults, SamplingOptions};
 use crate::config::{Config, PARALLEL_MAX};
 use crate::engine::model_runner::LoadedRunner;
 use crate::engine::{Engine, EngineConfig};
@@ -128,16 +129,27 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
 }
 
 /// What the file recommends under llama.cpp's keys; a penalty or a filter that is off is no recommendation.
-fn sampling_defaults(gguf: &Gguf) -> Result<SamplingDefaults, Failure> {
-    let number = |key: &str| gguf.get::<f32>(&format!("general.sampling.{key}")).context("sampling defaults");
-    let top_k = gguf.get::<i64>("general.sampling.top_k").context("sampling defaults")?;
+fn sampling_defaults(gguf: &Gguf) -> anyhow::Result<SamplingDefaults> {
+    let top_k = gguf.get::<i64>("general.sampling.top_k")?;
     Ok(SamplingDefaults {
-        temperature: number("temp")?,
+        temperature: recommended(gguf, "temp", SamplingOptions::TEMPERATURE)?,
         top_k: top_k.and_then(|k| usize::try_from(k).ok()).filter(|k| *k > 0),
-        top_p: number("top_p")?,
-        min_p: number("min_p")?,
-        repetition_penalty: number("penalty_repeat")?,
+        top_p: recommended(gguf, "top_p", SamplingOptions::TOP_P)?,
+        min_p: recommended(gguf, "min_p", SamplingOptions::MIN_P)?,
+        repetition_penalty: recommended(gguf, "penalty_repeat", SamplingOptions::REPETITION_PENALTY)?,
     })
+}
+
+/// Every request that leaves it open would sample with it, so it must be what a request may ask for.
+fn recommended(gguf: &Gguf, key: &str, bounds: RangeInclusive<f64>) -> anyhow::Result<Option<f32>> {
+    let key = format!("general.sampling.{key}");
+    let Some(number) = gguf.get::<f32>(&key)? else { return Ok(None) };
+    // In the file's own precision, in which 0.01 is a little less than 0.01.
+    if !(*bounds.start() as f32..=*bounds.end() as f32).contains(&number) {
+        let (file, least, most) = (gguf.name(), bounds.start(), bounds.end());
+        anyhow::bail!("{file}: metadata key {key:?} is {number}: must be a number from {least} to {most}");
+    }
+    Ok(Some(number))
 }
 
 fn about(gguf: &Gguf, id: String, model: &models::ModelConfig, config: &Config, device: &candle_core::Device) -> About {
@@ -191,6 +203,31 @@ impl std::fmt::Display for Count {
             0..1_000_000 => write!(f, "{}", self.0),
             1_000_000..1_000_000_000 => write!(f, "{:.1} M", self.0 as f64 / 1e6),
             _ => write!(f, "{:.1} B", self.0 as f64 / 1e9),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kernels::SharedBytes;
+    use models::gguf::writer::GgufWriter;
+
+    use super::*;
+
+    #[test]
+    fn recommendations_are_what_a_request_may_ask_for() {
+        let defaults = |key: &str, number: f32| {
+            let mut writer = GgufWriter::new();
+            writer.set("general.architecture", "llama").set(&format!("general.sampling.{key}"), number);
+            let gguf = Gguf::from_bytes(SharedBytes::new(Arc::new(writer.to_bytes())), "model.gguf").unwrap();
+            sampling_defaults(&gguf).map_err(|e| e.to_string())
+        };
+        assert_eq!(defaults("temp", 0.6).unwrap().temperature, Some(0.6));
+        assert_eq!(defaults("penalty_repeat", 0.01).unwrap().repetition_penalty, Some(0.01));
+        let error = defaults("temp", f32::INFINITY).unwrap_err();
+        assert_eq!(error, "model.gguf: metadata key \"general.sampling.temp\" is inf: must be a number from 0 to 2");
+        for (key, number) in [("temp", f32::NAN), ("temp", -1.0), ("top_p", 1.5), ("min_p", -0.1), ("penalty_repeat", 0.0)] {
+            assert!(defaults(key, number).unwrap_err().contains(key), "{key} {number}");
         }
     }
 }
