@@ -65,6 +65,7 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     }
     let text = TextModel::new(tokenizer, template, sampling_defaults(&gguf)?);
     let model = models::load(&gguf, &opened.device).context("this model cannot be run")?;
+    refuse_tokens_without_rows(gguf.name(), text.tokenizer.vocab_size(), model.config().vocab)?;
     let kv = KvCache::new(model.config(), plan.blocks, KvDtype::F16, &opened.device).context("the cache cannot be had")?;
     let about = about(&gguf, id, model.config(), config, &opened.device);
     let engine = Engine::start(
@@ -126,6 +127,15 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
         budget: Budget { memory: config.engine.memory, origin: config.source("memory").clone() },
     };
     Ok(memory_plan::plan(needs, wanted).with_context(|| gguf.name().to_owned())?)
+}
+
+/// Rows beyond the tokens are padding, as many files have it; a token beyond the rows would fail the request it turns up in.
+fn refuse_tokens_without_rows(file: &str, tokens: usize, rows: usize) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        tokens <= rows,
+        "{file}: the tokenizer has {tokens} tokens and the embedding {rows} rows: tokenizer and weights are of different models"
+    );
+    Ok(())
 }
 
 /// What the file recommends under llama.cpp's keys; a penalty or a filter that is off is no recommendation.
