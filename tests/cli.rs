@@ -160,6 +160,12 @@ fn an_absent_device_names_the_feature() {
     refused(&Program::new().run(&["--port", "0", "--device", "abacus"]), 2, &["--device", "abacus"]);
 }
 
+#[test]
+fn an_unknown_instruction_set_is_refused_before_anything_is_loaded() {
+    let ended = Program::new().env("UNDERSTUDY_ISA", "sse9").run(&["gone.gguf", "--port", "0"]);
+    refused(&ended, 2, &["UNDERSTUDY_ISA=\"sse9\" is none of scalar, avx2, avx512"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_lets_running_requests_finish() {

@@ -51,6 +51,8 @@ pub struct About {
 
 /// Loads the model and starts the engine. Blocking, and long for a model that has to be fetched.
 pub fn load(config: &Config) -> Result<Loaded, Failure> {
+    // A variable that asks for what this machine lacks would otherwise fail every step of a server that looks well.
+    kernels::cpu::isa::isa().map_err(|error| Failure::Usage(error.to_string()))?;
     let (gguf, id) = open(config)?;
     let plan = plan(&gguf, config)?;
     kernels::cpu::pool::set_threads(config.engine.threads);
