@@ -2,6 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 
+use kernels::GgmlType;
+use models::Family;
+use models::gguf::Array;
+use models::testing::random_model::{Mix, RandomModel};
 use understudy::hub::builtin;
 
 use crate::support::fake_hub::FakeHub;
@@ -128,6 +132,21 @@ fn bad_models_exit_with_1_and_say_which() {
     let at = whole.windows(5).position(|window| window == b"qwen3").expect("the built-in model's architecture");
     let unknown = program.home.write("unknown.gguf", [&whole[..at], b"gronk", &whole[at + 5..]].concat());
     refused(&serve(&unknown), 1, &["unknown.gguf", "gronk", "qwen3"]);
+}
+
+#[test]
+fn a_tokenizer_larger_than_the_embedding_is_refused() {
+    let mut writer = RandomModel::tiny(Family::Qwen3, Mix::All(GgmlType::Q8_0), 1).writer();
+    let whole = models::testing::tiny(Family::Qwen3, 1, GgmlType::Q8_0);
+    let array = |key: &str| whole.require::<&Array>(key).unwrap();
+    let names = array("tokenizer.ggml.tokens").strings().map(|name| String::from_utf8(name.to_vec()).unwrap());
+    let kinds = array("tokenizer.ggml.token_type").to_i64s().unwrap().into_iter().map(|kind| kind as i32);
+    writer.set("tokenizer.ggml.tokens", names.chain(["surplus".to_owned()]).collect::<Vec<_>>());
+    writer.set("tokenizer.ggml.token_type", kinds.chain([1]).collect::<Vec<_>>());
+    let program = Program::new();
+    let path = program.home.write("surplus.gguf", writer.to_bytes());
+    let ended = program.run(&["serve", path.to_str().unwrap(), "--port", "0"]);
+    refused(&ended, 1, &["surplus.gguf: ", "the tokenizer has 321 tokens and the embedding 320 rows"]);
 }
 
 #[test]
