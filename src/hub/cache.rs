@@ -71,45 +71,49 @@ impl HubCache {
 }
 
 impl CachedRepo {
-    /// The file (or first shard) that `quant` means, from the first snapshot that has all of it; `None` where no model is there at all.
+    /// The file (or first shard) that `quant` means, from the first snapshot that has it; `None` where no model is there at all.
     ///
-    /// Errors: there are models and `quant` means none of them, or several. The error lists what all snapshots have.
+    /// Errors: there are models and `quant` means none of them, or several.
     pub fn first_of(&self, quant: Option<&str>) -> Result<Option<PathBuf>, ChoiceError> {
-        if let Some(paths) = self.find(quant) {
-            return Ok(paths.into_iter().next());
-        }
-        match choose::choose(&self.names(), quant) {
+        match self.find(quant) {
+            Ok(paths) => Ok(paths.into_iter().next()),
             Err(ChoiceError::NoGguf) => Ok(None),
             Err(why) => Err(why),
-            // What is clear among all names is clear among those of a snapshot, so it was found above.
-            Ok(_) => Ok(None),
         }
     }
 
-    fn find(&self, quant: Option<&str>) -> Option<Vec<PathBuf>> {
-        let find = |snapshot: &Snapshot| {
-            let files = choose::choose(&snapshot.names, quant).ok()?;
-            Some(files.iter().map(|name| snapshot.folder.join(name)).collect())
-        };
-        self.snapshots.iter().find_map(find)
+    fn find(&self, quant: Option<&str>) -> Result<Vec<PathBuf>, ChoiceError> {
+        for snapshot in &self.snapshots {
+            match choose::choose(&snapshot.names, quant) {
+                Ok(files) => return Ok(files.iter().map(|name| snapshot.folder.join(name)).collect()),
+                // Another commit may have it.
+                Err(ChoiceError::NoSuchQuant { .. }) => {}
+                Err(why) => return Err(why),
+            }
+        }
+        let choices = self.labels();
+        match quant {
+            Some(wanted) if !choices.is_empty() => Err(ChoiceError::NoSuchQuant { wanted: wanted.to_owned(), choices }),
+            _ => Err(ChoiceError::NoGguf),
+        }
     }
 
     fn models(&self, repo: &str) -> Vec<CachedModel> {
         let mut models = Vec::new();
-        for label in choose::labels(&choose::candidates(&self.names())) {
-            let Some(paths) = self.find(Some(&label)) else { continue };
+        for label in self.labels() {
+            let Ok(paths) = self.find(Some(&label)) else { continue };
             let bytes = paths.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum();
             models.extend(paths.into_iter().next().map(|path| CachedModel { name: format!("{repo}:{label}"), path, bytes }));
         }
         models
     }
 
-    /// The names in all snapshots, each once.
-    fn names(&self) -> Vec<String> {
+    /// What can be typed for the models of all snapshots together.
+    fn labels(&self) -> Vec<String> {
         let mut names: Vec<String> = self.snapshots.iter().flat_map(|snapshot| snapshot.names.iter().cloned()).collect();
         names.sort();
         names.dedup();
-        names
+        choose::labels(&choose::candidates(&names))
     }
 }
 
