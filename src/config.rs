@@ -136,8 +136,8 @@ pub const PORT: u16 = 7878;
 pub const PARALLEL: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 /// Enough for an agent's burst on every slot; the wait beyond it is longer than clients' patience.
 pub const QUEUE: usize = 64;
-/// An agent's prompt of 100,000 tokens is half a megabyte; images as base64 are what needs more.
-pub const BODY_BYTES_MAX: u64 = 32 << 20;
+/// An agent's prompt of 100,000 tokens is half a megabyte. JSON takes up to 60 times its size while it is read.
+pub const BODY_BYTES_MAX: u64 = 8 << 20;
 pub const DRAIN_S: u64 = 30;
 
 impl Config {

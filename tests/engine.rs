@@ -338,6 +338,23 @@ async fn a_bug_of_the_engine_fails_what_is_there_and_it_starts_over() {
 }
 
 #[tokio::test]
+async fn there_is_room_until_the_engine_is_full_or_gone() {
+    let config = EngineConfig { sequences_max: 1, queue_max: 1, ..CONFIG };
+    let (engine, engine_loop) = Engine::without_thread(Box::new(FakeModel::new(VOCAB, config.blocks)), config);
+    let first = engine.generate(request(0..10, 5)).unwrap();
+    assert_eq!(engine.room(), Ok(()));
+    let second = engine.generate(request(0..10, 5)).unwrap();
+    assert!(matches!(engine.room(), Err(AdmissionError::QueueFull { .. })));
+    // The thread ends without a word, as it would if it panicked where nothing catches.
+    drop(engine_loop);
+    assert_eq!(engine.room(), Err(AdmissionError::Stopped));
+    for stream in [first, second] {
+        let (tokens, reason, _) = collect(stream).await;
+        assert_eq!((tokens, reason), (vec![], FinishReason::Failed("the engine has stopped".into())));
+    }
+}
+
+#[tokio::test]
 async fn when_the_handles_are_gone_the_rest_is_still_answered() {
     let (engine, gate) = start_gated(CONFIG);
     let stream = engine.generate(request(0..10, 6)).unwrap();

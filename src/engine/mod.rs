@@ -293,14 +293,25 @@ impl Engine {
         (Self { commands, shared }, engine_loop)
     }
 
+    /// Whether one more request would be taken now. Somebody else may be faster: `generate` decides.
+    pub fn room(&self) -> Result<(), AdmissionError> {
+        let refusal = self.shared.refusal(&self.shared.occupancy.borrow());
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// The longest prompt: it leaves room for one token of answer.
+    pub fn prompt_tokens_max(&self) -> usize {
+        self.shared.config.context_max - 1
+    }
+
     pub fn generate(&self, request: GenerateRequest) -> Result<TokenStream, AdmissionError> {
         let Shared { config, vocab, .. } = &*self.shared;
         let prompt_tokens = request.prompt.len();
         if prompt_tokens == 0 {
             return Err(AdmissionError::EmptyPrompt);
         }
-        if prompt_tokens >= config.context_max {
-            return Err(AdmissionError::PromptTooLong { prompt_tokens, context_tokens: config.context_max - 1 });
+        if prompt_tokens > self.prompt_tokens_max() {
+            return Err(AdmissionError::PromptTooLong { prompt_tokens, context_tokens: self.prompt_tokens_max() });
         }
         let biased = request.sampling.logit_bias.iter().map(|(token, _)| token);
         if let Some(&id) = request.prompt.iter().chain(biased).find(|&&id| id as usize >= *vocab) {
@@ -365,12 +376,7 @@ impl Shared {
     fn take_place(self: &Arc<Self>) -> Result<Ticket, AdmissionError> {
         let mut refusal = None;
         self.occupancy.send_if_modified(|occupancy| {
-            refusal = match occupancy {
-                Occupancy { stopped: true, .. } => Some(AdmissionError::Stopped),
-                Occupancy { draining: true, .. } => Some(AdmissionError::Draining),
-                Occupancy { places_taken, .. } if *places_taken >= self.config.places() => Some(self.queue_full(*places_taken)),
-                _ => None,
-            };
+            refusal = self.refusal(occupancy);
             if refusal.is_none() {
                 occupancy.places_taken += 1;
                 occupancy.unanswered += 1;
@@ -381,6 +387,16 @@ impl Shared {
         match refusal {
             Some(refusal) => Err(refusal),
             None => Ok(Ticket { shared: self.clone(), has_place: true }),
+        }
+    }
+
+    /// Why nobody is let in now.
+    fn refusal(&self, occupancy: &Occupancy) -> Option<AdmissionError> {
+        match occupancy {
+            Occupancy { stopped: true, .. } => Some(AdmissionError::Stopped),
+            Occupancy { draining: true, .. } => Some(AdmissionError::Draining),
+            Occupancy { places_taken, .. } if *places_taken >= self.config.places() => Some(self.queue_full(*places_taken)),
+            _ => None,
         }
     }
 

@@ -8,12 +8,14 @@ use subtle::ConstantTimeEq;
 pub struct ServerConfig {
     /// Empty: nobody needs a key.
     pub api_keys: ApiKeys,
-    /// Names other than loopback's under which clients reach this server (`Host`); `*`: any.
+    /// Names other than loopback's and addresses under which clients reach this server (`Host`); `*`: any.
     pub allowed_hosts: Vec<String>,
     /// Web origins whose pages may use this server (`https://chat.example`); `*`: any. Empty: none, and no CORS headers.
     pub cors_origins: Vec<String>,
-    /// Longest request body. 32 MiB hold about 8 million tokens of text, more than any context.
+    /// Longest request body. 8 MiB hold about 2 million tokens of text, more than any context.
     pub body_bytes_max: usize,
+    /// Bodies held at once, from their first byte until they are token ids; beyond it a request is answered 503.
+    pub bodies_bytes_max: usize,
     /// Answer 404 to any model name but the loaded one's.
     pub strict_model: bool,
     /// How long running requests may go on after a signal to stop.
@@ -35,7 +37,8 @@ impl Default for ServerConfig {
             api_keys: ApiKeys::default(),
             allowed_hosts: Vec::new(),
             cors_origins: Vec::new(),
-            body_bytes_max: 32 << 20,
+            body_bytes_max: 8 << 20,
+            bodies_bytes_max: 64 << 20,
             strict_model: false,
             drain_limit: Duration::from_secs(60),
             header_read_limit: Duration::from_secs(30),

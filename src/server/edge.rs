@@ -67,7 +67,7 @@ fn admit(state: &AppState, request: &Request) -> Result<OriginVerdict, ApiError>
     let unreadable = headers.contains_key(header::HOST) && host.is_none();
     let ours = |host| host_is_ours(host, state.is_bound_to_loopback(), state.config());
     if unreadable || !ours(host) || !ours(in_line) {
-        let message = "this server does not answer to that Host name; if it is yours, add it to the allowed hosts";
+        let message = "this server does not answer to that Host name; if it is yours, add it with --allow-host";
         return Err(ApiError::new(ErrorKind::Forbidden, message).with_code("host_not_allowed"));
     }
     let origin = headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or("null"));

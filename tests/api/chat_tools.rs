@@ -138,4 +138,9 @@ fn a_template_without_tools_leaves_text_alone() {
     let app = TestApp::start(Options { template: Some(template), ..Options::default() });
     let choice = choice(&app, &body(CALL, json!({})));
     assert_eq!(choice["message"]["content"], CALL);
+    // A call that is asked for and cannot be had is no reason to say something else in silence.
+    for forced in [json!("required"), json!({"type": "function", "function": {"name": "weather"}})] {
+        let reply = app.chat(&body("x", json!({"tool_choice": forced})));
+        assert_eq!((reply.status(), &reply.json()["error"]["param"]), (400, &json!("tool_choice")), "{}", reply.text());
+    }
 }
