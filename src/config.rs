@@ -2,6 +2,7 @@
 //!
 //! Pure: the environment, the file and the machine are arguments. Must not know clap, sockets, models or the clock.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 
@@ -10,7 +11,7 @@ use kernels::device::DeviceChoice;
 pub mod settings;
 pub mod values;
 
-use settings::{ConfigError, Layers};
+use settings::{ConfigError, KEYS, Layers, Source};
 
 /// Everything that can be told, by concern.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,7 @@ pub struct Config {
     pub engine: Engine,
     pub models: Models,
     pub log: Log,
+    sources: BTreeMap<&'static str, Source>,
 }
 
 /// Where to listen and whom to answer.
@@ -133,9 +135,15 @@ pub struct Machine {
 }
 
 pub const PORT: u16 = 7878;
+/// More than any machine has that this program was made for; each costs a stack.
+pub const THREADS_MAX: usize = 1024;
 pub const PARALLEL: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+/// Each sequence that runs has a row in each step, and a step has so many.
+pub const PARALLEL_MAX: usize = 512;
 /// Enough for an agent's burst on every slot; the wait beyond it is longer than clients' patience.
 pub const QUEUE: usize = 64;
+/// The channel to the engine has its places from the start: 65,536 of 16 bytes are 1 MiB. Nobody waits behind so many.
+pub const QUEUE_MAX: usize = 65_536;
 /// An agent's prompt of 100,000 tokens is half a megabyte. JSON takes up to 60 times its size while it is read.
 pub const BODY_BYTES_MAX: u64 = 8 << 20;
 pub const DRAIN_S: u64 = 30;
@@ -155,14 +163,14 @@ impl Config {
                 drain_s: layers.one("drain_timeout", values::seconds)?.unwrap_or(DRAIN_S),
             },
             engine: Engine {
-                threads: layers.one("threads", values::count)?.unwrap_or(threads(machine.cores)),
+                threads: layers.one("threads", values::threads)?.unwrap_or(threads(machine.cores)),
                 device: layers.one("device", values::device)?.unwrap_or(DeviceChoice::Auto),
                 context: layers.one("context", values::tokens)?.map_or(Context::OfModel, Context::Tokens),
                 memory: layers
                     .one("memory", values::bytes)?
                     .map_or(Memory::HalfOfAvailable { bytes: machine.memory_available_bytes / 2 }, |bytes| Memory::Told { bytes }),
-                parallel: layers.one("parallel", values::count)?.unwrap_or(PARALLEL),
-                queue: layers.one("queue", values::number)?.unwrap_or(QUEUE),
+                parallel: layers.one("parallel", values::parallel)?.unwrap_or(PARALLEL),
+                queue: layers.one("queue", values::queue)?.unwrap_or(QUEUE),
             },
             models: Models {
                 model: layers.one("model", values::text)?.unwrap_or_else(|| "builtin".to_owned()),
@@ -172,6 +180,7 @@ impl Config {
                 format: layers.one("log_format", values::log_format)?.unwrap_or(LogFormat::Text),
                 filter: layers.one("log_level", values::text)?.unwrap_or_else(|| "info".to_owned()),
             },
+            sources: layers.sources(),
         };
         let without_key_on_purpose = layers.one("unsafe_no_key", values::boolean)?.unwrap_or(false);
         if !config.server.host.is_loopback() && config.server.api_keys.is_empty() && !without_key_on_purpose {
@@ -186,11 +195,19 @@ impl Config {
         }
         Ok(config)
     }
+
+    /// Where the value of `key` was told: for what turns out to be wrong only when it is used.
+    pub fn source(&self, key: &str) -> &Source {
+        static DEFAULT: Source = Source::Nowhere;
+        debug_assert!(KEYS.contains(&key), "{key} is not in KEYS");
+        self.sources.get(key).unwrap_or(&DEFAULT)
+    }
 }
 
 /// From five cores on, one is left to the network and the rest of the machine.
 fn threads(cores: NonZeroUsize) -> NonZeroUsize {
-    if cores.get() > 4 { NonZeroUsize::new(cores.get() - 1).unwrap_or(cores) } else { cores }
+    let threads = if cores.get() > 4 { cores.get() - 1 } else { cores.get() };
+    NonZeroUsize::new(threads.min(THREADS_MAX)).unwrap_or(cores)
 }
 
 /// Keys given one by one and keys from the file, one a line; `#` opens a comment line.
@@ -223,7 +240,7 @@ mod tests {
         for (key, value) in flags {
             layers.flag(key, vec![(*value).to_owned()]);
         }
-        layers.env(env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        layers.env(env.iter().map(|(k, v)| (k.into(), v.into()))).map_err(|e| e.to_string())?;
         layers.file("understudy.toml", file).map_err(|e| e.to_string())?;
         let read = |path: &str| match path {
             "keys" => Ok("# team\nfirst\n\n second \n".to_owned()),
@@ -287,9 +304,16 @@ mod tests {
         assert_eq!(error(&[], &[], "port = [1, 2]"), "understudy.toml line 1: port: expected one value, found 2");
         assert!(error(&[], &[], "port = ").starts_with("understudy.toml line 1: "));
         assert!(error(&[], &[("UNDERSTUDY_PORT", "tcp://10.0.0.1:7878")], "").contains("enableServiceLinks: false"));
-        assert_eq!(error(&[("threads", "0")], &[], ""), "--threads: \"0\" is not a number from 1 up");
+        assert_eq!(error(&[("threads", "0")], &[], ""), "--threads: \"0\" is not a number from 1 to 1024");
         assert_eq!(error(&[("memory", "8Q")], &[], ""), "--memory: \"8Q\" is not a size (like 512M, 8G, 1.5G or a number of bytes)");
         assert_eq!(error(&[("device", "tpu")], &[], ""), "--device: unknown device \"tpu\": expected auto, cpu, cuda, cuda:N or metal");
+    }
+
+    #[test]
+    fn a_config_knows_where_it_was_told() {
+        let config = resolve(&[("model", "a/b")], &[("UNDERSTUDY_MODEL", "c/d"), ("UNDERSTUDY_DEVICE", "cpu")], "memory = '8G'").unwrap();
+        let said = ["model", "device", "memory", "context"].map(|key| config.source(key).to_string());
+        assert_eq!(said, ["MODEL", "UNDERSTUDY_DEVICE", "understudy.toml line 1: memory", "the default"]);
     }
 
     #[test]
@@ -310,6 +334,9 @@ mod tests {
         assert_eq!(error(&[("api_key_file", "gone")], &[], ""), "--api-key-file: gone: no such file");
         assert_eq!(error(&[("api_key_file", "empty")], &[], ""), "--api-key-file: empty holds no key; write one key a line");
         assert_eq!(error(&[("api_key", "")], &[], ""), "--api-key: is empty");
+        assert_eq!(error(&[], &[("UNDERSTUDY_API_KEY", "")], ""), "UNDERSTUDY_API_KEY: is empty");
+        assert_eq!(error(&[], &[("UNDERSTUDY_API_KEY_FILE", "")], ""), "UNDERSTUDY_API_KEY_FILE: is empty");
+        assert_eq!(resolve(&[], &[("UNDERSTUDY_PORT", "")], "").unwrap().server.port, PORT, "elsewhere empty is not told");
         let shown = error(&[("api_key", "se cret")], &[], "");
         assert!(!shown.contains("se cret"), "a key was printed: {shown}");
     }

@@ -2,6 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 
+use kernels::GgmlType;
+use models::Family;
+use models::gguf::Array;
+use models::testing::random_model::{Mix, RandomModel};
 use understudy::hub::builtin;
 
 use crate::support::fake_hub::FakeHub;
@@ -17,6 +21,10 @@ fn refused(ended: &Ended, code: i32, parts: &[&str]) {
     for part in parts {
         assert!(line.contains(part), "{part:?} is missing in: {line}");
     }
+    // An error that says what lies below it, printed with what lies below it, says it twice.
+    let said: Vec<&str> = line.split(": ").collect();
+    let twice = said.iter().enumerate().find(|(at, part)| said[at + 1..].contains(part));
+    assert_eq!(twice, None, "said twice: {line}");
 }
 
 #[test]
@@ -29,9 +37,32 @@ fn usage_errors_exit_with_2_and_name_the_source() {
     refused(&program.run(&["--config", "gone.toml"]), 2, &["--config: gone.toml"]);
     refused(&program.run(&["--host", "0.0.0.0"]), 2, &["--host: 0.0.0.0", "--api-key-file", "--unsafe-no-key"]);
     refused(&program.run(&["--log-level", "shout=loud=twice"]), 2, &["--log-level"]);
+    for (option, most) in [("--queue", "65536"), ("--threads", "1024"), ("--parallel", "512")] {
+        let ended = program.run(&["--port", "0", option, "18446744073709551615"]);
+        refused(&ended, 2, &[option, "\"18446744073709551615\" is not a number from", most]);
+    }
+    refused(&program.run(&["--offline", "models"]), 2, &["options go after the command: understudy models"]);
     let unknown = program.run(&["--prot", "1"]);
     assert_eq!(unknown.code, Some(2));
     assert!(unknown.stderr.contains("--port"), "clap suggests: {}", unknown.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_no_text_opens_no_door() {
+    use std::os::unix::ffi::OsStrExt;
+    let program = Program::new();
+    for name in ["UNDERSTUDY_API_KEY", "UNDERSTUDY_API_KEY_FILE", "UNDERSTUDY_CONFIG", "UNDERSTUDY_PORT"] {
+        // A budget that holds no model: a program that takes the value would not stay.
+        let mut command = program.command(&["--port", "0", "--memory", "1M"]);
+        command.env(name, std::ffi::OsStr::from_bytes(b"secret\xff")).stdin(std::process::Stdio::null());
+        let ended = Ended::of(command.output().unwrap());
+        refused(&ended, 2, &[name, "is not valid UTF-8"]);
+        assert!(!ended.stderr.contains("secret"));
+    }
+    for name in ["UNDERSTUDY_API_KEY", "UNDERSTUDY_API_KEY_FILE"] {
+        refused(&Program::new().env(name, "").run(&["--port", "0", "--memory", "1M"]), 2, &[name, "is empty"]);
+    }
 }
 
 #[test]
@@ -83,7 +114,9 @@ fn keys_are_asked_for() {
 fn bad_models_exit_with_1_and_say_which() {
     let program = Program::new();
     let serve = |path: &std::path::Path| program.run(&["serve", path.to_str().unwrap(), "--port", "0"]);
-    refused(&program.run(&["gone.gguf", "--port", "0"]), 1, &["gone.gguf"]);
+    let gone = program.run(&["gone.gguf", "--port", "0"]);
+    refused(&gone, 1, &["gone.gguf"]);
+    assert_eq!(gone.stderr.matches("No such file").count(), 1, "{}", gone.stderr);
     refused(&program.run(&["sevre", "--port", "0"]), 1, &["\"sevre\"", "org/repo"]);
     refused(&serve(program.home.path()), 1, &["is a folder"]);
     let bytes = builtin::bytes();
@@ -102,12 +135,41 @@ fn bad_models_exit_with_1_and_say_which() {
 }
 
 #[test]
+fn a_tokenizer_larger_than_the_embedding_is_refused() {
+    let mut writer = RandomModel::tiny(Family::Qwen3, Mix::All(GgmlType::Q8_0), 1).writer();
+    let whole = models::testing::tiny(Family::Qwen3, 1, GgmlType::Q8_0);
+    let array = |key: &str| whole.require::<&Array>(key).unwrap();
+    let names = array("tokenizer.ggml.tokens").strings().map(|name| String::from_utf8(name.to_vec()).unwrap());
+    let kinds = array("tokenizer.ggml.token_type").to_i64s().unwrap().into_iter().map(|kind| kind as i32);
+    writer.set("tokenizer.ggml.tokens", names.chain(["surplus".to_owned()]).collect::<Vec<_>>());
+    writer.set("tokenizer.ggml.token_type", kinds.chain([1]).collect::<Vec<_>>());
+    let program = Program::new();
+    let path = program.home.write("surplus.gguf", writer.to_bytes());
+    let ended = program.run(&["serve", path.to_str().unwrap(), "--port", "0"]);
+    refused(&ended, 1, &["surplus.gguf: ", "the tokenizer has 321 tokens and the embedding 320 rows"]);
+}
+
+#[test]
 fn too_little_memory_is_refused_with_numbers() {
     let program = Program::new();
     refused(&program.run(&["--port", "0", "--memory", "1M"]), 1, &["weights", "the budget is 1.0 MiB (--memory)", "raise --memory"]);
-    refused(&program.run(&["--port", "0", "--context", "10000k"]), 1, &["--context 10240000 is more than"]);
+    refused(&program.run(&["--port", "0", "--context", "10000k"]), 1, &["--context: 10240000 is more than"]);
     let most = program.run(&["--port", "0", "--memory", "40M", "--context", "64k"]);
     refused(&most, 1, &["a context of 65536 tokens needs", "at most --context"]);
+}
+
+#[test]
+fn what_cannot_be_used_is_blamed_on_where_it_was_told() {
+    let told = |name: &str, value: &str| Program::new().env(name, value).run(&["--port", "0"]);
+    refused(&told("UNDERSTUDY_DEVICE", "cuda"), 1, &["understudy: UNDERSTUDY_DEVICE: ", "--features cuda"]);
+    refused(&told("UNDERSTUDY_LOG_LEVEL", "shout=loud=twice"), 2, &["understudy: UNDERSTUDY_LOG_LEVEL: "]);
+    refused(&told("UNDERSTUDY_MODEL", "sevre"), 1, &["understudy: UNDERSTUDY_MODEL: ", "\"sevre\""]);
+    refused(&told("UNDERSTUDY_CONTEXT", "10000k"), 1, &["UNDERSTUDY_CONTEXT: 10240000 is more than"]);
+    refused(&told("UNDERSTUDY_MEMORY", "1M"), 1, &["the budget is 1.0 MiB (UNDERSTUDY_MEMORY)"]);
+    let file = Program::new().config("port = 0\nmemory = \"40M\"\ncontext = \"64k\"\n");
+    let parts = ["understudy.toml line 3: context: a context of 65536", "40.0 MiB (understudy.toml line 2: memory)"];
+    refused(&file.run(&[]), 1, &parts);
+    refused(&Program::new().config("model = \"sevre\"\n").run(&["pull", "sevre"]), 1, &["understudy: MODEL: "]);
 }
 
 #[test]
@@ -115,6 +177,12 @@ fn an_absent_device_names_the_feature() {
     refused(&Program::new().run(&["--port", "0", "--device", "cuda"]), 1, &["--features cuda"]);
     refused(&Program::new().run(&["--port", "0", "--device", "metal"]), 1, &["--features metal"]);
     refused(&Program::new().run(&["--port", "0", "--device", "abacus"]), 2, &["--device", "abacus"]);
+}
+
+#[test]
+fn an_unknown_instruction_set_is_refused_before_anything_is_loaded() {
+    let ended = Program::new().env("UNDERSTUDY_ISA", "sse9").run(&["gone.gguf", "--port", "0"]);
+    refused(&ended, 2, &["UNDERSTUDY_ISA=\"sse9\" is none of scalar, avx2, avx512"]);
 }
 
 #[cfg(unix)]
@@ -150,23 +218,41 @@ fn chat_answers_each_line_of_a_pipe() {
     assert_eq!(lines[0], lines[lines.len() / 2], "after /clear the same question has the same answer: {again:?}");
 }
 
+#[test]
+fn chat_refuses_a_temperature_that_no_request_may_have() {
+    for temperature in ["nan", "-1", "inf"] {
+        let ended = Program::new().run_with_input(&["chat", "--temperature", temperature], "Who are you?\n");
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{ended:?}");
+        assert!(ended.stderr.contains("--temperature") && ended.stderr.contains("from 0 to 2"), "{ended:?}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
-fn an_interrupt_stops_the_answer_and_not_the_conversation() {
-    let program = Program::new();
-    let mut child = program.command(&["chat", "--temperature", "0"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
-    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    stdin.write_all(b"How do I use a real model?\n").unwrap();
-    stdout.read_exact(&mut [0]).unwrap();
-    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
-    stdin.write_all(b"/clear\nWho are you?\n").unwrap();
-    drop(stdin);
-    let mut rest = String::new();
-    stdout.read_to_string(&mut rest).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    let second = rest.lines().next_back().unwrap_or_default();
-    assert!(rest.lines().count() >= 2 && !second.is_empty(), "the second question is answered: {rest:?}");
+fn an_interrupt_ends_a_chat_on_a_pipe() {
+    use std::os::unix::process::ExitStatusExt;
+    // In the middle of an answer, and after one, where the next line is awaited.
+    for (tokens_max, heard) in [("400", 1), ("1", usize::MAX)] {
+        let program = Program::new();
+        let args = ["chat", "--temperature", "0", "--max-tokens", tokens_max];
+        let mut child = program.command(&args).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdin.write_all(b"How do I use a real model?\n").unwrap();
+        let mut answer = String::new();
+        while answer.len() < heard && !answer.ends_with('\n') {
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).unwrap();
+            answer.push(char::from(byte[0]));
+        }
+        let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+        // A program that goes on would end well with these.
+        let _ = stdin.write_all(b"Who are you?\n/exit\n");
+        drop(stdin);
+        // Shells report 128 + 2.
+        assert_eq!(child.wait().unwrap().signal(), Some(2), "after {answer:?}");
+    }
 }
 
 #[test]
@@ -186,12 +272,15 @@ fn models_are_listed_and_pulled() {
     let running = program.serve(&["org/repo", "--port", "0", "--offline"]);
     assert!(running.banner.contains("org/repo"), "{}", running.banner);
     refused(&program.run(&["org/other", "--port", "0", "--offline"]), 1, &["--offline", "understudy pull org/other"]);
+    refused(&program.run(&["org/repo:Q4_0", "--port", "0", "--offline"]), 1, &["--offline", "there are: Q8_0"]);
 }
 
 #[test]
 fn no_network_is_said_in_one_line() {
     let program = Program::new().env("HF_ENDPOINT", "http://127.0.0.1:9");
-    refused(&program.run(&["pull", "org/repo"]), 1, &["no network", "HF_ENDPOINT"]);
+    let ended = program.run(&["pull", "org/repo"]);
+    refused(&ended, 1, &["no network", "HF_ENDPOINT"]);
+    assert_eq!(ended.stderr.matches("no network").count(), 1, "{}", ended.stderr);
 }
 
 #[test]

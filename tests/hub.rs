@@ -178,14 +178,22 @@ fn refusals_say_what_to_do() {
 fn a_hub_with_hiccups_is_asked_again() {
     let (hub, cache) = (hub(), TempDir::new());
     let options = options(hub.url(), &cache);
-    hub.info_fault(Fault::Status(500)).info_fault(Fault::Status(502));
+    hub.info_fault(Fault::Status(500)).info_fault(Fault::Status(429)).info_fault(Fault::Status(502));
+    hub.probe_fault(Fault::Status(503)).probe_fault(Fault::Status(429));
+    hub.fault(Fault::Status(429)).fault(Fault::Status(500));
     locate(REPO, &options).unwrap();
+    let other = TempDir::new();
+    let elsewhere = HubOptions { cache: other.path().to_owned(), ..options };
     for _ in 0..5 {
         hub.info_fault(Fault::Status(500));
     }
-    let other = TempDir::new();
-    let message = error(REPO, &HubOptions { cache: other.path().to_owned(), ..options });
+    let message = error(REPO, &elsewhere);
     assert!(message.contains("answers 500"), "{message}");
+    for _ in 0..5 {
+        hub.probe_fault(Fault::Status(429));
+    }
+    let message = error(REPO, &elsewhere);
+    assert!(message.contains("answers 429"), "{message}");
 }
 
 #[test]
@@ -199,6 +207,100 @@ fn all_shards_come_and_the_first_is_named() {
     assert_eq!(std::fs::read(first.with_file_name(names[1])).unwrap(), b"two");
     std::fs::remove_file(first.with_file_name(names[1])).unwrap();
     assert!(locate(REPO, &HubOptions { offline: true, ..options }).is_err(), "half a model is no model");
+}
+
+#[test]
+fn a_repository_that_moved_on_hides_nothing_that_is_whole() {
+    let names = ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"];
+    let hub = FakeHub::start(&[(names[0], b"one"), (names[1], b"two")]);
+    let cache = TempDir::new();
+    let options = options(hub.url(), &cache);
+    let offline = HubOptions { offline: true, ..options.clone() };
+    let old = locate(REPO, &options).unwrap();
+    hub.commit(&[(names[0], b"one"), (names[1], b"newer")]);
+    for _ in 0..5 {
+        hub.fault(Fault::Status(503));
+    }
+    let pull = || ModelSource::parse(REPO).unwrap().pull(&options, &mut Silent);
+    pull().expect_err("the second part does not come");
+    assert_eq!(locate(REPO, &offline).unwrap(), old, "the new commit has one part of two");
+    let new = pull().unwrap();
+    assert_eq!(ModelFile::Path(locate(REPO, &offline).unwrap()), new);
+    assert_ne!(new, ModelFile::Path(old));
+    let models = HubCache::new(cache.path()).models();
+    assert_eq!((models[0].name.as_str(), models[0].bytes, models.len()), ("org/repo:Q8_0", 8, 1));
+}
+
+#[test]
+fn files_of_different_commits_are_all_at_hand() {
+    let (hub, cache) = (hub(), TempDir::new());
+    let options = options(hub.url(), &cache);
+    let offline = HubOptions { offline: true, ..options.clone() };
+    let four = locate("org/repo:Q4_K_M", &options).unwrap();
+    hub.commit(&[("repo-Q8_0.gguf", b"eight")]);
+    let eight = locate("org/repo:Q8_0", &options).unwrap();
+    assert_eq!(locate("org/repo:Q4_K_M", &offline).unwrap(), four);
+    assert_eq!(locate("org/repo:Q8_0", &offline).unwrap(), eight);
+    assert_eq!(locate(REPO, &offline).unwrap(), eight, "what main means is preferred");
+    let models = HubCache::new(cache.path()).models();
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    assert_eq!(names, ["org/repo:Q4_K_M", "org/repo:Q8_0"]);
+}
+
+#[test]
+fn what_is_listed_can_be_typed() {
+    let hub = FakeHub::start(&[("a-Q8_0.gguf", b"a"), ("b-Q8_0.gguf", b"bb"), ("c-Q4_0.gguf", b"ccc")]);
+    let cache = TempDir::new();
+    let options = options(hub.url(), &cache);
+    for name in ["org/repo:a-Q8_0.gguf", "org/repo:b-Q8_0.gguf", "org/repo:q4_0"] {
+        locate(name, &options).unwrap();
+    }
+    let offline = HubOptions { offline: true, ..options };
+    let models = HubCache::new(cache.path()).models();
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    assert_eq!(names, ["org/repo:Q4_0", "org/repo:a-Q8_0.gguf", "org/repo:b-Q8_0.gguf"]);
+    for model in &models {
+        assert_eq!(locate(&model.name, &offline).unwrap(), model.path, "{}", model.name);
+    }
+}
+
+#[test]
+fn offline_the_error_lists_what_the_cache_has() {
+    let hub = FakeHub::start(&[("m-Q8_0.gguf", b"eight"), ("m-Q2_K.gguf", b"two"), ("m-Q4_K_M.gguf", b"four")]);
+    let cache = TempDir::new();
+    let options = options(hub.url(), &cache);
+    locate("org/repo:Q8_0", &options).unwrap();
+    hub.commit(&[("m-Q2_K.gguf", b"two"), ("m-Q4_K_M.gguf", b"four")]);
+    locate("org/repo:Q2_K", &options).unwrap();
+    let offline = HubOptions { offline: true, ..options.clone() };
+    let message = error("org/repo:Q4_K_M", &offline);
+    assert!(message.contains("the cache has models of org/repo") && message.contains("--offline"), "{message}");
+    assert!(message.ends_with("no file for \"Q4_K_M\"; there are: Q2_K, Q8_0"), "{message}");
+    assert!(locate("org/repo:Q4_K_M", &options).unwrap().ends_with("m-Q4_K_M.gguf"), "online it is fetched");
+}
+
+#[cfg(unix)]
+#[test]
+fn without_a_ref_the_snapshot_that_changed_last_comes_first() {
+    let cache = TempDir::new();
+    for (commit, changed_s) in [("a", 1_000), ("b", 3_000), ("c", 2_000)] {
+        let file = cache.write(&format!("models--org--repo/snapshots/{commit}/m-Q8_0.gguf"), commit);
+        let folder = std::fs::File::open(file.parent().unwrap()).unwrap();
+        folder.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(changed_s)).unwrap();
+    }
+    let offline = HubOptions { offline: true, ..options("http://127.0.0.1:9".to_owned(), &cache) };
+    assert_eq!(std::fs::read(locate(REPO, &offline).unwrap()).unwrap(), b"b");
+    cache.write("models--org--repo/refs/main", "c\n");
+    assert_eq!(std::fs::read(locate(REPO, &offline).unwrap()).unwrap(), b"c");
+}
+
+#[test]
+fn all_files_of_a_pull_are_of_one_commit() {
+    let (hub, cache) = (hub(), TempDir::new());
+    locate(REPO, &options(hub.url(), &cache)).unwrap();
+    let commit = std::fs::read_to_string(cache.path().join("models--org--repo/refs/main")).unwrap();
+    let files: Vec<_> = hub.seen().into_iter().filter(|seen| seen.range.is_some()).collect();
+    assert!(files.iter().all(|seen| seen.path == format!("/{REPO}/resolve/{commit}/{NAME}")), "{files:?}");
 }
 
 #[test]

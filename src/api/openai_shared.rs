@@ -82,14 +82,14 @@ fn read_sampling(fields: &Fields<'_>) -> Result<SamplingOptions, ApiError> {
     // 0 and -1 both mean "all" in the wild.
     let top_k = fields.integer("top_k", -1..=i64::MAX)?.map(|k| k.max(0) as usize);
     Ok(SamplingOptions {
-        temperature: fields.number("temperature", 0.0..=2.0)?,
+        temperature: fields.number("temperature", SamplingOptions::TEMPERATURE)?,
         top_k,
-        top_p: fields.number("top_p", 0.0..=1.0)?,
-        min_p: fields.number("min_p", 0.0..=1.0)?,
+        top_p: fields.number("top_p", SamplingOptions::TOP_P)?,
+        min_p: fields.number("min_p", SamplingOptions::MIN_P)?,
         seed: read_seed(fields)?,
-        repetition_penalty: fields.number(repetition, 0.01..=10.0)?,
-        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?,
-        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?,
+        repetition_penalty: fields.number(repetition, SamplingOptions::REPETITION_PENALTY)?,
+        presence_penalty: fields.number("presence_penalty", SamplingOptions::PRESENCE_PENALTY)?,
+        frequency_penalty: fields.number("frequency_penalty", SamplingOptions::FREQUENCY_PENALTY)?,
         logit_bias: read_logit_bias(fields)?,
     })
 }
@@ -104,7 +104,7 @@ fn read_logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
     let Some(biases) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
     let bias = |id: &String| {
         let token = id.parse::<u32>().map_err(|_| biases.error(id, "is no token id: the keys of `logit_bias` are token ids"))?;
-        Ok(biases.number(id, -100.0..=100.0)?.map(|bias| (token, bias)))
+        Ok(biases.number(id, SamplingOptions::LOGIT_BIAS)?.map(|bias| (token, bias)))
     };
     biases.map().keys().filter_map(|id| bias(id).transpose()).collect()
 }

@@ -16,6 +16,8 @@ pub mod reply;
 pub mod stop_strings;
 pub mod tool_parser;
 
+use std::ops::RangeInclusive;
+
 use serde_json::{Map, Value};
 
 /// One request, whatever the dialect it came in.
@@ -150,6 +152,17 @@ pub struct SamplingOptions {
     pub presence_penalty: Option<f32>,
     pub frequency_penalty: Option<f32>,
     pub logit_bias: Vec<(u32, f32)>,
+}
+
+/// What may be asked for, whoever asks: a request, the command line, the model's file.
+impl SamplingOptions {
+    pub const TEMPERATURE: RangeInclusive<f64> = 0.0..=2.0;
+    pub const TOP_P: RangeInclusive<f64> = 0.0..=1.0;
+    pub const MIN_P: RangeInclusive<f64> = 0.0..=1.0;
+    pub const REPETITION_PENALTY: RangeInclusive<f64> = 0.01..=10.0;
+    pub const PRESENCE_PENALTY: RangeInclusive<f64> = -2.0..=2.0;
+    pub const FREQUENCY_PENALTY: RangeInclusive<f64> = -2.0..=2.0;
+    pub const LOGIT_BIAS: RangeInclusive<f64> = -100.0..=100.0;
 }
 
 /// What the model's file or the user's configuration recommends; `None` leaves it to OpenAI's defaults (temperature 1, top_p 1).

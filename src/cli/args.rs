@@ -1,8 +1,9 @@
 //! What can be typed. Every setting is taken as text and read by `config`, so that a flag, a variable and a line of the file
 //! get the same reading and the same errors.
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
+use crate::chat::SamplingOptions;
 use crate::config::settings::Layers;
 
 /// A local LLM server with OpenAI-compatible endpoints; it brings a small model along.
@@ -135,8 +136,8 @@ pub struct ChatArgs {
     /// Most tokens of one answer
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
-    /// 0 always takes the likeliest token
-    #[arg(long)]
+    /// 0 to 2; 0 always takes the likeliest token
+    #[arg(long, value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// The same seed gives the same answers
     #[arg(long)]
@@ -178,6 +179,17 @@ pub struct BenchArgs {
     pub engine: EngineArgs,
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+impl Args {
+    /// A command's name where the model stands: an option came before it, and clap takes commands only as the first word.
+    pub fn misplaced_command(&self) -> Option<&str> {
+        let model = self.serve.model.as_deref().filter(|_| self.command.is_none())?;
+        let mut command = Self::command();
+        // Adds `help`, which is nobody's definition.
+        command.build();
+        command.get_subcommands().any(|known| known.get_name() == model).then_some(model)
+    }
 }
 
 impl ServeArgs {
@@ -223,6 +235,13 @@ impl CommonArgs {
     }
 }
 
+/// Within what a request to the server may ask for.
+fn temperature(text: &str) -> Result<f32, String> {
+    let bounds = SamplingOptions::TEMPERATURE;
+    let number = text.parse::<f64>().ok().filter(|number| bounds.contains(number));
+    number.map(|number| number as f32).ok_or_else(|| format!("must be a number from {} to {}", bounds.start(), bounds.end()))
+}
+
 pub fn tell_model(model: &Option<String>, layers: &mut Layers) {
     layers.flag("model", one(model));
 }
@@ -233,8 +252,6 @@ fn one(value: &Option<String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::config::settings::KEYS;
 
@@ -265,5 +282,27 @@ mod tests {
         let Some(Command::Serve(serve)) = args.command else { panic!("serve was typed") };
         assert_eq!(serve.server.strict_model.as_deref(), Some("true"));
         assert_eq!(serve.server.api_key, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_temperature_is_one_a_request_may_ask_for() {
+        for right in ["0", "0.7", "2"] {
+            assert!(Args::try_parse_from(["understudy", "chat", "--temperature", right]).is_ok(), "{right}");
+        }
+        for wrong in ["nan", "-1", "inf", "-inf", "2.1", "warm", ""] {
+            let error = Args::try_parse_from(["understudy", "chat", "--temperature", wrong]).unwrap_err().to_string();
+            assert!(error.contains("must be a number from 0 to 2") || wrong == "-inf", "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_command_behind_an_option_is_no_model() {
+        let misplaced = |words: &[&str]| Args::try_parse_from(words).unwrap().misplaced_command().map(str::to_owned);
+        for name in ["serve", "chat", "pull", "models", "bench", "version", "help"] {
+            assert_eq!(misplaced(&["understudy", "--offline", name]).as_deref(), Some(name));
+        }
+        assert_eq!(misplaced(&["understudy", "--offline", "./models"]), None);
+        assert_eq!(misplaced(&["understudy", "models", "--offline"]), None);
+        assert_eq!(misplaced(&["understudy", "serve", "models"]), None);
     }
 }

@@ -1,13 +1,16 @@
 //! `understudy chat`: a conversation in the terminal, without a server. With a pipe on stdin, every line is a message and gets its answer.
 
 use std::io::{BufRead, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use tokio::sync::Notify;
 
 use super::args::ChatArgs;
-use super::failure::Failure;
+use super::failure::{Failure, INTERRUPTED};
 use super::load::{Loaded, load};
 use super::print;
 use crate::chat::output::Flow;
@@ -16,12 +19,15 @@ use crate::chat::{Conversation, Event, FinishReason, Message, Prompt, Request, R
 use crate::config::Config;
 use crate::engine::TokenEvent;
 
-const HELP: &str = "/clear forgets the conversation, /exit ends it; Ctrl-C stops an answer, Ctrl-D ends the conversation";
+const HELP: &str =
+    "/clear forgets the conversation, /exit or Ctrl-D ends it; Ctrl-C stops an answer, or ends the program while it waits for a line";
 
 pub fn run(config: &Config, args: &ChatArgs) -> Result<(), Failure> {
     let loaded = load(config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
-    let mut chat = Chat { loaded: &loaded, runtime: &runtime, args, messages: Vec::new(), random: random() };
+    // One thread beside this one, which hears of Ctrl-C while this one waits for a line.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().context("a runtime")?;
+    let interrupts = Interrupts::default();
+    let mut chat = Chat { loaded: &loaded, runtime: &runtime, args, messages: Vec::new(), random: random(), interrupts };
     chat.clear();
     if std::io::stdin().is_terminal() { chat.in_terminal() } else { chat.answer_pipe() }
 }
@@ -33,6 +39,15 @@ struct Chat<'a> {
     messages: Vec<Message>,
     /// The seed of the next answer where none was typed.
     random: u64,
+    interrupts: Interrupts,
+}
+
+/// What Ctrl-C does on a terminal: it stops the answer that is being given; where none is, it ends the program. While rustyline edits a
+/// line it takes Ctrl-C for itself.
+#[derive(Clone, Default)]
+struct Interrupts {
+    answering: Arc<AtomicBool>,
+    stop: Arc<Notify>,
 }
 
 enum Said {
@@ -44,7 +59,8 @@ enum Said {
 impl Chat<'_> {
     fn in_terminal(&mut self) -> Result<(), Failure> {
         print::remark(format!("{}\n{HELP}", self.loaded.about.line()));
-        let mut editor = DefaultEditor::new().context("this terminal")?;
+        self.runtime.spawn(self.interrupts.clone().heed());
+        let mut editor = DefaultEditor::new().map_err(of_terminal)?;
         loop {
             match editor.readline("> ") {
                 Ok(line) => {
@@ -59,13 +75,14 @@ impl Chat<'_> {
                         }
                     }
                 }
-                Err(ReadlineError::Interrupted) => print::remark(HELP),
+                Err(ReadlineError::Interrupted) => return Err(Failure::Interrupted),
                 Err(ReadlineError::Eof) => return Ok(()),
-                Err(error) => return Err(anyhow::Error::new(error).context("this terminal").into()),
+                Err(error) => return Err(of_terminal(error)),
             }
         }
     }
 
+    /// Signals are left to the system, whose way is to end the program: who writes into a pipe wants no second chance.
     fn answer_pipe(&mut self) -> Result<(), Failure> {
         for line in std::io::stdin().lock().lines() {
             match self.hear(&line.context("standard input")?) {
@@ -123,7 +140,11 @@ impl Chat<'_> {
         let job = self.job()?;
         let Job { generate, mut output } = job;
         let mut stream = self.loaded.engine.generate(generate).map_err(|refused| format!("{refused}; /clear begins anew"))?;
-        self.runtime.block_on(async {
+        // From before the flag on: a Ctrl-C that finds an answer under way reaches it.
+        let stopped = self.interrupts.stop.notified();
+        self.interrupts.answering.store(true, Ordering::SeqCst);
+        let reply = self.runtime.block_on(async {
+            tokio::pin!(stopped);
             let mut reply = String::new();
             let mut events = Vec::new();
             output.open(&mut events);
@@ -148,7 +169,7 @@ impl Chat<'_> {
                 // Dropping the stream cancels the request.
                 let next = tokio::select! {
                     next = stream.next() => next,
-                    _ = tokio::signal::ctrl_c() => {
+                    () = &mut stopped => {
                         print::remark("\n(stopped)");
                         return Ok(Ok(reply));
                     }
@@ -163,7 +184,9 @@ impl Chat<'_> {
                     None => return Err("the engine has stopped".to_owned()),
                 }
             }
-        })
+        });
+        self.interrupts.answering.store(false, Ordering::SeqCst);
+        reply
     }
 
     fn job(&mut self) -> Result<Job, String> {
@@ -187,6 +210,23 @@ impl Chat<'_> {
         let jobs = self.loaded.text.prepare(&request, surroundings).map_err(|e| e.to_string())?;
         jobs.into_iter().next().ok_or_else(|| "no prompt was made".to_owned())
     }
+}
+
+impl Interrupts {
+    /// Until a system that cannot tell us of Ctrl-C says so; there it ends the program by itself.
+    async fn heed(self) {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            if !self.answering.load(Ordering::SeqCst) {
+                std::process::exit(INTERRUPTED.into());
+            }
+            self.stop.notify_waiters();
+        }
+    }
+}
+
+/// As text: the error says what lies below it and names it as its source, too, so that it would be printed twice.
+fn of_terminal(error: ReadlineError) -> Failure {
+    anyhow::anyhow!("this terminal: {error}").into()
 }
 
 /// From the hasher's keys, which the system seeds.

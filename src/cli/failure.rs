@@ -7,12 +7,17 @@ use std::process::ExitCode;
 use crate::config::settings::ConfigError;
 use crate::hub::HubError;
 
+/// 128 + SIGINT, as shells report a program that Ctrl-C ended.
+pub const INTERRUPTED: u8 = 130;
+
 #[derive(Debug)]
 pub enum Failure {
     /// Asked for wrongly: exit code 2.
     Usage(String),
     /// It went wrong: exit code 1.
     Runtime(anyhow::Error),
+    /// Ctrl-C where a line was awaited: exit code 130, and nothing to say.
+    Interrupted,
     /// Nobody reads standard output any more (`understudy models | head -1`): no failure of ours.
     NobodyReads,
 }
@@ -22,6 +27,7 @@ impl Failure {
     pub fn report(self) -> ExitCode {
         match self {
             Self::NobodyReads => ExitCode::SUCCESS,
+            Self::Interrupted => ExitCode::from(INTERRUPTED),
             Self::Usage(message) => {
                 say(&message);
                 ExitCode::from(2)
@@ -53,6 +59,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(message) => f.write_str(message),
             Self::Runtime(error) => write!(f, "{error:#}"),
+            Self::Interrupted => f.write_str("interrupted"),
             Self::NobodyReads => f.write_str("nobody reads the output"),
         }
     }
@@ -66,10 +73,7 @@ impl From<ConfigError> for Failure {
 
 impl From<HubError> for Failure {
     fn from(error: HubError) -> Self {
-        match error {
-            HubError::NoSuchModel(_) => Self::Runtime(anyhow::Error::new(error).context("MODEL")),
-            error => Self::Runtime(error.into()),
-        }
+        Self::Runtime(error.into())
     }
 }
 

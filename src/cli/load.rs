@@ -2,6 +2,7 @@
 //!
 //! Must not know HTTP: `serve`, `chat` and `bench` all start here.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,17 +11,18 @@ use kernels::{BLOCK_TOKENS, KvDtype};
 use models::{Family, Gguf, Hyperparameters, KvCache, MemoryEstimate, StepSize, Tokenizer};
 
 use super::failure::Failure;
-use super::memory_plan::{self, Needs, Plan, Size, Wanted};
-use crate::chat::SamplingDefaults;
+use super::memory_plan::{self, Budget, Needs, Plan, Size, Wanted};
 use crate::chat::chat_template::ChatTemplate;
 use crate::chat::prepare::TextModel;
-use crate::config::Config;
+use crate::chat::{SamplingDefaults, SamplingOptions};
+use crate::config::{Config, PARALLEL_MAX};
 use crate::engine::model_runner::LoadedRunner;
 use crate::engine::{Engine, EngineConfig};
 use crate::hub::{HubOptions, ModelFile, ModelSource, builtin, progress};
 
 /// Rows of one step: enough to keep the matrix kernels busy, short enough that a running stream waits little for a new prompt.
 const TOKENS_PER_STEP_MAX: usize = 512;
+const _: () = assert!(PARALLEL_MAX <= TOKENS_PER_STEP_MAX, "the engine would cut --parallel in silence");
 
 /// A model that answers.
 #[derive(Debug)]
@@ -49,10 +51,12 @@ pub struct About {
 
 /// Loads the model and starts the engine. Blocking, and long for a model that has to be fetched.
 pub fn load(config: &Config) -> Result<Loaded, Failure> {
+    // A variable that asks for what this machine lacks would otherwise fail every step of a server that looks well.
+    kernels::cpu::isa::isa().map_err(|error| Failure::Usage(error.to_string()))?;
     let (gguf, id) = open(config)?;
     let plan = plan(&gguf, config)?;
     kernels::cpu::pool::set_threads(config.engine.threads);
-    let opened = kernels::device::open(config.engine.device).context("--device")?;
+    let opened = kernels::device::open(config.engine.device).with_context(|| config.source("device").to_string())?;
     for error in &opened.passed_over {
         tracing::warn!("{error}");
     }
@@ -63,6 +67,7 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     }
     let text = TextModel::new(tokenizer, template, sampling_defaults(&gguf)?);
     let model = models::load(&gguf, &opened.device).context("this model cannot be run")?;
+    refuse_tokens_without_rows(gguf.name(), text.tokenizer.vocab_size(), model.config().vocab)?;
     let kv = KvCache::new(model.config(), plan.blocks, KvDtype::F16, &opened.device).context("the cache cannot be had")?;
     let about = about(&gguf, id, model.config(), config, &opened.device);
     let engine = Engine::start(
@@ -78,9 +83,14 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     Ok(Loaded { engine, text: Arc::new(text), about, plan })
 }
 
+/// What the model's name means.
+pub fn model_source(config: &Config) -> Result<ModelSource, Failure> {
+    Ok(ModelSource::parse(&config.models.model).with_context(|| config.source("model").to_string())?)
+}
+
 /// The file, and the name replies will carry.
 fn open(config: &Config) -> Result<(Gguf, String), Failure> {
-    let source = ModelSource::parse(&config.models.model)?;
+    let source = model_source(config)?;
     let options = HubOptions::from_env(&|name| std::env::var(name).ok(), config.models.offline);
     let gguf = match source.locate(&options, progress::for_stderr().as_mut())? {
         ModelFile::BuiltIn => Gguf::from_bytes(builtin::bytes(), "the built-in model"),
@@ -112,21 +122,46 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
         scratch_bytes: estimate.scratch_bytes,
         context_max: hyperparameters.model.context_max,
     };
-    let wanted = Wanted { context: config.engine.context, parallel, memory: config.engine.memory };
+    let wanted = Wanted {
+        context: config.engine.context,
+        context_origin: config.source("context").clone(),
+        parallel,
+        budget: Budget { memory: config.engine.memory, origin: config.source("memory").clone() },
+    };
     Ok(memory_plan::plan(needs, wanted).with_context(|| gguf.name().to_owned())?)
 }
 
+/// Rows beyond the tokens are padding, as many files have it; a token beyond the rows would fail the request it turns up in.
+fn refuse_tokens_without_rows(file: &str, tokens: usize, rows: usize) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        tokens <= rows,
+        "{file}: the tokenizer has {tokens} tokens and the embedding {rows} rows: tokenizer and weights are of different models"
+    );
+    Ok(())
+}
+
 /// What the file recommends under llama.cpp's keys; a penalty or a filter that is off is no recommendation.
-fn sampling_defaults(gguf: &Gguf) -> Result<SamplingDefaults, Failure> {
-    let number = |key: &str| gguf.get::<f32>(&format!("general.sampling.{key}")).context("sampling defaults");
-    let top_k = gguf.get::<i64>("general.sampling.top_k").context("sampling defaults")?;
+fn sampling_defaults(gguf: &Gguf) -> anyhow::Result<SamplingDefaults> {
+    let top_k = gguf.get::<i64>("general.sampling.top_k")?;
     Ok(SamplingDefaults {
-        temperature: number("temp")?,
+        temperature: recommended(gguf, "temp", SamplingOptions::TEMPERATURE)?,
         top_k: top_k.and_then(|k| usize::try_from(k).ok()).filter(|k| *k > 0),
-        top_p: number("top_p")?,
-        min_p: number("min_p")?,
-        repetition_penalty: number("penalty_repeat")?,
+        top_p: recommended(gguf, "top_p", SamplingOptions::TOP_P)?,
+        min_p: recommended(gguf, "min_p", SamplingOptions::MIN_P)?,
+        repetition_penalty: recommended(gguf, "penalty_repeat", SamplingOptions::REPETITION_PENALTY)?,
     })
+}
+
+/// Every request that leaves it open would sample with it, so it must be what a request may ask for.
+fn recommended(gguf: &Gguf, key: &str, bounds: RangeInclusive<f64>) -> anyhow::Result<Option<f32>> {
+    let key = format!("general.sampling.{key}");
+    let Some(number) = gguf.get::<f32>(&key)? else { return Ok(None) };
+    // In the file's own precision, in which 0.01 is a little less than 0.01.
+    if !(*bounds.start() as f32..=*bounds.end() as f32).contains(&number) {
+        let (file, least, most) = (gguf.name(), bounds.start(), bounds.end());
+        anyhow::bail!("{file}: metadata key {key:?} is {number}: must be a number from {least} to {most}");
+    }
+    Ok(Some(number))
 }
 
 fn about(gguf: &Gguf, id: String, model: &models::ModelConfig, config: &Config, device: &candle_core::Device) -> About {
@@ -180,6 +215,31 @@ impl std::fmt::Display for Count {
             0..1_000_000 => write!(f, "{}", self.0),
             1_000_000..1_000_000_000 => write!(f, "{:.1} M", self.0 as f64 / 1e6),
             _ => write!(f, "{:.1} B", self.0 as f64 / 1e9),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kernels::SharedBytes;
+    use models::gguf::writer::GgufWriter;
+
+    use super::*;
+
+    #[test]
+    fn recommendations_are_what_a_request_may_ask_for() {
+        let defaults = |key: &str, number: f32| {
+            let mut writer = GgufWriter::new();
+            writer.set("general.architecture", "llama").set(&format!("general.sampling.{key}"), number);
+            let gguf = Gguf::from_bytes(SharedBytes::new(Arc::new(writer.to_bytes())), "model.gguf").unwrap();
+            sampling_defaults(&gguf).map_err(|e| e.to_string())
+        };
+        assert_eq!(defaults("temp", 0.6).unwrap().temperature, Some(0.6));
+        assert_eq!(defaults("penalty_repeat", 0.01).unwrap().repetition_penalty, Some(0.01));
+        let error = defaults("temp", f32::INFINITY).unwrap_err();
+        assert_eq!(error, "model.gguf: metadata key \"general.sampling.temp\" is inf: must be a number from 0 to 2");
+        for (key, number) in [("temp", f32::NAN), ("temp", -1.0), ("top_p", 1.5), ("min_p", -0.1), ("penalty_repeat", 0.0)] {
+            assert!(defaults(key, number).unwrap_err().contains(key), "{key} {number}");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 
 use kernels::BLOCK_TOKENS;
 
+use crate::config::settings::Source;
 use crate::config::{Context, Memory};
 
 /// Cache beyond one full conversation is taken up to this, unless `--memory` says how much there is.
@@ -24,11 +25,19 @@ pub struct Needs {
 }
 
 /// What was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub context: Context,
+    pub context_origin: Source,
     pub parallel: usize,
+    pub budget: Budget,
+}
+
+/// How much memory there is, and who said so. Reads as `8.0 GiB (--memory)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
     pub memory: Memory,
+    pub origin: Source,
 }
 
 /// What will be taken.
@@ -45,23 +54,23 @@ pub struct Plan {
     pub budget_bytes: u64,
 }
 
-/// Numbers for the user, and the way out.
+/// Numbers for the user, and the way out. What is advised are flags: they beat whatever else told a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DoesNotFit {
     #[error(
-        "the model needs {} (weights {}, scratch {}, cache of the shortest useful context of {CONTEXT_MIN} tokens {}) and the budget is {} ({}); \
+        "the model needs {} (weights {}, scratch {}, cache of the shortest useful context of {least} tokens {}) and the budget is {budget}; \
          take a smaller model or quantisation, free memory, or raise --memory",
-        Size(weight_bytes + scratch_bytes + cache_bytes), Size(*weight_bytes), Size(*scratch_bytes), Size(*cache_bytes), Size(memory.bytes()), Origin(*memory)
+        Size(weight_bytes + scratch_bytes + cache_bytes), Size(*weight_bytes), Size(*scratch_bytes), Size(*cache_bytes)
     )]
-    Model { weight_bytes: u64, scratch_bytes: u64, cache_bytes: u64, memory: Memory },
+    Model { weight_bytes: u64, scratch_bytes: u64, cache_bytes: u64, least: usize, budget: Budget },
     #[error(
-        "a context of {context} tokens needs {} of cache beside {} of weights and scratch, and the budget is {} ({}); \
+        "{origin}: a context of {context} tokens needs {} of cache beside {} of weights and scratch, and the budget is {budget}; \
          at most --context {possible} fits, or raise --memory",
-        Size(*cache_bytes), Size(*other_bytes), Size(memory.bytes()), Origin(*memory)
+        Size(*cache_bytes), Size(*other_bytes)
     )]
-    Context { context: usize, cache_bytes: u64, other_bytes: u64, possible: usize, memory: Memory },
-    #[error("--context {context} is more than the {context_max} tokens this model was made for")]
-    BeyondModel { context: usize, context_max: usize },
+    Context { origin: Source, context: usize, cache_bytes: u64, other_bytes: u64, possible: usize, budget: Budget },
+    #[error("{origin}: {context} is more than the {context_max} tokens this model was made for")]
+    BeyondModel { origin: Source, context: usize, context_max: usize },
 }
 
 /// Below this a chat is over before it begins.
@@ -72,34 +81,34 @@ pub const CONTEXT_MIN: usize = 1024;
 /// - the cache holds that context once, and beyond it up to `parallel` of them, as far as the budget and, where the budget is
 ///   a guess, [`CACHE_BYTES_BY_DEFAULT`] allow.
 pub fn plan(needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
-    let budget_bytes = wanted.memory.bytes();
+    let Wanted { context, context_origin: origin, parallel, budget } = wanted;
+    let budget_bytes = budget.memory.bytes();
     let other_bytes = needs.weight_bytes + needs.scratch_bytes;
     let cache_bytes_max = budget_bytes.saturating_sub(other_bytes);
     let blocks_max = usize::try_from(cache_bytes_max / needs.block_bytes.max(1)).unwrap_or(usize::MAX / BLOCK_TOKENS);
-    let context = match wanted.context {
+    let least = CONTEXT_MIN.min(needs.context_max);
+    let context = match context {
         Context::Tokens(context) if context > needs.context_max => {
-            return Err(DoesNotFit::BeyondModel { context, context_max: needs.context_max });
+            return Err(DoesNotFit::BeyondModel { origin, context, context_max: needs.context_max });
         }
-        Context::Tokens(context) if blocks(context) > blocks_max => {
+        Context::Tokens(context) if blocks(context) <= blocks_max => context,
+        // Not even a short one fits: a shorter --context is no way out.
+        _ if blocks(least) > blocks_max => {
+            let cache_bytes = blocks(least) as u64 * needs.block_bytes;
+            let (weight_bytes, scratch_bytes) = (needs.weight_bytes, needs.scratch_bytes);
+            return Err(DoesNotFit::Model { weight_bytes, scratch_bytes, cache_bytes, least, budget });
+        }
+        Context::Tokens(context) => {
             let cache_bytes = blocks(context) as u64 * needs.block_bytes;
             let possible = blocks_max.saturating_mul(BLOCK_TOKENS);
-            return Err(DoesNotFit::Context { context, cache_bytes, other_bytes, possible, memory: wanted.memory });
+            return Err(DoesNotFit::Context { origin, context, cache_bytes, other_bytes, possible, budget });
         }
-        Context::Tokens(context) => context,
-        Context::OfModel => {
-            let least = CONTEXT_MIN.min(needs.context_max);
-            if blocks(least) > blocks_max {
-                let cache_bytes = blocks(least) as u64 * needs.block_bytes;
-                let (weight_bytes, scratch_bytes) = (needs.weight_bytes, needs.scratch_bytes);
-                return Err(DoesNotFit::Model { weight_bytes, scratch_bytes, cache_bytes, memory: wanted.memory });
-            }
-            needs.context_max.min(blocks_max.saturating_mul(BLOCK_TOKENS))
-        }
+        Context::OfModel => needs.context_max.min(blocks_max.saturating_mul(BLOCK_TOKENS)),
     };
     let one = blocks(context);
-    let all = one.saturating_mul(wanted.parallel);
+    let all = one.saturating_mul(parallel);
     let by_default = usize::try_from(CACHE_BYTES_BY_DEFAULT / needs.block_bytes.max(1)).unwrap_or(usize::MAX);
-    let cap = match wanted.memory {
+    let cap = match budget.memory {
         Memory::Told { .. } => blocks_max,
         Memory::HalfOfAvailable { .. } => blocks_max.min(by_default),
     };
@@ -137,14 +146,13 @@ impl fmt::Display for Size {
     }
 }
 
-struct Origin(Memory);
-
-impl fmt::Display for Origin {
+impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            Memory::HalfOfAvailable { .. } => "half of what is available",
-            Memory::Told { .. } => "--memory",
-        })
+        let size = Size(self.memory.bytes());
+        match self.memory {
+            Memory::HalfOfAvailable { .. } => write!(f, "{size} (half of what is available)"),
+            Memory::Told { .. } => write!(f, "{size} ({})", self.origin),
+        }
     }
 }
 
@@ -158,7 +166,8 @@ mod tests {
     const QWEN: Needs = Needs { weight_bytes: GIB, block_bytes: 28 * 2 * 2 * 128 * 32 * 2, scratch_bytes: 64 << 20, context_max: 32_768 };
 
     fn wanted(context: Context, memory: Memory) -> Wanted {
-        Wanted { context, parallel: 8, memory }
+        let budget = Budget { memory, origin: Source::Flag("memory") };
+        Wanted { context, context_origin: Source::Variable("UNDERSTUDY_CONTEXT".to_owned()), parallel: 8, budget }
     }
 
     #[test]
@@ -204,9 +213,12 @@ mod tests {
         assert!(error.contains("weights 1.0 GiB") && error.contains("the budget is 1.0 GiB (--memory)"), "{error}");
         let half = Memory::HalfOfAvailable { bytes: GIB + GIB / 2 };
         let error = plan(QWEN, wanted(Context::Tokens(32_768), half)).unwrap_err().to_string();
-        assert!(error.contains("896 MiB of cache") && error.contains("--context 16384 fits"), "{error}");
+        assert!(error.starts_with("UNDERSTUDY_CONTEXT: a context of 32768 tokens needs 896 MiB of cache"), "{error}");
+        assert!(error.contains("1.5 GiB (half of what is available)") && error.contains("--context 16384 fits"), "{error}");
+        let error = plan(QWEN, wanted(Context::Tokens(32_768), told)).unwrap_err().to_string();
+        assert!(error.contains("take a smaller model") && !error.contains("--context"), "nothing fits, so no context does: {error}");
         let error = plan(QWEN, wanted(Context::Tokens(40_000), told)).unwrap_err().to_string();
-        assert_eq!(error, "--context 40000 is more than the 32768 tokens this model was made for");
+        assert_eq!(error, "UNDERSTUDY_CONTEXT: 40000 is more than the 32768 tokens this model was made for");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The command line: what was typed becomes a [`Config`], and a subcommand runs with it. Says on stderr what went wrong and what to do.
 //!
-//! Exit codes: 0 it worked, 1 it failed, 2 it was asked for wrongly. Standard output carries results only.
+//! Exit codes: 0 it worked, 1 it failed, 2 it was asked for wrongly, 130 it was interrupted. Standard output carries results only.
 
+use std::env::VarError;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::config::Config;
-use crate::config::settings::Layers;
+use crate::config::settings::{Layers, NOT_UTF_8};
 
 pub mod args;
 mod failure;
@@ -38,6 +39,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), Failure> {
+    if let Some(name) = args.misplaced_command() {
+        let message = format!("options go after the command: understudy {name} [OPTIONS]; a model in a file of that name is ./{name}");
+        return Err(Failure::Usage(message));
+    }
     let mut layers = Layers::default();
     match args.command.unwrap_or(Command::Serve(args.serve)) {
         Command::Serve(serve) => {
@@ -71,14 +76,12 @@ fn run(args: Args) -> Result<(), Failure> {
 
 /// Adds environment and file under the flags, and starts the log.
 fn resolve(mut layers: Layers, common: &CommonArgs) -> Result<Config, Failure> {
-    // A name or value that is not UTF-8 cannot be one of our settings' values.
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let warnings = layers.env(variables);
+    let warnings = layers.env(std::env::vars_os())?;
     if let Some((name, text)) = config_file(common)? {
         layers.file(&name, &text)?;
     }
     let config = Config::resolve(&layers, machine::machine(), &|path| std::fs::read_to_string(path))?;
-    print::start_log(&config.log)?;
+    print::start_log(&config)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -93,8 +96,12 @@ fn resolve_locally(mut layers: Layers, common: &CommonArgs) -> Result<Config, Fa
 
 /// The file told by `--config` or UNDERSTUDY_CONFIG, which must exist; else `understudy.toml` here, else the user's, where there is one.
 fn config_file(common: &CommonArgs) -> Result<Option<(String, String)>, Failure> {
-    let told = common.config.clone().map(|path| (path, "--config"));
-    let told = told.or_else(|| std::env::var("UNDERSTUDY_CONFIG").ok().map(|path| (path, "UNDERSTUDY_CONFIG")));
+    let told = match (&common.config, std::env::var("UNDERSTUDY_CONFIG")) {
+        (Some(path), _) => Some((path.clone(), "--config")),
+        (None, Ok(path)) => Some((path, "UNDERSTUDY_CONFIG")),
+        (None, Err(VarError::NotPresent)) => None,
+        (None, Err(VarError::NotUnicode(_))) => return Err(Failure::Usage(format!("UNDERSTUDY_CONFIG: {NOT_UTF_8}"))),
+    };
     if let Some((path, source)) = told.filter(|(path, _)| !path.is_empty()) {
         let text = std::fs::read_to_string(&path).map_err(|e| Failure::Usage(format!("{source}: {path}: {e}")))?;
         return Ok(Some((path, text)));

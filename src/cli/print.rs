@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time;
 
 use super::failure::Failure;
-use crate::config::{Log, LogFormat};
+use crate::config::{Config, LogFormat};
 
 /// Writes a line of result.
 pub fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
@@ -26,9 +26,10 @@ pub fn remark(text: impl std::fmt::Display) {
 }
 
 /// Starts the log on stderr; in colour only on a terminal, and not where NO_COLOR is set (no-color.org).
-pub fn start_log(log: &Log) -> Result<(), Failure> {
-    let filter =
-        EnvFilter::try_new(&log.filter).map_err(|e| Failure::Usage(format!("--log-level: {:?} is not a log filter ({e})", log.filter)))?;
+pub fn start_log(config: &Config) -> Result<(), Failure> {
+    let log = &config.log;
+    let wrong = |e| Failure::Usage(format!("{}: {:?} is not a log filter ({e})", config.source("log_level"), log.filter));
+    let filter = EnvFilter::try_new(&log.filter).map_err(wrong)?;
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -3,6 +3,7 @@
 //! Knows keys and texts; must not know what a value means (`values`) or what is done with it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 
 use toml::de::{DeTable, DeValue};
@@ -34,6 +35,8 @@ pub const KEYS: &[&str] = &[
 /// Variables that are ours and no settings: the file's own name, the instruction set the kernels are held to, the benchmark's Python.
 const OTHER_VARIABLES: &[&str] = &["UNDERSTUDY_CONFIG", "UNDERSTUDY_ISA", "UNDERSTUDY_BENCH_PYTHON"];
 const PREFIX: &str = "UNDERSTUDY_";
+/// Of a variable; the value itself may be a key and is not repeated.
+pub const NOT_UTF_8: &str = "is not valid UTF-8";
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,7 +60,7 @@ impl fmt::Display for Source {
             Self::Variable(name) => f.write_str(name),
             Self::Line { file, line, key: "" } => write!(f, "{file} line {line}"),
             Self::Line { file, line, key } => write!(f, "{file} line {line}: {key}"),
-            Self::Nowhere => f.write_str("default"),
+            Self::Nowhere => f.write_str("the default"),
         }
     }
 }
@@ -95,23 +98,30 @@ impl Layers {
 
     /// Notes every `UNDERSTUDY_*` of an environment and returns a warning for each that is no setting: other programs
     /// (Kubernetes' service links) set such names too, so that is no error. Several keys or hosts are separated by commas.
-    pub fn env(&mut self, variables: impl Iterator<Item = (String, String)>) -> Vec<String> {
+    ///
+    /// An empty variable counts as not told, which is how many tools unset one; but not where it was meant to hold a key: dropped in
+    /// silence it would leave the door open. Errors: a setting whose value is not UTF-8.
+    pub fn env(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<String>, ConfigError> {
         let mut warnings = Vec::new();
         for (name, value) in variables {
-            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-            if OTHER_VARIABLES.contains(&name.as_str()) || value.is_empty() {
-                continue;
-            }
+            // A name that is not UTF-8 is no setting's.
+            let Ok(name) = name.into_string() else { continue };
+            let Some(rest) = name.strip_prefix(PREFIX).filter(|_| !OTHER_VARIABLES.contains(&name.as_str())) else { continue };
             let Some(key) = known(&rest.to_lowercase()) else {
                 let hint =
                     nearest(&rest.to_lowercase()).map_or(String::new(), |key| format!(", did you mean {PREFIX}{}?", key.to_uppercase()));
-                warnings.push(format!("{name}: no such setting{hint}"));
+                warnings.extend((!value.is_empty()).then(|| format!("{name}: no such setting{hint}")));
                 continue;
             };
+            if value.is_empty() && !matches!(key, "api_key" | "api_key_file") {
+                continue;
+            }
+            let source = Source::Variable(name);
+            let Ok(value) = value.into_string() else { return Err(ConfigError { origin: source, message: NOT_UTF_8.to_owned() }) };
             let values = if is_list(key) { value.split(',').map(|part| part.trim().to_owned()).collect() } else { vec![value] };
-            self.variables.insert(key, Told { source: Source::Variable(name), values });
+            self.variables.insert(key, Told { source, values });
         }
-        warnings
+        Ok(warnings)
     }
 
     /// Notes the lines of a TOML file; `name` is how errors call it.
@@ -160,6 +170,11 @@ impl Layers {
     /// An error about `key`, blaming the layer that told it.
     pub fn error(&self, key: &'static str, message: String) -> ConfigError {
         ConfigError { origin: self.told(key).map(|told| told.source.clone()).unwrap_or_default(), message }
+    }
+
+    /// Where each key was told, of those that were.
+    pub fn sources(&self) -> BTreeMap<&'static str, Source> {
+        KEYS.iter().filter_map(|&key| Some((key, self.told(key)?.source.clone()))).collect()
     }
 
     fn told(&self, key: &'static str) -> Option<&Told> {
@@ -221,8 +236,8 @@ mod tests {
     #[test]
     fn a_misspelt_variable_is_a_warning() {
         let mut layers = Layers::default();
-        let told = |name: &str| (name.to_owned(), "1".to_owned());
-        let warnings = layers.env([told("UNDERSTUDY_PROT"), told("UNDERSTUDY_SERVICE_HOST"), told("PORT")].into_iter());
+        let told = |name: &str| (name.into(), "1".into());
+        let warnings = layers.env([told("UNDERSTUDY_PROT"), told("UNDERSTUDY_SERVICE_HOST"), told("PORT")].into_iter()).unwrap();
         assert_eq!(warnings[0], "UNDERSTUDY_PROT: no such setting, did you mean UNDERSTUDY_PORT?");
         assert_eq!(warnings[1], "UNDERSTUDY_SERVICE_HOST: no such setting");
         assert_eq!(warnings.len(), 2);
@@ -231,8 +246,19 @@ mod tests {
     #[test]
     fn lists_in_the_environment_are_split_at_commas() {
         let mut layers = Layers::default();
-        layers.env([("UNDERSTUDY_ALLOW_HOST".to_owned(), "a, b".to_owned())].into_iter());
+        layers.env([("UNDERSTUDY_ALLOW_HOST".into(), "a, b".into())].into_iter()).unwrap();
         assert_eq!(layers.many("allow_host", |s| Ok(s.to_owned())).unwrap(), ["a", "b"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_setting_that_is_no_text_is_refused_and_not_repeated() {
+        use std::os::unix::ffi::OsStringExt;
+        let told = |name: &str| (name.into(), OsString::from_vec(b"secret\xff".to_vec()));
+        let error = Layers::default().env([told("UNDERSTUDY_API_KEY")].into_iter()).unwrap_err();
+        assert_eq!(error.to_string(), "UNDERSTUDY_API_KEY: is not valid UTF-8");
+        let foreign = [told("UNDERSTUDY_SERVICE_HOST"), told("UNDERSTUDY_BENCH_PYTHON"), told("PATH")];
+        assert_eq!(Layers::default().env(foreign.into_iter()).unwrap(), ["UNDERSTUDY_SERVICE_HOST: no such setting"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use kernels::device::DeviceChoice;
 
-use super::{ApiKey, LogFormat};
+use super::{ApiKey, LogFormat, PARALLEL_MAX, QUEUE_MAX, THREADS_MAX};
 
 pub fn text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
@@ -32,12 +32,22 @@ pub fn port(text: &str) -> Result<u16, String> {
     })
 }
 
-pub fn count(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| format!("{text:?} is not a number from 1 up"))
+pub fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    count(text, THREADS_MAX)
 }
 
-pub fn number(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| format!("{text:?} is not a number from 0 up"))
+pub fn parallel(text: &str) -> Result<NonZeroUsize, String> {
+    count(text, PARALLEL_MAX)
+}
+
+fn count(text: &str, most: usize) -> Result<NonZeroUsize, String> {
+    let number = text.parse::<NonZeroUsize>().ok().filter(|number| number.get() <= most);
+    number.ok_or_else(|| format!("{text:?} is not a number from 1 to {most}"))
+}
+
+pub fn queue(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number <= QUEUE_MAX);
+    number.ok_or_else(|| format!("{text:?} is not a number from 0 to {QUEUE_MAX}"))
 }
 
 pub fn seconds(text: &str) -> Result<u64, String> {
@@ -137,6 +147,16 @@ mod tests {
         for text in ["", "0", "-1", "G", "8X", "1e9", "1..5G", "99999999T", "NaN", "inf"] {
             assert!(bytes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn counts_have_an_end() {
+        assert_eq!((queue("0"), queue("65536")), (Ok(0), Ok(65_536)));
+        assert_eq!(queue("65537").unwrap_err(), "\"65537\" is not a number from 0 to 65536");
+        assert!(queue("18446744073709551615").is_err() && queue("-1").is_err());
+        assert_eq!((threads("1024").unwrap().get(), parallel("512").unwrap().get()), (1024, 512));
+        assert_eq!(threads("1025").unwrap_err(), "\"1025\" is not a number from 1 to 1024");
+        assert_eq!(parallel("513").unwrap_err(), "\"513\" is not a number from 1 to 512");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Runs a step on a loaded model: the one place where the engine meets tensors.
 //!
-//! Decides nothing. Errors become messages here; a panic is caught by the engine loop, which does the same for every runner.
+//! Decides nothing. Errors become messages here, fit for a client to read; a panic is caught by the engine loop, which does the same for
+//! every runner.
 
 use kernels::Step;
 use models::kv_cache::KvCache;
-use models::{Logits, Model};
+use models::{Logits, Model, ModelError};
 
 use super::ModelRunner;
 
@@ -27,6 +28,33 @@ impl ModelRunner for LoadedRunner {
     }
 
     fn run(&mut self, token_ids: &[u32], step: &Step) -> Result<Logits, String> {
-        self.model.forward(token_ids, step, &mut self.kv).map_err(|error| error.to_string())
+        self.model.forward(token_ids, step, &mut self.kv).map_err(|error| message_of(&error))
+    }
+}
+
+/// The first line of an error; what follows goes to the log. Under RUST_BACKTRACE=1 Candle puts a backtrace there, and the paths and names
+/// of this machine are nothing for a client.
+fn message_of(error: &ModelError) -> String {
+    let whole = error.to_string();
+    let Some((message, rest)) = whole.split_once('\n') else { return whole };
+    tracing::error!("{message}; what the client is not told:\n{rest}");
+    message.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::backtrace::Backtrace;
+
+    use candle_core::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_backtrace_is_not_for_the_client() {
+        let plain = Error::Msg("the device is gone".to_owned());
+        let traced = Error::WithBacktrace { inner: Box::new(plain), backtrace: Box::new(Backtrace::force_capture()) };
+        assert!(traced.to_string().contains('\n'));
+        assert_eq!(message_of(&ModelError::from(traced)), "the device is gone");
+        assert_eq!(message_of(&ModelError::from(Error::Msg("one line".to_owned()))), "one line");
     }
 }

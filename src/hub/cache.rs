@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{Cache, Repo};
 
-use super::choose;
+use super::choose::{self, ChoiceError};
 
 /// The cache folder.
 #[derive(Debug, Clone)]
@@ -12,17 +12,24 @@ pub struct HubCache {
     cache: Cache,
 }
 
-/// The files of one repository that are complete in the cache.
+/// What the cache has of one repository. Every commit that was fetched has a snapshot of its own, with the files fetched at it alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachedFiles {
+pub struct CachedRepo {
+    /// The one to look in first comes first; those that hold no model are left out.
+    snapshots: Vec<Snapshot>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Snapshot {
     folder: PathBuf,
+    /// Files of the models that are there in whole.
     names: Vec<String>,
 }
 
 /// One model that can be served without the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedModel {
-    /// What to type: `org/repo:quant`.
+    /// What to type: `org/repo:quant`, or the file's name after the colon where several files have that quantisation.
     pub name: String,
     pub path: PathBuf,
     pub bytes: u64,
@@ -33,15 +40,20 @@ impl HubCache {
         Self { cache: Cache::new(folder.to_owned()) }
     }
 
-    /// Files of the newest snapshot of `org/repo` that this cache knows.
-    pub fn files(&self, repo: &str) -> CachedFiles {
-        let folder = self.snapshot(repo).unwrap_or_default();
-        let mut names = Vec::new();
-        if !folder.as_os_str().is_empty() {
-            list(&folder, "", &mut names);
+    /// What is there of `org/repo`, the snapshot of `refs/main` first, then the one that changed last. The ref alone is not asked: a
+    /// repository that moved on would hide what was fetched before, and what was fetched since by file.
+    pub fn repo(&self, repo: &str) -> CachedRepo {
+        let repo = Repo::model(repo.to_owned());
+        let folder = self.cache.path().join(repo.folder_name());
+        let main = std::fs::read_to_string(folder.join("refs").join(repo.revision())).unwrap_or_default();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder.join("snapshots")).into_iter().flatten().flatten() {
+            let changed = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            found.push((entry.file_name() == *main.trim(), changed, entry.path()));
         }
-        names.sort();
-        CachedFiles { folder, names }
+        found.sort();
+        let snapshots = found.into_iter().rev().map(|(_, _, folder)| Snapshot::of(folder));
+        CachedRepo { snapshots: snapshots.filter(|snapshot| !snapshot.names.is_empty()).collect() }
     }
 
     /// Every model in the cache, by name.
@@ -51,33 +63,61 @@ impl HubCache {
             let file_name = entry.file_name();
             let Some(repo) = file_name.to_str().and_then(|name| name.strip_prefix("models--")) else { continue };
             let repo = repo.replacen("--", "/", 1);
-            let files = self.files(&repo);
-            for candidate in choose::candidates(&files.names) {
-                let label = candidate.quant.as_deref().unwrap_or(&candidate.name);
-                let name = format!("{repo}:{label}");
-                let Ok(parts) = choose::choose(&candidate.files, None) else { continue };
-                let paths: Vec<PathBuf> = parts.iter().map(|part| files.folder.join(part)).collect();
-                let bytes = paths.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum();
-                models.extend(paths.into_iter().next().map(|path| CachedModel { name, path, bytes }));
-            }
+            models.extend(self.repo(&repo).models(&repo));
         }
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models
     }
+}
 
-    fn snapshot(&self, repo: &str) -> Option<PathBuf> {
-        let repo = Repo::model(repo.to_owned());
-        let reference = self.cache.path().join(repo.folder_name()).join("refs").join(repo.revision());
-        let commit = std::fs::read_to_string(reference).ok()?;
-        Some(self.cache.repo(repo).pointer_path(commit.trim()))
+impl CachedRepo {
+    /// The file (or first shard) that `quant` means, from the first snapshot that has all of it; `None` where no model is there at all.
+    ///
+    /// Errors: there are models and `quant` means none of them, or several. The error lists what all snapshots have.
+    pub fn first_of(&self, quant: Option<&str>) -> Result<Option<PathBuf>, ChoiceError> {
+        if let Some(paths) = self.find(quant) {
+            return Ok(paths.into_iter().next());
+        }
+        match choose::choose(&self.names(), quant) {
+            Err(ChoiceError::NoGguf) => Ok(None),
+            Err(why) => Err(why),
+            // What is clear among all names is clear among those of a snapshot, so it was found above.
+            Ok(_) => Ok(None),
+        }
+    }
+
+    fn find(&self, quant: Option<&str>) -> Option<Vec<PathBuf>> {
+        let find = |snapshot: &Snapshot| {
+            let files = choose::choose(&snapshot.names, quant).ok()?;
+            Some(files.iter().map(|name| snapshot.folder.join(name)).collect())
+        };
+        self.snapshots.iter().find_map(find)
+    }
+
+    fn models(&self, repo: &str) -> Vec<CachedModel> {
+        let mut models = Vec::new();
+        for label in choose::labels(&choose::candidates(&self.names())) {
+            let Some(paths) = self.find(Some(&label)) else { continue };
+            let bytes = paths.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum();
+            models.extend(paths.into_iter().next().map(|path| CachedModel { name: format!("{repo}:{label}"), path, bytes }));
+        }
+        models
+    }
+
+    /// The names in all snapshots, each once.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.snapshots.iter().flat_map(|snapshot| snapshot.names.iter().cloned()).collect();
+        names.sort();
+        names.dedup();
+        names
     }
 }
 
-impl CachedFiles {
-    /// The file (or first shard) that `quant` means among those in the cache, where all of it is there.
-    pub fn first_of(&self, quant: Option<&str>) -> Option<PathBuf> {
-        let files = choose::choose(&self.names, quant).ok()?;
-        files.first().map(|name| self.folder.join(name))
+impl Snapshot {
+    fn of(folder: PathBuf) -> Self {
+        let mut names = Vec::new();
+        list(&folder, "", &mut names);
+        Self { names: choose::whole(&names), folder }
     }
 }
 

@@ -59,9 +59,16 @@ pub fn choose(files: &[String], wanted: Option<&str>) -> Result<Vec<String>, Cho
     complete(chosen)
 }
 
+/// The files of those models of which every part is there: half a model hides no whole one.
+pub fn whole(files: &[String]) -> Vec<String> {
+    let candidates = candidates(files);
+    candidates.iter().filter_map(|candidate| complete(candidate).ok()).flatten().collect()
+}
+
 fn named<'a>(candidates: &'a [Candidate], wanted: &str) -> Result<&'a Candidate, ChoiceError> {
-    let is_file = |candidate: &&Candidate| candidate.name == wanted || candidate.files.iter().any(|file| file == wanted);
-    if let Some(candidate) = candidates.iter().find(is_file) {
+    let has_file = |candidate: &&Candidate| candidate.files.iter().any(|file| file == wanted);
+    let is_named = |candidate: &&Candidate| candidate.name == wanted;
+    if let Some(candidate) = candidates.iter().find(has_file).or_else(|| candidates.iter().find(is_named)) {
         return Ok(candidate);
     }
     let has_quant = |candidate: &&Candidate| candidate.quant.as_deref().is_some_and(|quant| quant.eq_ignore_ascii_case(wanted));
@@ -100,11 +107,14 @@ fn complete(candidate: &Candidate) -> Result<Vec<String>, ChoiceError> {
     }
 }
 
-/// What the user can type after the colon: the quantisation where it is unique, else the file's name.
-fn labels(candidates: &[Candidate]) -> Vec<String> {
+/// What the user can type after the colon, one for each candidate: the quantisation where it is unique, else the file's name; of a
+/// model that is there both whole and in parts, the first part's.
+pub fn labels(candidates: &[Candidate]) -> Vec<String> {
     let unique = |quant: &str| candidates.iter().filter(|other| other.quant.as_deref() == Some(quant)).count() == 1;
-    let label = |candidate: &Candidate| match candidate.quant.as_deref() {
-        Some(quant) if unique(quant) => quant.to_owned(),
+    let clear = |name: &str| candidates.iter().filter(|other| other.name == name).count() == 1;
+    let label = |candidate: &Candidate| match (candidate.quant.as_deref(), candidate.files.first()) {
+        (Some(quant), _) if unique(quant) => quant.to_owned(),
+        (_, Some(file)) if !clear(&candidate.name) => file.clone(),
         _ => candidate.name.clone(),
     };
     candidates.iter().map(label).collect()
@@ -184,6 +194,17 @@ mod tests {
         assert!(pick(&two, None).unwrap_err().to_string().starts_with("which one?"));
         assert_eq!(pick(&["model.safetensors"], None), Err(ChoiceError::NoGguf));
         assert!(matches!(pick(&["x-IQ2_XS.gguf", "x-Q2_K.gguf"], None), Err(ChoiceError::NoPreference { .. })));
+    }
+
+    #[test]
+    fn every_label_means_its_own_model() {
+        let files = ["m-Q8_0.gguf", "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf", "n-Q8_0.gguf", "m-Q4_0.gguf", "m.gguf"];
+        let candidates = candidates(&files.map(str::to_owned));
+        let labels = labels(&candidates);
+        assert_eq!(labels, ["Q4_0", "m-Q8_0-00001-of-00002.gguf", "m-Q8_0.gguf", "m.gguf", "n-Q8_0.gguf"]);
+        for (label, candidate) in labels.iter().zip(&candidates) {
+            assert_eq!(pick(&files, Some(label)).as_ref(), Ok(&candidate.files), "{label}");
+        }
     }
 
     #[test]

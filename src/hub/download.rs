@@ -26,13 +26,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 const COPY_BYTES: usize = 1 << 18;
 
+/// What lies below is said along, and is no `source`: see [`super::HubError`].
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
     #[error(
-        "no network: {endpoint} cannot be reached ({source}); connect and try again, point HF_ENDPOINT at a mirror, \
+        "no network: {endpoint} cannot be reached ({problem}); connect and try again, point HF_ENDPOINT at a mirror, \
              or serve a file you have: `understudy serve path/to/model.gguf`. The built-in model needs no network."
     )]
-    Unreachable { endpoint: String, source: Box<ureq::Error> },
+    Unreachable { endpoint: String, problem: Box<ureq::Error> },
     #[error("the Hub says there is no such repository or file ({url}); check the spelling")]
     NotFound { url: String },
     #[error("the Hub refuses {url} ({status}): {}", if *.had_token { "HF_TOKEN is not valid for it, or its licence has to be accepted on its page first" } else { "the name is wrong, or the repository is private or gated: accept its licence on its page and set HF_TOKEN" })]
@@ -41,14 +42,14 @@ pub enum TransferError {
     Status { url: String, status: u16 },
     #[error("{url} sends {what}, which the Hub never does")]
     Odd { url: String, what: String },
-    #[error("the transfer of {name} broke off {attempts} times at {} of {}: {source}; what is there is kept, run the same command to go on",
+    #[error("the transfer of {name} broke off {attempts} times at {} of {}: {problem}; what is there is kept, run the same command to go on",
             HumanBytes(*.done), HumanBytes(*.total))]
-    Broken { name: String, attempts: u32, done: u64, total: u64, source: io::Error },
+    Broken { name: String, attempts: u32, done: u64, total: u64, problem: io::Error },
     #[error("{folder} has {} free and {name} needs {} more; make room, or set HF_HUB_CACHE to a larger disk",
             HumanBytes(*.free), HumanBytes(*.needed))]
     NoSpace { folder: PathBuf, name: String, free: u64, needed: u64 },
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: io::Error },
+    #[error("{path}: {problem}")]
+    File { path: PathBuf, problem: io::Error },
 }
 
 /// A connection to one endpoint.
@@ -65,7 +66,6 @@ pub struct HubClient {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Remote {
     etag: String,
-    commit: String,
     bytes: u64,
 }
 
@@ -88,33 +88,29 @@ impl HubClient {
         }
     }
 
-    /// The repository's files at `main`.
+    /// What `main` is now: the commit and its files.
     pub fn info(&self, repo: &str) -> Result<RepoInfo, TransferError> {
         let url = format!("{}/api/{}", self.endpoint, Repo::model(repo.to_owned()).api_url());
-        let mut attempt = 0;
-        let answer = loop {
-            let answer = self.get(&url, None);
-            let passing = answer.as_ref().is_ok_and(|(answer, _)| answer.status().is_server_error());
-            attempt += 1;
-            if !passing || attempt >= FRUITLESS_ATTEMPTS_MAX {
-                break answer?.0;
-            }
-            std::thread::sleep(self.retry_pause * 2u32.pow(attempt - 1));
-        };
-        let mut answer = self.success(&url, answer)?;
-        answer.body_mut().read_json().map_err(|e| TransferError::Odd { url, what: format!("a description that is not one ({e})") })
+        let mut answer = self.patiently(|| self.success(&url, self.get(&url, None)?.0))?;
+        let odd = |what: String| TransferError::Odd { url: url.clone(), what };
+        let info: RepoInfo = answer.body_mut().read_json().map_err(|e| odd(format!("a description that is not one ({e})")))?;
+        if !is_plain(&info.sha) {
+            return Err(odd(format!("the commit {:?}", info.sha)));
+        }
+        Ok(info)
     }
 
-    /// The file `name` of `repo` in the cache, fetched where it is not there yet.
-    pub fn file(&self, repo: &str, name: &str, report: &mut dyn Report) -> Result<PathBuf, TransferError> {
-        let url = format!("{}/{repo}/resolve/main/{}", self.endpoint, escape(name));
-        let remote = self.remote(&url)?;
+    /// The file `name` of `repo` at `commit` in the cache, fetched where it is not there yet. All files of a model are asked for at
+    /// one commit, [`Self::info`]'s: `main` may move between two of them.
+    pub fn file(&self, repo: &str, commit: &str, name: &str, report: &mut dyn Report) -> Result<PathBuf, TransferError> {
+        let url = format!("{}/{repo}/resolve/{commit}/{}", self.endpoint, escape(name));
+        let remote = self.patiently(|| self.remote(&url))?;
         let cache = self.cache.repo(Repo::model(repo.to_owned()));
         let blob = cache.blob_path(&remote.etag);
-        let pointer = cache.pointer_path(&remote.commit).join(name);
+        let pointer = cache.pointer_path(commit).join(name);
         let file = |path: &Path| {
             let path = path.to_owned();
-            move |source| TransferError::File { path, source }
+            move |problem| TransferError::File { path, problem }
         };
         for folder in [&blob, &pointer].into_iter().filter_map(|path| path.parent()) {
             std::fs::create_dir_all(folder).map_err(file(folder))?;
@@ -131,11 +127,18 @@ impl HubClient {
             let _ = std::fs::remove_file(&pointer);
             point(&blob, &pointer).map_err(file(&pointer))?;
         }
-        cache.create_ref(&remote.commit).map_err(file(&pointer))?;
         Ok(pointer)
     }
 
-    /// Etag, commit and size. The endpoint tells the first two before it redirects to where the bytes are; who is asked first wins.
+    /// Notes that `main` of `repo` is `commit`. For when all wanted files of it are there: readers of the cache follow this name, and a
+    /// commit that has half of a model would hide the whole one of the commit before.
+    pub fn set_ref(&self, repo: &str, commit: &str) -> Result<(), TransferError> {
+        let repo = Repo::model(repo.to_owned());
+        let path = self.cache.path().join(repo.folder_name()).join("refs").join(repo.revision());
+        self.cache.repo(repo).create_ref(commit).map_err(|problem| TransferError::File { path, problem })
+    }
+
+    /// Etag and size. The endpoint tells the first before it redirects to where the bytes are; who is asked first wins.
     fn remote(&self, url: &str) -> Result<Remote, TransferError> {
         let odd = |what: String| TransferError::Odd { url: url.to_owned(), what };
         let mut told = HeaderMap::new();
@@ -160,7 +163,7 @@ impl HubClient {
 
     /// Brings `part` to its full length, going on where an earlier attempt ended.
     fn fetch(&self, url: &str, name: &str, remote: &Remote, part: &Path, report: &mut dyn Report) -> Result<(), TransferError> {
-        let error = |source| TransferError::File { path: part.to_owned(), source };
+        let error = |problem| TransferError::File { path: part.to_owned(), problem };
         let mut file = File::options().create(true).append(true).open(part).map_err(error)?;
         let mut done = file.metadata().map_err(error)?.len();
         if done > remote.bytes {
@@ -174,9 +177,9 @@ impl HubClient {
             let before = done;
             let broke = match self.fetch_once(url, remote, &mut file, &mut done, report) {
                 Ok(()) => io::Error::from(io::ErrorKind::UnexpectedEof),
-                Err(TransferError::Unreachable { source, .. }) => io::Error::other(source.to_string()),
-                Err(TransferError::Status { status, .. }) if status >= 500 || status == 429 => io::Error::other(format!("HTTP {status}")),
-                Err(TransferError::File { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+                Err(TransferError::Unreachable { problem, .. }) => io::Error::other(problem.to_string()),
+                Err(TransferError::Status { status, .. }) if is_passing(status) => io::Error::other(format!("HTTP {status}")),
+                Err(TransferError::File { problem, .. }) if problem.kind() == io::ErrorKind::StorageFull => {
                     let folder = part.parent().unwrap_or(part).to_owned();
                     return Err(TransferError::NoSpace { folder, name: name.to_owned(), free: 0, needed: remote.bytes - done });
                 }
@@ -187,10 +190,16 @@ impl HubClient {
             }
             fruitless = if done > before { 1 } else { fruitless + 1 };
             if fruitless >= FRUITLESS_ATTEMPTS_MAX {
-                return Err(TransferError::Broken { name: name.to_owned(), attempts: fruitless, done, total: remote.bytes, source: broke });
+                return Err(TransferError::Broken {
+                    name: name.to_owned(),
+                    attempts: fruitless,
+                    done,
+                    total: remote.bytes,
+                    problem: broke,
+                });
             }
             report.note(&format!("{name}: the transfer broke off at {} ({broke}); going on", HumanBytes(done)));
-            std::thread::sleep(self.retry_pause * 2u32.pow(fruitless - 1));
+            self.pause(fruitless);
         }
         report.finish();
         file.sync_all().map_err(error)
@@ -206,7 +215,7 @@ impl HubClient {
         report: &mut dyn Report,
     ) -> Result<(), TransferError> {
         let odd = |what: String| TransferError::Odd { url: url.to_owned(), what };
-        let error = |source| TransferError::File { path: url.into(), source };
+        let error = |problem| TransferError::File { path: url.into(), problem };
         let (answer, at) = self.get(url, Some(*done..=remote.bytes - 1))?;
         let answer = self.success(&at, answer)?;
         if answer.status() == StatusCode::PARTIAL_CONTENT {
@@ -235,6 +244,22 @@ impl HubClient {
         }
     }
 
+    /// Asks again where the answer is a trouble that passes; what the last attempt says holds.
+    fn patiently<T>(&self, ask: impl Fn() -> Result<T, TransferError>) -> Result<T, TransferError> {
+        for attempt in 1..FRUITLESS_ATTEMPTS_MAX {
+            match ask() {
+                Err(TransferError::Status { status, .. }) if is_passing(status) => self.pause(attempt),
+                answer => return answer,
+            }
+        }
+        ask()
+    }
+
+    /// Before the attempt that follows so many fruitless ones; doubles each time.
+    fn pause(&self, fruitless: u32) {
+        std::thread::sleep(self.retry_pause * 2u32.pow(fruitless - 1));
+    }
+
     /// Follows redirects; returns the answer and the address that gave it.
     fn get(&self, url: &str, range: Option<std::ops::RangeInclusive<u64>>) -> Result<(Response<Body>, String), TransferError> {
         let mut at = url.to_owned();
@@ -257,7 +282,7 @@ impl HubClient {
         if let Some(token) = self.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
             request = request.header("authorization", format!("Bearer {}", token.0));
         }
-        request.call().map_err(|source| TransferError::Unreachable { endpoint: origin_of(url), source: Box::new(source) })
+        request.call().map_err(|problem| TransferError::Unreachable { endpoint: origin_of(url), problem: Box::new(problem) })
     }
 
     /// The answer where it is a success, else what its status means.
@@ -271,6 +296,11 @@ impl HubClient {
             status => Err(TransferError::Status { url, status }),
         }
     }
+}
+
+/// A status of a server that is busy or broken for the moment.
+fn is_passing(status: u16) -> bool {
+    status == 429 || status >= 500
 }
 
 /// Where a redirect leads, as a whole address; `None` for an answer that is none. From https never to plain http.
@@ -297,18 +327,19 @@ fn redirect(from: &str, answer: &Response<Body>) -> Result<Option<String>, Trans
 fn read_remote(headers: &HeaderMap) -> Result<Remote, String> {
     let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag")).ok_or("no etag header")?;
     let etag = etag.trim_start_matches("W/").trim_matches('"');
-    let commit = header(headers, "x-repo-commit").ok_or("no x-repo-commit header")?;
-    // Both become names of files.
-    let plain =
-        |text: &str| !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if !plain(etag) || !plain(commit) {
-        return Err(format!("an etag {etag:?} or a commit {commit:?}"));
+    if !is_plain(etag) {
+        return Err(format!("the etag {etag:?}"));
     }
     let linked = header(headers, "x-linked-size").and_then(|size| size.parse().ok());
     let ranged = || header(headers, "content-range").and_then(|range| range.rsplit('/').next()?.parse().ok());
     let whole = || header(headers, "content-length").and_then(|length| length.parse().ok());
     let bytes = linked.or_else(ranged).or_else(whole).ok_or("no size")?;
-    Ok(Remote { etag: etag.to_owned(), commit: commit.to_owned(), bytes })
+    Ok(Remote { etag: etag.to_owned(), bytes })
+}
+
+/// Etags and commits become names of files.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 /// `bytes 5-9/10` -> (5, 10).
@@ -356,7 +387,7 @@ fn escape(name: &str) -> String {
 
 /// One process fetches a file, the others wait for it.
 fn lock(path: &Path, report: &mut dyn Report) -> Result<File, TransferError> {
-    let error = |source| TransferError::File { path: path.to_owned(), source };
+    let error = |problem| TransferError::File { path: path.to_owned(), problem };
     let file = File::create(path).map_err(error)?;
     if file.try_lock().is_err() {
         report.note("another process is fetching this file; waiting for it");
@@ -422,18 +453,17 @@ mod tests {
     }
 
     #[test]
-    fn names_from_headers_cannot_leave_the_cache() {
-        let headers = |etag: &str, commit: &str| {
+    fn names_the_hub_gives_cannot_leave_the_cache() {
+        let headers = |etag: &str| {
             let mut map = HeaderMap::new();
             map.insert("etag", etag.parse().unwrap());
-            map.insert("x-repo-commit", commit.parse().unwrap());
             map.insert("content-range", "bytes 0-0/10".parse().unwrap());
             read_remote(&map)
         };
-        assert_eq!(headers("W/\"abc\"", "def").unwrap(), Remote { etag: "abc".into(), commit: "def".into(), bytes: 10 });
-        assert!(headers("\"../../x\"", "def").is_err());
-        assert!(headers("\"abc\"", "../x").is_err());
-        assert!(headers("\"\"", "def").is_err());
+        assert_eq!(headers("W/\"abc\"").unwrap(), Remote { etag: "abc".into(), bytes: 10 });
+        assert!(headers("\"../../x\"").is_err());
+        assert!(headers("\"\"").is_err());
+        assert!(is_plain("0123abc") && !is_plain("../x") && !is_plain("a/b") && !is_plain(""));
     }
 
     #[test]

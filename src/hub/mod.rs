@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use hf_hub::api::RepoInfo;
+
 pub mod builtin;
 pub mod cache;
 pub mod choose;
@@ -36,18 +38,24 @@ pub enum ModelFile {
     Path(PathBuf),
 }
 
+/// Each says all of it in its own words, what lies below included. That is therefore a `problem` and no `source`: who prints an error
+/// with its sources (`{:#}`) would say it twice.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     #[error("there is no model {0:?}: neither a file nor `org/repo[:quant]` of the Hub, nor `builtin`")]
     NoSuchModel(String),
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: std::io::Error },
-    #[error("{repo} is not in the cache ({cache}) and --offline forbids the network; run `understudy pull {repo}` once while online")]
+    #[error("{path}: {problem}")]
+    File { path: PathBuf, problem: std::io::Error },
+    #[error(
+        "{repo} is not in the cache ({cache}) and --offline (or HF_HUB_OFFLINE) forbids the network; run `understudy pull {repo}` once while online"
+    )]
     NotCached { repo: String, cache: PathBuf },
-    #[error("{repo}: {source}")]
-    Choice { repo: String, source: ChoiceError },
-    #[error("{repo}: {source}")]
-    Transfer { repo: String, source: TransferError },
+    #[error("the cache has models of {repo}, and --offline (or HF_HUB_OFFLINE) forbids to fetch others: {problem}")]
+    CachedChoice { repo: String, problem: ChoiceError },
+    #[error("{repo}: {problem}")]
+    Choice { repo: String, problem: ChoiceError },
+    #[error("{repo}: {problem}")]
+    Transfer { repo: String, problem: TransferError },
 }
 
 /// How the Hub is reached; from the environment by [`HubOptions::from_env`].
@@ -101,7 +109,8 @@ impl HubOptions {
 }
 
 impl ModelSource {
-    /// A file that exists is a path whatever its name looks like; then `builtin`; then a name with one slash is a repository.
+    /// `builtin` is the built-in model, also where a file is called so (that one is `./builtin`); otherwise a file that exists is a path
+    /// whatever its name looks like; otherwise a name with one slash is a repository.
     pub fn parse(name: &str) -> Result<Self, HubError> {
         if name.eq_ignore_ascii_case("builtin") || name.eq_ignore_ascii_case("built-in") {
             return Ok(Self::BuiltIn);
@@ -130,15 +139,19 @@ impl ModelSource {
         Ok(Self::Repo { repo: repo.to_owned(), quant: quant.map(str::to_owned) })
     }
 
-    /// Finds the file. A repository's file that is in the cache is used without asking the network; one that is not is fetched.
+    /// Finds the file. What the cache has of a repository is used without asking the network, so that without a quantisation the
+    /// order of preference is one among the files there; only where that gives none the Hub's list is asked for, and the file fetched.
     pub fn locate(&self, options: &HubOptions, report: &mut dyn Report) -> Result<ModelFile, HubError> {
         match self {
             Self::BuiltIn => Ok(ModelFile::BuiltIn),
             Self::Path(path) => existing_file(path),
             Self::Repo { repo, quant } => {
-                let cached = HubCache::new(&options.cache).files(repo);
-                if let Some(file) = cached.first_of(quant.as_deref()) {
-                    return Ok(ModelFile::Path(file));
+                let cached = HubCache::new(&options.cache).repo(repo);
+                match cached.first_of(quant.as_deref()) {
+                    Ok(Some(file)) => return Ok(ModelFile::Path(file)),
+                    Err(problem) if options.offline => return Err(HubError::CachedChoice { repo: repo.clone(), problem }),
+                    // The Hub may have what the cache lacks.
+                    Ok(None) | Err(_) => {}
                 }
                 fetch(repo, quant.as_deref(), options, report)
             }
@@ -155,7 +168,7 @@ impl ModelSource {
 }
 
 fn existing_file(path: &Path) -> Result<ModelFile, HubError> {
-    let file = |source| HubError::File { path: path.to_owned(), source };
+    let file = |problem| HubError::File { path: path.to_owned(), problem };
     let metadata = std::fs::metadata(path).map_err(file)?;
     if metadata.is_dir() {
         return Err(file(std::io::Error::other("is a folder; name the .gguf file in it")));
@@ -168,16 +181,17 @@ fn fetch(repo: &str, quant: Option<&str>, options: &HubOptions, report: &mut dyn
     if options.offline {
         return Err(HubError::NotCached { repo: repo.to_owned(), cache: options.cache.clone() });
     }
-    let transfer = |source| HubError::Transfer { repo: repo.to_owned(), source };
+    let transfer = |problem| HubError::Transfer { repo: repo.to_owned(), problem };
     let client = HubClient::new(options);
-    let info = client.info(repo).map_err(transfer)?;
-    let names: Vec<String> = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
-    let wanted = choose::choose(&names, quant).map_err(|source| HubError::Choice { repo: repo.to_owned(), source })?;
+    let RepoInfo { siblings, sha: commit } = client.info(repo).map_err(transfer)?;
+    let names: Vec<String> = siblings.into_iter().map(|sibling| sibling.rfilename).collect();
+    let wanted = choose::choose(&names, quant).map_err(|problem| HubError::Choice { repo: repo.to_owned(), problem })?;
     let mut first = None;
     for name in &wanted {
-        let path = client.file(repo, name, report).map_err(transfer)?;
+        let path = client.file(repo, &commit, name, report).map_err(transfer)?;
         first.get_or_insert(path);
     }
+    client.set_ref(repo, &commit).map_err(transfer)?;
     Ok(ModelFile::Path(first.expect("a choice is never empty")))
 }
 
@@ -196,7 +210,7 @@ mod tests {
         assert_eq!(parse("Qwen/Qwen3-0.6B-GGUF"), repo("Qwen/Qwen3-0.6B-GGUF", None));
         assert_eq!(parse("Qwen/Qwen3-0.6B-GGUF:q8_0"), repo("Qwen/Qwen3-0.6B-GGUF", Some("q8_0")));
         assert_eq!(parse("org/repo:dir/file.gguf"), repo("org/repo", Some("dir/file.gguf")));
-        for path in ["model.gguf", "dir/model.GGUF", "/x/y", "./model", "Cargo.toml"] {
+        for path in ["model.gguf", "dir/model.GGUF", "/x/y", "./model", "./builtin", "Cargo.toml"] {
             assert_eq!(parse(path), Ok(ModelSource::Path(path.into())), "{path}");
         }
         for wrong in ["sevre", "a/b/c", "a/b:", "/", "../../etc:x", "a b/c", "org/..", "org/-x", ""] {

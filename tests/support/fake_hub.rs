@@ -1,4 +1,4 @@
-//! A pretend Hugging Face Hub on loopback: one repository, and the misbehaviour a test asks for. Notes every request.
+//! A pretend Hugging Face Hub on loopback: one repository with its commits, and the misbehaviour a test asks for. Notes every request.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
@@ -25,11 +25,19 @@ pub struct Seen {
     pub authorization: Option<String>,
 }
 
+/// Files of a commit, by name.
+type Files = BTreeMap<String, Vec<u8>>;
+
 #[derive(Debug, Default)]
 struct State {
-    files: BTreeMap<String, Vec<u8>>,
-    /// Taken one a transfer (requests for the first byte alone meet none of them).
+    /// By hash; earlier ones are still there for who asks for them.
+    commits: BTreeMap<String, Files>,
+    /// The hash that `main` means.
+    head: String,
+    /// Taken one a transfer.
     faults: VecDeque<Fault>,
+    /// Taken one a request for the first byte alone, by which a client learns size and etag.
+    probe_faults: VecDeque<Fault>,
     info_faults: VecDeque<Fault>,
     /// Files are redirected there, as the Hub does to its CDN.
     cdn: Option<String>,
@@ -46,14 +54,12 @@ pub struct FakeHub {
 }
 
 pub const REPO: &str = "org/repo";
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 impl FakeHub {
     pub fn start(files: &[(&str, &[u8])]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let state = State { files: files.iter().map(|(n, b)| ((*n).to_owned(), b.to_vec())).collect(), ..State::default() };
-        let (state, stop) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
+        let (state, stop) = (Arc::new(Mutex::new(State::default())), Arc::new(AtomicBool::new(false)));
         let (shared, stopped) = (state.clone(), stop.clone());
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
@@ -67,7 +73,20 @@ impl FakeHub {
                 });
             }
         });
-        Self { address, state, stop }
+        let hub = Self { address, state, stop };
+        hub.commit(files);
+        hub
+    }
+
+    /// `main` moves on to a new commit that has these files and no others.
+    pub fn commit(&self, files: &[(&str, &[u8])]) -> &Self {
+        let mut state = self.state();
+        let hash = format!("{:040x}", 0xc0ffee_u64 + state.commits.len() as u64);
+        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
+        state.commits.insert(hash.clone(), files);
+        state.head = hash;
+        drop(state);
+        self
     }
 
     pub fn url(&self) -> String {
@@ -76,6 +95,12 @@ impl FakeHub {
 
     pub fn fault(&self, fault: Fault) -> &Self {
         self.state().faults.push_back(fault);
+        self
+    }
+
+    /// A fault of the request for the first byte, which comes before a transfer.
+    pub fn probe_fault(&self, fault: Fault) -> &Self {
+        self.state().probe_faults.push_back(fault);
         self
     }
 
@@ -151,28 +176,34 @@ fn serve(connection: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         if let Some(Fault::Status(status)) = state.info_faults.pop_front() {
             return answer(&connection, &format!("{status} Fault"), &[], b"");
         }
-        let names: Vec<String> = state.files.keys().map(|name| format!("{{\"rfilename\":\"{name}\"}}")).collect();
-        let json = format!("{{\"sha\":\"{COMMIT}\",\"siblings\":[{}]}}", names.join(","));
+        let State { head, commits, .. } = &*state;
+        let names: Vec<String> = commits[head].keys().map(|name| format!("{{\"rfilename\":\"{name}\"}}")).collect();
+        let json = format!("{{\"sha\":\"{head}\",\"siblings\":[{}]}}", names.join(","));
         return answer(&connection, "200 OK", &[("content-type", "application/json")], json.as_bytes());
     }
-    let name = path.strip_prefix(&format!("/{REPO}/resolve/main/")).or_else(|| path.strip_prefix("/cdn/")).unwrap_or_default();
-    let name = name.split('?').next().unwrap_or_default();
-    let Some(bytes) = state.files.get(name).cloned() else { return answer(&connection, "404 Not Found", &[], b"") };
+    let (commit, name) = match path.strip_prefix(&format!("/{REPO}/resolve/")) {
+        Some(rest) => rest.split_once('/').unwrap_or_default(),
+        None => (state.head.as_str(), path.strip_prefix("/cdn/").unwrap_or_default()),
+    };
+    let (commit, name) = (commit.to_owned(), name.split('?').next().unwrap_or_default());
+    let bytes = state.commits.get(&commit).and_then(|files| files.get(name)).cloned();
+    let Some(bytes) = bytes else { return answer(&connection, "404 Not Found", &[], b"") };
     let etag = format!("\"etag-of-{}-{}\"", name.replace(['/', '.'], "_"), bytes.len());
     if let Some(cdn) = &state.cdn {
         let location = format!("{cdn}/cdn/{name}?signature=secret");
         let size = bytes.len().to_string();
-        let headers = [("location", location.as_str()), ("x-repo-commit", COMMIT), ("x-linked-etag", &etag), ("x-linked-size", &size)];
+        let headers =
+            [("location", location.as_str()), ("x-repo-commit", commit.as_str()), ("x-linked-etag", &etag), ("x-linked-size", &size)];
         return answer(&connection, "302 Found", &headers, b"");
     }
     let probe = range.as_deref() == Some("bytes=0-0");
-    let fault = if probe { None } else { state.faults.pop_front() };
+    let fault = if probe { state.probe_faults.pop_front() } else { state.faults.pop_front() };
     drop(state);
     if let Some(Fault::Status(status)) = fault {
         return answer(&connection, &format!("{status} Fault"), &[], b"");
     }
     let start = range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.split_once('-')?.0.parse::<usize>().ok());
-    let common = [("etag", etag.as_str()), ("x-repo-commit", COMMIT)];
+    let common = [("etag", etag.as_str()), ("x-repo-commit", commit.as_str())];
     let (status, body, content_range) = match start {
         Some(start) if fault != Some(Fault::NoRanges) => {
             if start >= bytes.len() {

@@ -56,7 +56,7 @@ impl Program {
         let mut child = self.command(args).stdin(Stdio::piped()).spawn().expect("the binary was built");
         // A program that does not read its input may have closed it.
         let _ = child.stdin.take().expect("stdin is a pipe").write_all(input.as_bytes());
-        ended(child.wait_with_output().expect("it was started"))
+        Ended::of(child.wait_with_output().expect("it was started"))
     }
 
     /// Starts a server and waits until it says where it listens.
@@ -102,6 +102,16 @@ impl Program {
     }
 }
 
+impl Ended {
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 impl Running {
     /// Sends a request and reads the whole answer, head included.
     pub fn request(&self, method: &str, path: &str, body: &str) -> String {
@@ -138,13 +148,5 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-fn ended(output: Output) -> Ended {
-    Ended {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
