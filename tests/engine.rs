@@ -337,6 +337,41 @@ async fn a_bug_of_the_engine_fails_what_is_there_and_it_starts_over() {
     assert_eq!(collect(engine.generate(again.clone()).unwrap()).await.0, FakeModel::lone_run(VOCAB, &again, &CONFIG).0);
 }
 
+/// A log that panics at every line.
+struct PanickingLog;
+
+impl tracing::Subscriber for PanickingLog {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        panic!("the log cannot take a line of {}", event.metadata().target());
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_log_that_panics_ends_no_engine() {
+    // The step fails, its line panics, and so does the line about that.
+    let mut steps = 0;
+    let model = FakeModel::new(VOCAB, CONFIG.blocks).with_fault(move |_, _| {
+        steps += 1;
+        if steps == 1 { Err("out of memory on the device".into()) } else { Ok(()) }
+    });
+    let (engine, engine_loop) = Engine::without_thread(Box::new(model), CONFIG);
+    std::thread::spawn(move || tracing::subscriber::with_default(PanickingLog, || engine_loop.run()));
+    let request = request(0..33, 5);
+    let (_, reason, _) = collect(engine.generate(request.clone()).unwrap()).await;
+    assert!(matches!(&reason, FinishReason::Failed(message) if message.contains("the log cannot take")), "{reason:?}");
+    assert_eq!(collect(engine.generate(request.clone()).unwrap()).await.0, FakeModel::lone_run(VOCAB, &request, &CONFIG).0);
+}
+
 #[tokio::test]
 async fn when_the_handles_are_gone_the_rest_is_still_answered() {
     let (engine, gate) = start_gated(CONFIG);

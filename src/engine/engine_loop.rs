@@ -266,9 +266,19 @@ impl EngineLoop {
         self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).0 = self.stats;
     }
 
-    /// A bug of ours: what runs and waits fails, the books are opened anew, and the cache is forgotten with them.
+    /// A bug of ours: what runs and waits fails, the books are opened anew, and the cache is forgotten with them. Whatever else goes
+    /// wrong here, the thread lives on.
     fn start_over(&mut self, message: &str) {
-        tracing::error!("the engine panicked and starts over: {message}");
+        // A log that panics, perhaps for the second time now, must not keep anybody from an answer.
+        let _ = catch_unwind(|| tracing::error!("the engine panicked and starts over: {message}"));
+        if catch_unwind(AssertUnwindSafe(|| self.fail_all(message))).is_err() {
+            // Who has heard nothing hears it from the stream that ends.
+            self.clients.clear();
+            self.scheduler = new_scheduler(&self.shared.config);
+        }
+    }
+
+    fn fail_all(&mut self, message: &str) {
         let reason = FinishReason::Failed(format!("the engine panicked: {message}"));
         let mut outbox = Outbox::new();
         for &id in self.clients.keys() {
