@@ -180,6 +180,23 @@ async fn dropping_the_stream_in_the_answer_or_in_the_queue_harms_nobody() {
 }
 
 #[tokio::test]
+async fn a_reader_that_has_enough_finishes_its_request() {
+    let (engine, gate) = start_gated(CONFIG);
+    let mut stream = engine.generate(request(0..10, 50)).unwrap();
+    gate.begins();
+    gate.end_step();
+    assert!(matches!(stream.next().await, Some(TokenEvent::Token(_))));
+    gate.begins();
+    stream.finish();
+    drop(gate);
+    engine.drained().await;
+    let stats = engine.stats();
+    assert_eq!((stats.finished_total, stats.cancelled_total, stats.prompt_tokens_total), (1, 0, 10));
+    // The step that ran meanwhile, and no other.
+    assert_eq!((stats.generated_tokens_total, stats.blocks_used), (2, 0));
+}
+
+#[tokio::test]
 async fn a_full_queue_says_so_and_takes_more_when_it_is_not() {
     let (engine, gate) = start_gated(EngineConfig { sequences_max: 1, queue_max: 2, ..CONFIG });
     let running = engine.generate(request(0..5, 1)).unwrap();
