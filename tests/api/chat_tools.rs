@@ -55,7 +55,7 @@ fn a_call_is_delivered_as_a_call() {
     assert_eq!(choice["message"]["content"], "Let me see.");
     assert_eq!(choice["finish_reason"], "tool_calls");
     assert_eq!(calls(&choice), [("weather".into(), json!({"city": "Oslo"}))]);
-    assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], "{\"city\":\"Oslo\"}");
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], "{\"city\": \"Oslo\"}", "as the model wrote it");
 }
 
 #[test]
