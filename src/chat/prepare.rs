@@ -119,17 +119,14 @@ impl TextModel {
             Prompt::Conversation(conversation) => {
                 let tools = self.tool_output(conversation)?;
                 let rendered = self.template.render(conversation, &self.control, now_unix_s)?;
-                let mut ids = Vec::new();
                 // The template writes the bos token itself where the model wants one.
-                for stretch in self.control.stretches(&rendered) {
-                    ids.extend(match stretch {
-                        Stretch::Template(text) => self.tokenizer.encode(text, true)?,
-                        Stretch::Literal(text) => self.tokenizer.encode(text, false)?,
-                    });
-                }
-                if let Some(begun) = tools.as_ref().and_then(|tools| tools.begun.as_ref()) {
-                    ids.extend(self.tokenizer.encode(&format!("<tool_call>{begun}"), true)?);
-                }
+                let stretches = self.control.stretches(&rendered).into_iter().map(|stretch| match stretch {
+                    Stretch::Template(text) => (text, true),
+                    Stretch::Literal(text) => (text, false),
+                });
+                let begun = tools.as_ref().and_then(|tools| tools.begun.as_deref());
+                let begun = begun.into_iter().flat_map(|begun| [("<tool_call>", true), (begun, false)]);
+                let ids = self.tokenizer.encode_parts(stretches.chain(begun))?;
                 Ok((ids, tools))
             }
         }

@@ -25,6 +25,9 @@ pub struct ServerConfig {
     /// How long a client may pause within a body, and take for the whole of it.
     pub body_pause_limit: Duration,
     pub body_read_limit: Duration,
+    /// How long a client may leave what is written to it unread, once the system's buffers are full. A page or a program that is
+    /// merely busy comes back sooner; one that is stopped holds a slot of the engine for no longer than this.
+    pub write_pause_limit: Duration,
     /// A stream that has nothing to say for this long says so.
     pub keep_alive_interval: Duration,
     /// Connections held at once; more wait in the system's backlog.
@@ -44,6 +47,7 @@ impl Default for ServerConfig {
             header_read_limit: Duration::from_secs(30),
             body_pause_limit: Duration::from_secs(30),
             body_read_limit: Duration::from_secs(300),
+            write_pause_limit: Duration::from_secs(60),
             keep_alive_interval: Duration::from_secs(10),
             connections_max: 4_096,
         }

@@ -280,8 +280,10 @@ impl Choice {
         match token {
             Some(TokenEvent::Token(token)) => {
                 let cached_tokens = self.tokens.as_ref().map_or(0, TokenStream::cached_tokens);
-                if self.output.push(&token, cached_tokens, &mut events) == Flow::Done {
-                    self.tokens = None;
+                if self.output.push(&token, cached_tokens, &mut events) == Flow::Done
+                    && let Some(tokens) = self.tokens.take()
+                {
+                    tokens.finish();
                 }
             }
             Some(TokenEvent::Finished { reason, usage }) => {

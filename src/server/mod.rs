@@ -15,6 +15,7 @@ pub mod request_id;
 pub mod request_log;
 pub mod signals;
 pub mod sse;
+pub mod write_limit;
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};

@@ -2,12 +2,12 @@
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::edge::error_response;
+use super::edge::{Asker, error_response};
 use super::{AppState, Phase};
 use crate::api::errors::ApiError;
 use crate::api::openai_models;
@@ -18,8 +18,8 @@ pub async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// A request sent now would be taken.
-pub async fn readyz(State(state): State<AppState>) -> Response {
+/// A request sent now would be taken. Where keys are asked for, only who has one hears of the model.
+pub async fn readyz(State(state): State<AppState>, Extension(asker): Extension<Asker>) -> Response {
     let ready = state.served().and_then(|served| match served.engine.room() {
         _ if state.phase() != Phase::Serving => Err(ApiError::draining()),
         Err(AdmissionError::Stopped) => Err(ApiError::engine_stopped()),
@@ -27,13 +27,15 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
         _ => Ok(served),
     });
     match ready {
+        Ok(_) if asker == Asker::Stranger => (StatusCode::OK, Json(json!({"status": "ok"}))).into_response(),
         Ok(served) => (StatusCode::OK, Json(json!({"status": "ok", "model": served.card.id}))).into_response(),
         Err(error) => error_response(&error),
     }
 }
 
-pub async fn hello(State(state): State<AppState>) -> Response {
+pub async fn hello(State(state): State<AppState>, Extension(asker): Extension<Asker>) -> Response {
     let text = match state.served() {
+        Ok(_) if asker == Asker::Stranger => "Understudy is here. Its API is at /v1 and asks for a key.\n".to_owned(),
         Ok(served) => format!("Understudy is here, with the model {}. Its API is at /v1.\n", served.card.id),
         Err(_) => "Understudy is here; its model is still loading.\n".to_owned(),
     };

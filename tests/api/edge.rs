@@ -123,7 +123,13 @@ fn keys() {
         }
     }
     for path in ["/livez", "/readyz", "/health", "/"] {
-        assert_eq!(app.get(path).status(), 200, "{path} needs no key");
+        for stranger in [&[][..], &["x-api-key: wrong"]] {
+            let reply = app.send("GET", path, stranger, b"");
+            assert_eq!(reply.status(), 200, "{path} needs no key");
+            assert!(!reply.text().contains(MODEL), "{path} names the model to a stranger: {}", reply.text());
+        }
+        let reply = app.send("GET", path, &["x-api-key: first-key"], b"");
+        assert_eq!((reply.status(), reply.text().contains(MODEL)), (200, path != "/livez"), "{path}");
     }
 }
 
