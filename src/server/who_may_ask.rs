@@ -106,7 +106,10 @@ mod tests {
             for ours in ["10.0.0.5:7878", "[fd00::5]:7878", "localhost:7878", "127.0.0.1"] {
                 assert!(host_is_ours(Some(ours), false, config), "{ours}: {config:?}");
             }
-            assert_eq!(host_is_ours(Some("box.example:7878"), false, config), !config.allowed_hosts.is_empty() || !config.api_keys.is_empty());
+            assert_eq!(
+                host_is_ours(Some("box.example:7878"), false, config),
+                !config.allowed_hosts.is_empty() || !config.api_keys.is_empty()
+            );
         }
         // A page's own name, pointed at this address: it has no key, but where none is asked for it would be answered.
         for config in [&open, &named, &keyed_and_named] {

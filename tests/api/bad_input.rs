@@ -279,7 +279,13 @@ fn bodies_have_a_budget_together() {
 #[test]
 fn more_choices_or_longer_prompts_than_the_engine_takes() {
     let app = TestApp::new();
-    check(&app, CHAT, json!({"messages": [{"role": "user", "content": "x"}], "n": 41}), "n", "41 replies are asked for at once; this server can hold 40");
+    check(
+        &app,
+        CHAT,
+        json!({"messages": [{"role": "user", "content": "x"}], "n": 41}),
+        "n",
+        "41 replies are asked for at once; this server can hold 40",
+    );
     let prompts = vec!["x"; 41];
     check(&app, COMPLETIONS, json!({"prompt": prompts}), "n", "41 replies");
     // Refused before the prompt is there once for each choice.
