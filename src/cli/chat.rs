@@ -217,6 +217,7 @@ impl Interrupts {
     async fn heed(self) {
         while tokio::signal::ctrl_c().await.is_ok() {
             if !self.answering.load(Ordering::SeqCst) {
+                print::wait_for_last_lines();
                 std::process::exit(INTERRUPTED.into());
             }
             self.stop.notify_waiters();
