@@ -144,8 +144,8 @@ pub const PARALLEL_MAX: usize = 512;
 pub const QUEUE: usize = 64;
 /// The channel to the engine has its places from the start: 65,536 of 16 bytes are 1 MiB. Nobody waits behind so many.
 pub const QUEUE_MAX: usize = 65_536;
-/// An agent's prompt of 100,000 tokens is half a megabyte; images as base64 are what needs more.
-pub const BODY_BYTES_MAX: u64 = 32 << 20;
+/// An agent's prompt of 100,000 tokens is half a megabyte. JSON takes up to 60 times its size while it is read.
+pub const BODY_BYTES_MAX: u64 = 8 << 20;
 pub const DRAIN_S: u64 = 30;
 
 impl Config {

@@ -1,6 +1,8 @@
 //! The binary as scripts rely on it: options and where they come from, exit codes, what stands on which stream, how it stops.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
 
 use kernels::GgmlType;
 use models::Family;
@@ -9,7 +11,7 @@ use models::testing::random_model::{Mix, RandomModel};
 use understudy::hub::builtin;
 
 use crate::support::fake_hub::FakeHub;
-use crate::support::program::{Ended, Program};
+use crate::support::program::{Ended, Program, Running, Stderr};
 
 /// One line on stderr that begins with our name, nothing on stdout.
 #[track_caller]
@@ -204,7 +206,60 @@ fn a_signal_lets_running_requests_finish() {
         let (code, stderr) = running.wait();
         assert_eq!(code, Some(0), "{stderr}");
         assert!(!stderr.contains("panicked"), "{stderr}");
+        assert!(stderr.trim_end().ends_with("stopped"), "the last line comes out: {stderr}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_signal_stops_at_once() {
+    // As long as nobody reads the log, too: the end waits for its last lines, and not for ever.
+    for errors in [Stderr::Read, Stderr::Unread] {
+        let running = Program::new().serve_with(&["--port", "0"], errors);
+        let body = r#"{"prompt":"fn main() {","max_tokens":4000,"n":8,"ignore_eos":true,"stream":true}"#;
+        let mut answer = BufReader::new(running.open("POST", "/v1/completions", body));
+        answer.read_line(&mut String::new()).unwrap();
+        running.signal("TERM");
+        while !running.request("GET", "/readyz", "").starts_with("HTTP/1.1 503") {}
+        running.signal("TERM");
+        assert_eq!(running.wait().0, Some(130));
+    }
+}
+
+/// Bad requests are refused, good ones answered and streamed, and a signal ends it well, whatever becomes of the log.
+#[track_caller]
+fn check_serves_to_the_end(running: Running, bad_requests: usize) {
+    for _ in 0..bad_requests {
+        let answer = running.request("POST", "/v1/chat/completions", "{");
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+    let message = r#""messages":[{"role":"user","content":"Who are you?"}],"max_tokens":8"#;
+    let whole = running.request("POST", "/v1/chat/completions", &format!("{{{message}}}"));
+    assert!(whole.starts_with("HTTP/1.1 200") && whole.contains("\"finish_reason\""), "{whole}");
+    let streamed = running.request("POST", "/v1/chat/completions", &format!("{{{message},\"stream\":true}}"));
+    assert!(streamed.starts_with("HTTP/1.1 200") && streamed.contains("data: [DONE]"), "{streamed}");
+    #[cfg(unix)]
+    {
+        running.signal("TERM");
+        assert_eq!(running.wait().0, Some(0));
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_changes_no_reply() {
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    // A full disk, where the system can play one.
+    let full = File::options().write(true).open("/dev/full").ok().map(Stdio::from);
+    for broken in [Some(Stdio::from(closed)), full].into_iter().flatten() {
+        check_serves_to_the_end(Program::new().serve_with(&["--port", "0"], Stderr::Into(broken)), 3);
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_changes_no_reply() {
+    // A line of some 200 bytes each: more than the 64 KiB that a pipe holds.
+    check_serves_to_the_end(Program::new().serve_with(&["--port", "0"], Stderr::Unread), 500);
 }
 
 #[test]

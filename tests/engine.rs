@@ -180,6 +180,23 @@ async fn dropping_the_stream_in_the_answer_or_in_the_queue_harms_nobody() {
 }
 
 #[tokio::test]
+async fn a_reader_that_has_enough_finishes_its_request() {
+    let (engine, gate) = start_gated(CONFIG);
+    let mut stream = engine.generate(request(0..10, 50)).unwrap();
+    gate.begins();
+    gate.end_step();
+    assert!(matches!(stream.next().await, Some(TokenEvent::Token(_))));
+    gate.begins();
+    stream.finish();
+    drop(gate);
+    engine.drained().await;
+    let stats = engine.stats();
+    assert_eq!((stats.finished_total, stats.cancelled_total, stats.prompt_tokens_total), (1, 0, 10));
+    // The step that ran meanwhile, and no other.
+    assert_eq!((stats.generated_tokens_total, stats.blocks_used), (2, 0));
+}
+
+#[tokio::test]
 async fn a_full_queue_says_so_and_takes_more_when_it_is_not() {
     let (engine, gate) = start_gated(EngineConfig { sequences_max: 1, queue_max: 2, ..CONFIG });
     let running = engine.generate(request(0..5, 1)).unwrap();
@@ -335,6 +352,58 @@ async fn a_bug_of_the_engine_fails_what_is_there_and_it_starts_over() {
     assert_eq!((engine.stats().failed_total, engine.stats().waiting), (2, 0));
     let again = request(0..100, 20);
     assert_eq!(collect(engine.generate(again.clone()).unwrap()).await.0, FakeModel::lone_run(VOCAB, &again, &CONFIG).0);
+}
+
+/// A log that panics at every line.
+struct PanickingLog;
+
+impl tracing::Subscriber for PanickingLog {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        panic!("the log cannot take a line of {}", event.metadata().target());
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_log_that_panics_ends_no_engine() {
+    // The step fails, its line panics, and so does the line about that.
+    let mut steps = 0;
+    let model = FakeModel::new(VOCAB, CONFIG.blocks).with_fault(move |_, _| {
+        steps += 1;
+        if steps == 1 { Err("out of memory on the device".into()) } else { Ok(()) }
+    });
+    let (engine, engine_loop) = Engine::without_thread(Box::new(model), CONFIG);
+    std::thread::spawn(move || tracing::subscriber::with_default(PanickingLog, || engine_loop.run()));
+    let request = request(0..33, 5);
+    let (_, reason, _) = collect(engine.generate(request.clone()).unwrap()).await;
+    assert!(matches!(&reason, FinishReason::Failed(message) if message.contains("the log cannot take")), "{reason:?}");
+    assert_eq!(collect(engine.generate(request.clone()).unwrap()).await.0, FakeModel::lone_run(VOCAB, &request, &CONFIG).0);
+}
+
+#[tokio::test]
+async fn there_is_room_until_the_engine_is_full_or_gone() {
+    let config = EngineConfig { sequences_max: 1, queue_max: 1, ..CONFIG };
+    let (engine, engine_loop) = Engine::without_thread(Box::new(FakeModel::new(VOCAB, config.blocks)), config);
+    let first = engine.generate(request(0..10, 5)).unwrap();
+    assert_eq!(engine.room(), Ok(()));
+    let second = engine.generate(request(0..10, 5)).unwrap();
+    assert!(matches!(engine.room(), Err(AdmissionError::QueueFull { .. })));
+    // The thread ends without a word, as it would if it panicked where nothing catches.
+    drop(engine_loop);
+    assert_eq!(engine.room(), Err(AdmissionError::Stopped));
+    for stream in [first, second] {
+        let (tokens, reason, _) = collect(stream).await;
+        assert_eq!((tokens, reason), (vec![], FinishReason::Failed("the engine has stopped".into())));
+    }
 }
 
 #[tokio::test]

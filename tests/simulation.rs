@@ -394,7 +394,7 @@ impl Simulation {
         assert_eq!((blocks.used(), blocks.available()), (0, blocks.total()), "blocks leaked");
         assert_eq!((stats.running, stats.waiting, stats.blocks_used), (0, 0, 0), "{stats:?}");
         let config = self.engine.config().clone();
-        let (mut failed, mut cancelled) = (0, 0);
+        let (mut failed, mut cancelled, mut finished) = (0, 0, 0);
         for (index, client) in self.clients.iter().enumerate() {
             let (expected, expected_reason) = FakeModel::lone_run(VOCAB, &client.request, &config);
             match &client.end {
@@ -410,6 +410,7 @@ impl Simulation {
                     assert_eq!((&client.received, reason), (&expected, &expected_reason), "{index} was told something else than alone");
                     assert_eq!((usage.prompt_tokens, usage.completion_tokens), (client.request.prompt.len(), client.received.len()));
                     assert!(usage.cached_tokens < client.request.prompt.len(), "{usage:?}");
+                    finished += 1;
                     reached.answers += 1;
                     reached.hits += usize::from(usage.cached_tokens > 0);
                 }
@@ -417,7 +418,7 @@ impl Simulation {
             // Cancelled or failed in the middle: what came until then was right.
             assert_eq!(client.received, expected[..client.received.len()], "{index} was told something else than alone");
         }
-        assert_eq!((stats.failed_total, stats.cancelled_total), (failed, cancelled));
+        assert_eq!((stats.failed_total, stats.cancelled_total, stats.finished_total), (failed, cancelled, finished));
         reached.failures += failed as usize;
     }
 }

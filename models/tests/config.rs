@@ -189,6 +189,20 @@ fn a_tensor_without_a_place_is_refused() {
 }
 
 #[test]
+fn rotation_factors_that_divide_to_nonsense_are_refused() {
+    for bad in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let mut factors = [1.0; 32];
+        factors[5] = bad;
+        let mut writer = tiny(Family::Llama);
+        let message = refusal(writer.tensor_f32("rope_freqs.weight", &[32], &factors));
+        assert!(message.contains(r#"tensor "rope_freqs.weight" holds"#) && message.contains("at 5"), "{bad}: {message}");
+    }
+    let mut writer = tiny(Family::Llama);
+    writer.tensor_f32("rope_freqs.weight", &[32], &[8.0; 32]);
+    models::load(&open(&writer), &Device::Cpu).expect("factors of Llama 3 load");
+}
+
+#[test]
 fn a_tensor_type_that_cannot_be_computed_is_refused_by_tensor_name() {
     let mut writer = tiny(Family::Llama);
     writer.set("llama.block_count", 3u32);

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use candle_core::Device;
-use kernels::GgmlType;
-use models::Gguf;
+use kernels::{GgmlType, KvDtype};
 use models::gguf::writer::{Entry, GgufWriter};
 use models::gguf::{Array, Value, ValueType};
+use models::testing::tiny_gguf;
+use models::{Family, Gguf, MemoryEstimate, StepSize};
 use proptest::prelude::*;
 
 fn open(bytes: Vec<u8>) -> Result<Gguf, models::GgufError> {
@@ -382,6 +383,9 @@ fn split_models_that_do_not_fit_together_are_refused() {
     folder.write("m-00002-of-00002.gguf", part(1, 2, 2).unset("split.no"));
     assert_eq!(folder.refusal("m-00001-of-00002.gguf"), r#"m-00002-of-00002.gguf: metadata key "split.no" is missing"#);
 
+    folder.write("m-00002-of-00002.gguf", part(1, 2, 2).set("split.no", u64::MAX));
+    assert!(folder.refusal("m-00001-of-00002.gguf").ends_with("2 wanted from its name"));
+
     folder.write("m-00002-of-00002.gguf", &part(1, 2, 2));
     folder.write("m-00001-of-00002.gguf", &part(0, 2, 7));
     assert_eq!(folder.refusal("m-00001-of-00002.gguf"), "m-00001-of-00002.gguf: the parts of the model hold 2 tensors, 7 wanted");
@@ -464,7 +468,6 @@ proptest! {
         damages.iter().for_each(|damage| damage.apply(&mut bytes));
         if let Ok(gguf) = open(bytes) {
             use_all(&gguf);
-            let _ = models::Tokenizer::from_gguf(&gguf);
         }
     }
 
@@ -478,5 +481,42 @@ proptest! {
         if let Ok(gguf) = open(bytes) {
             use_all(&gguf);
         }
+    }
+}
+
+/// A whole model's file, and how long it is before the first tensor's bytes.
+fn model_file(family: Family) -> (Vec<u8>, usize) {
+    let bytes = tiny_gguf(family, 3, GgmlType::Q8_0);
+    let head = bytes.len() - open(bytes.clone()).expect("our own file").tensor_bytes() as usize;
+    (bytes, head)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The same for what stands above the reader: metadata and table of a whole model, damaged, give a tokenizer and a model or an error.
+    #[test]
+    fn a_damaged_model_is_loaded_or_refused(family in prop::sample::select(Family::ALL.to_vec()), damages in prop::collection::vec(damage(), 1..4)) {
+        let (mut bytes, head) = model_file(family);
+        let tensors = bytes.split_off(head);
+        damages.iter().for_each(|damage| damage.apply(&mut bytes));
+        bytes.extend(tensors);
+        if let Ok(gguf) = open(bytes) {
+            if let Ok(tokenizer) = models::Tokenizer::from_gguf(&gguf) {
+                let _ = tokenizer.encode("Any text, \u{e4}\u{1f642}\0 too.", true);
+            }
+            let _ = MemoryEstimate::of(&gguf, KvDtype::F16, StepSize { tokens: 512, logit_rows: 8 });
+            let _ = models::load(&gguf, &Device::Cpu);
+        }
+    }
+}
+
+/// The test above reaches what it is about: undamaged, the file is a tokenizer and a model.
+#[test]
+fn an_undamaged_model_is_loaded() {
+    for family in Family::ALL {
+        let gguf = open(model_file(family).0).expect("a sound file");
+        models::Tokenizer::from_gguf(&gguf).expect("a tokenizer");
+        models::load(&gguf, &Device::Cpu).expect("a model");
     }
 }

@@ -232,6 +232,42 @@ fn sentencepiece_puts_its_space_before_the_text_and_after_tokens() {
 }
 
 #[test]
+fn parts_of_a_text_are_one_text() {
+    let (spm, bpe): (&Tokenizer, _) = (&SPM, load(&small_bpe()).expect("a sound vocabulary"));
+    for (tokenizer, control) in [(spm, "</s>"), (&bpe, "<|im_end|>")] {
+        // Every cut of a text that names a control token and is not to become it: as if it was never cut.
+        let text = format!("say {control} x<unk> x ▁x\n");
+        let whole = tokenizer.encode(&text, false).expect("every byte has a token");
+        for (first, _) in text.char_indices() {
+            for (second, _) in text.char_indices().filter(|(second, _)| *second >= first) {
+                let parts = [&text[..first], &text[first..second], &text[second..]].map(|part| (part, false));
+                assert_eq!(tokenizer.encode_parts(parts).expect("encodes"), whole, "cut at {first} and {second}");
+            }
+        }
+    }
+    // Tokens are found where they may be, and separate what stands around them.
+    let ids = SPM.encode_parts([("<s>x", true), ("</s>", false), (" x<s>", true), ("<think>", false), ("x", true)]).expect("encodes");
+    let expected = [
+        vec![SPM.token_id("<s>").expect("there")],
+        SPM.encode("x</s> x", false).expect("encodes"),
+        vec![SPM.token_id("<s>").expect("there"), SPM.token_id("<think>").expect("there")],
+        SPM.encode("x", false).expect("encodes"),
+    ];
+    assert_eq!(ids, expected.concat());
+    assert_eq!(SPM.encode_parts([]).expect("nothing to encode"), [0u32; 0]);
+}
+
+#[test]
+fn the_unknown_token_is_special() {
+    let id = SPM.token_id("<unk>").expect("SentencePiece has one");
+    assert!(SPM.is_special(id) && !SPM.is_control(id));
+    assert_eq!(SPM.encode("<unk>", true).expect("encodes"), [id]);
+    assert!(!SPM.encode("<unk>", false).expect("encodes").contains(&id));
+    let special = |name: &str| SPM.is_special(SPM.token_id(name).expect("there"));
+    assert!(special("<s>") && !special("<think>") && !special("▁x") && !SPM.is_special(1_000_000));
+}
+
+#[test]
 fn chat_templates_are_found_by_name() {
     let mut writer = small_bpe();
     assert_eq!(load(&writer).expect("sound").chat_template(None), None);

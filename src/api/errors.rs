@@ -1,5 +1,6 @@
 //! What can go wrong with a request, once for all dialects, and how OpenAI's API says it.
 
+use models::TokenizerError;
 use serde_json::{Value, json};
 
 use super::fields::quoted;
@@ -72,6 +73,11 @@ impl ApiError {
         Self::new(ErrorKind::Internal, format!("the model failed: {message}"))
     }
 
+    /// The engine's thread is gone: a bug of ours, which only a restart mends.
+    pub fn engine_stopped() -> Self {
+        Self::new(ErrorKind::Unavailable, "the engine has stopped; the server has to be started anew").with_code("engine_stopped")
+    }
+
     pub fn loading() -> Self {
         Self::new(ErrorKind::Unavailable, "the model is still loading").with_code("model_loading").with_retry_after_s(2)
     }
@@ -98,7 +104,7 @@ pub fn admission_error(error: AdmissionError, prompt_field: &str) -> ApiError {
             ApiError::new(ErrorKind::Unavailable, message).with_code("server_busy").with_retry_after_s(retry_after_s)
         }
         AdmissionError::Draining => ApiError::draining(),
-        AdmissionError::Stopped => ApiError::new(ErrorKind::Internal, message),
+        AdmissionError::Stopped => ApiError::engine_stopped(),
     }
 }
 
@@ -109,6 +115,10 @@ pub fn prepare_error(error: PrepareError, prompt_field: &str) -> ApiError {
         PrepareError::Template(_) => ApiError::invalid(prompt_field, message).with_code("chat_template_error"),
         PrepareError::NoFillInTheMiddle => ApiError::invalid("suffix", message),
         PrepareError::BiasOfUnknownToken { .. } => ApiError::invalid("logit_bias", message),
+        PrepareError::CannotForceCalls => ApiError::invalid("tool_choice", message),
+        PrepareError::Admission(error) => admission_error(error, prompt_field),
+        // A vocabulary without all bytes, and a text that needs one of them.
+        PrepareError::Tokenizer(error) if matches!(*error, TokenizerError::NoByteToken(_)) => ApiError::invalid(prompt_field, message),
         PrepareError::Tokenizer(_) => ApiError::new(ErrorKind::Internal, message),
     }
 }

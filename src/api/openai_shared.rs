@@ -10,6 +10,8 @@ use crate::chat::{FinishReason, Request, SamplingOptions, Usage};
 pub const STOP_STRINGS_MAX: usize = 64;
 /// Bytes of one stop string.
 const STOP_STRING_BYTES_MAX: usize = 1_024;
+/// Bytes of all stop strings of a request; the search takes about 60 bytes of memory for each.
+const STOP_BYTES_MAX: usize = 8_192;
 /// Choices of one request, all prompts together; OpenAI's bound on `n`.
 pub const CHOICES_MAX: usize = 128;
 /// OpenAI's bound on `top_logprobs`.
@@ -66,6 +68,10 @@ fn read_stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
     if let Some(long) = stop.iter().find(|text| text.len() > STOP_STRING_BYTES_MAX) {
         let problem = format_args!("holds a string of {} bytes; at most {STOP_STRING_BYTES_MAX} are allowed", long.len());
         return Err(fields.error("stop", problem));
+    }
+    let bytes: usize = stop.iter().map(String::len).sum();
+    if bytes > STOP_BYTES_MAX {
+        return Err(fields.error("stop", format_args!("holds {bytes} bytes; at most {STOP_BYTES_MAX} are allowed")));
     }
     Ok(stop.into_iter().filter(|text| !text.is_empty()).collect())
 }

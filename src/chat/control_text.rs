@@ -1,6 +1,6 @@
 //! Keeps a user's words from becoming control tokens. A chat template mixes its own `<|im_end|>` with the text of messages, tool
 //! results and web pages, which may contain the same characters; after rendering they could not be told apart. So what looks like a
-//! control token in a message is bracketed before rendering, and encoded as plain text after it.
+//! control token in a message, or like the unknown token, is bracketed before rendering, and encoded as plain text after it.
 
 use models::Tokenizer;
 
@@ -8,7 +8,7 @@ use models::Tokenizer;
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
 
-/// The control tokens of one model, by name.
+/// The special tokens of one model, by name.
 #[derive(Debug, Clone)]
 pub struct ControlText {
     /// By first byte, longest first.
@@ -27,8 +27,8 @@ pub enum Stretch<'a> {
 impl ControlText {
     pub fn of(tokenizer: &Tokenizer) -> Self {
         let ids = 0..tokenizer.vocab_size() as u32;
-        let control = ids.filter(|&id| tokenizer.is_control(id)).filter_map(|id| tokenizer.token_name(id));
-        Self::new(control.map(str::to_owned).collect())
+        let special = ids.filter(|&id| tokenizer.is_special(id)).filter_map(|id| tokenizer.token_name(id));
+        Self::new(special.map(str::to_owned).collect())
     }
 
     pub fn new(names: Vec<String>) -> Self {

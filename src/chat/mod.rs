@@ -136,7 +136,7 @@ pub enum ToolChoice {
 pub struct ToolCall {
     pub id: String,
     pub name: String,
-    /// JSON text, as the model wrote it.
+    /// JSON text, as the model wrote it: digits, spaces and order of fields included.
     pub arguments: String,
 }
 

@@ -9,7 +9,7 @@ use super::control_text::{ControlText, Stretch};
 use super::output::{Output, OutputOptions, ToolOutput, split_mix};
 use super::stop_strings::StopStrings;
 use super::{Conversation, Prompt, Request, SamplingDefaults, SamplingOptions, ToolChoice};
-use crate::engine::{GenerateRequest, SamplingParams};
+use crate::engine::{AdmissionError, GenerateRequest, SamplingParams};
 
 /// The loaded model, as far as text is concerned.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub struct Surroundings {
     pub now_unix_s: i64,
     /// Random: the seed of a request that names none, and of ids.
     pub random: u64,
+    /// The longest prompt the engine takes.
+    pub prompt_tokens_max: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,11 @@ pub enum PrepareError {
     /// Boxed: it is large, and rare.
     #[error("{0}")]
     Tokenizer(Box<TokenizerError>),
+    /// Found out here, before a prompt is copied for each choice.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    #[error("this model's template has no calls in a format that can be forced; only \"auto\" and \"none\" are possible with it")]
+    CannotForceCalls,
     #[error("this model has no fill-in-the-middle tokens, so it cannot use a suffix")]
     NoFillInTheMiddle,
     #[error("logit_bias names token {id}, but the vocabulary has {vocab} tokens")]
@@ -60,16 +67,25 @@ impl TextModel {
         Self { tokenizer, template, control, defaults }
     }
 
-    /// Jobs in the order of the choices. The engine checks lengths and token ids.
+    /// Jobs in the order of the choices. The engine checks token ids. Memory: one prompt a choice, none longer than the engine takes;
+    /// how many choices there may be is for the caller to bound.
     pub fn prepare(&self, request: &Request, surroundings: Surroundings) -> Result<Vec<Job>, PrepareError> {
         let vocab = self.tokenizer.vocab_size();
         if let Some(&(id, _)) = request.sampling.logit_bias.iter().find(|(id, _)| *id as usize >= vocab) {
             return Err(PrepareError::BiasOfUnknownToken { id, vocab });
         }
         let mut jobs = Vec::with_capacity(request.prompts.len() * request.choices_per_prompt);
+        let stop_of_request = StopStrings::new(&request.stop);
         for (prompt_index, prompt) in request.prompts.iter().enumerate() {
             let (token_ids, tools) = self.encode(prompt, surroundings.now_unix_s)?;
-            let stop = StopStrings::new(&self.stop_strings(request, prompt));
+            let context_tokens = surroundings.prompt_tokens_max;
+            if token_ids.len() > context_tokens {
+                return Err(AdmissionError::PromptTooLong { prompt_tokens: token_ids.len(), context_tokens }.into());
+            }
+            let stop = match self.word_that_ends_turns(prompt) {
+                None => stop_of_request.clone(),
+                Some(word) => StopStrings::new(&[request.stop.as_slice(), &[word.to_owned()]].concat()),
+            };
             let echo = if request.echo { self.echo(prompt, &token_ids) } else { String::new() };
             for choice in 0..request.choices_per_prompt {
                 let index = prompt_index * request.choices_per_prompt + choice;
@@ -101,19 +117,16 @@ impl TextModel {
             Prompt::Text(text) => Ok((self.tokenizer.encode_with_specials(text, true)?, None)),
             Prompt::FillInTheMiddle { prefix, suffix } => Ok((self.encode_middle(prefix, suffix)?, None)),
             Prompt::Conversation(conversation) => {
-                let tools = self.tool_output(conversation);
+                let tools = self.tool_output(conversation)?;
                 let rendered = self.template.render(conversation, &self.control, now_unix_s)?;
-                let mut ids = Vec::new();
                 // The template writes the bos token itself where the model wants one.
-                for stretch in self.control.stretches(&rendered) {
-                    ids.extend(match stretch {
-                        Stretch::Template(text) => self.tokenizer.encode(text, true)?,
-                        Stretch::Literal(text) => self.tokenizer.encode(text, false)?,
-                    });
-                }
-                if let Some(begun) = tools.as_ref().and_then(|tools| tools.begun.as_ref()) {
-                    ids.extend(self.tokenizer.encode(&format!("<tool_call>{begun}"), true)?);
-                }
+                let stretches = self.control.stretches(&rendered).into_iter().map(|stretch| match stretch {
+                    Stretch::Template(text) => (text, true),
+                    Stretch::Literal(text) => (text, false),
+                });
+                let begun = tools.as_ref().and_then(|tools| tools.begun.as_deref());
+                let begun = begun.into_iter().flat_map(|begun| [("<tool_call>", true), (begun, false)]);
+                let ids = self.tokenizer.encode_parts(stretches.chain(begun))?;
                 Ok((ids, tools))
             }
         }
@@ -136,9 +149,12 @@ impl TextModel {
     }
 
     /// A forced call is begun for the model, up to the part that it decides: without a grammar this is the surest way.
-    fn tool_output(&self, conversation: &Conversation) -> Option<ToolOutput> {
-        if conversation.tools.is_empty() || conversation.tool_choice == ToolChoice::None || !self.template.calls_tools_as_hermes() {
-            return None;
+    fn tool_output(&self, conversation: &Conversation) -> Result<Option<ToolOutput>, PrepareError> {
+        if conversation.tools.is_empty() || conversation.tool_choice == ToolChoice::None {
+            return Ok(None);
+        }
+        if !self.template.calls_tools_as_hermes() {
+            return if conversation.tool_choice == ToolChoice::Auto { Ok(None) } else { Err(PrepareError::CannotForceCalls) };
         }
         let begun = match &conversation.tool_choice {
             ToolChoice::Named(name) => {
@@ -149,18 +165,14 @@ impl TextModel {
             ToolChoice::Auto | ToolChoice::None => None,
         };
         let single_call = !conversation.parallel_tool_calls || matches!(conversation.tool_choice, ToolChoice::Named(_));
-        Some(ToolOutput { single_call, begun })
+        Ok(Some(ToolOutput { single_call, begun }))
     }
 
-    /// The request's own; where ChatML stands in for a missing template, also the words that end its turns, if the model has no
-    /// token for them.
-    fn stop_strings(&self, request: &Request, prompt: &Prompt) -> Vec<String> {
-        let mut stop = request.stop.clone();
+    /// Where ChatML stands in for a missing template: what ends its turns, if the model has no token for it.
+    fn word_that_ends_turns(&self, prompt: &Prompt) -> Option<&'static str> {
         const END: &str = "<|im_end|>";
-        if matches!(prompt, Prompt::Conversation(_)) && self.template.is_fallback() && self.tokenizer.token_id(END).is_none() {
-            stop.push(END.to_owned());
-        }
-        stop
+        let by_word = matches!(prompt, Prompt::Conversation(_)) && self.template.is_fallback() && self.tokenizer.token_id(END).is_none();
+        by_word.then_some(END)
     }
 
     fn echo(&self, prompt: &Prompt, token_ids: &[u32]) -> String {

@@ -1,7 +1,7 @@
 //! Finds stop strings in text that arrives in pieces, and decides how much of it may be shown: a piece that could still become a
 //! stop string is held back. One automaton for all strings (Aho and Corasick 1975), one step a byte, however many strings there are.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// The strings of one request and how far into them the text is; a clone of a fresh one costs nothing.
@@ -26,12 +26,19 @@ pub enum Scan {
 
 #[derive(Debug, Clone, Default)]
 struct Node {
-    next: HashMap<u8, usize>,
+    /// By the next byte; few, but for the first node.
+    next: Vec<(u8, u32)>,
     /// The node of the longest proper suffix that begins some string.
     fallback: usize,
     depth: usize,
     /// The longest string that ends here.
     ends: Option<usize>,
+}
+
+impl Node {
+    fn after(&self, byte: u8) -> Option<usize> {
+        self.next.iter().find(|(other, _)| *other == byte).map(|(_, node)| *node as usize)
+    }
 }
 
 impl StopStrings {
@@ -41,12 +48,12 @@ impl StopStrings {
         for (index, string) in strings.iter().enumerate().filter(|(_, string)| !string.is_empty()) {
             let mut at = 0;
             for byte in string.bytes() {
-                at = match nodes[at].next.get(&byte) {
-                    Some(&node) => node,
+                at = match nodes[at].after(byte) {
+                    Some(node) => node,
                     None => {
                         nodes.push(Node { depth: nodes[at].depth + 1, ..Node::default() });
                         let node = nodes.len() - 1;
-                        nodes[at].next.insert(byte, node);
+                        nodes[at].next.push((byte, node as u32));
                         node
                     }
                 };
@@ -89,7 +96,7 @@ impl StopStrings {
     fn step(&self, byte: u8) -> usize {
         let mut state = self.state;
         loop {
-            if let Some(&next) = self.nodes[state].next.get(&byte) {
+            if let Some(next) = self.nodes[state].after(byte) {
                 return next;
             }
             if state == 0 {
@@ -102,13 +109,13 @@ impl StopStrings {
 
 /// Breadth first, so that a node's fallback (which is shallower) is complete before the node is.
 fn link_fallbacks(nodes: &mut [Node]) {
-    let mut queue: VecDeque<usize> = nodes[0].next.values().copied().collect();
+    let mut queue: VecDeque<usize> = nodes[0].next.iter().map(|(_, node)| *node as usize).collect();
     while let Some(node) = queue.pop_front() {
-        let children: Vec<(u8, usize)> = nodes[node].next.iter().map(|(&byte, &child)| (byte, child)).collect();
-        for (byte, child) in children {
+        for (byte, child) in nodes[node].next.clone() {
+            let child = child as usize;
             let mut at = nodes[node].fallback;
             let fallback = loop {
-                if let Some(&next) = nodes[at].next.get(&byte) {
+                if let Some(next) = nodes[at].after(byte) {
                     break next;
                 }
                 if at == 0 {

@@ -1,7 +1,7 @@
 //! Tool calls as Hermes and Qwen models write them: `<tool_call>`, a JSON object with `name` and `arguments`, `</tool_call>`.
 //! A call is held back until it is whole. What cannot be read as a call is delivered as the text it is: never an error, never lost.
 
-use serde_json::{Map, Value};
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::ToolCall;
 use super::stop_strings::{Scan, StopStrings};
@@ -189,16 +189,56 @@ impl CallText {
 }
 
 /// `{"name": ..., "arguments": {...}}`; Llama's `parameters` is understood too. `None`: this is no call.
+///
+/// The arguments are handed on as they are written, spaces and all. Read and written anew they would be our idea of them: a number
+/// beyond 64 bits loses digits, `1e400` is no number at all. To a client they are JSON text either way.
 fn parse_call(body: &str) -> Option<ToolCall> {
-    let Value::Object(fields) = serde_json::from_str(body.trim()).ok()? else { return None };
-    let name = fields.get("name")?.as_str()?.to_owned();
-    let arguments = match fields.get("arguments").or_else(|| fields.get("parameters")) {
-        None | Some(Value::Null) => Value::Object(Map::new()),
-        Some(Value::String(text)) => serde_json::from_str(text).ok().filter(Value::is_object)?,
-        Some(Value::Object(arguments)) => Value::Object(arguments.clone()),
+    let fields = fields_as_written(body)?;
+    // As everywhere in JSON, of two fields of one name the last counts.
+    let field = |name: &str| fields.iter().rev().find(|(key, _)| key == name).map(|(_, written)| *written);
+    let name = serde_json::from_str(field("name")?).ok()?;
+    let arguments = match field("arguments").or_else(|| field("parameters")) {
+        None | Some("null") => "{}".to_owned(),
+        // Some models write the object as a string.
+        Some(written) if written.starts_with('"') => {
+            let text: String = serde_json::from_str(written).ok()?;
+            fields_as_written(&text)?;
+            text.trim_matches(WHITE_SPACE).to_owned()
+        }
+        Some(written) if written.starts_with('{') => written.to_owned(),
         Some(_) => return None,
     };
-    Some(ToolCall { id: String::new(), name, arguments: arguments.to_string() })
+    Some(ToolCall { id: String::new(), name, arguments })
+}
+
+/// JSON's (RFC 8259, section 2), which is less than Unicode's.
+const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+
+/// The fields of a JSON object in order, each value as it is written. `None`: this is not one JSON object.
+fn fields_as_written(object: &str) -> Option<Vec<(String, &str)>> {
+    let mut fields = Vec::new();
+    let mut rest = object.trim_matches(WHITE_SPACE).strip_prefix('{')?.trim_start_matches(WHITE_SPACE);
+    if rest == "}" {
+        return Some(fields);
+    }
+    loop {
+        let (key, _, after) = first_value::<String>(rest)?;
+        let (_, written, after) = first_value::<IgnoredAny>(after.strip_prefix(':')?)?;
+        fields.push((key, written));
+        if after == "}" {
+            return Some(fields);
+        }
+        rest = after.strip_prefix(',')?;
+    }
+}
+
+/// The JSON value at the beginning of `text`, how it is written, and what comes after it.
+fn first_value<T: DeserializeOwned>(text: &str) -> Option<(T, &str, &str)> {
+    let text = text.trim_start_matches(WHITE_SPACE);
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<T>();
+    let value = values.next()?.ok()?;
+    let (written, after) = text.split_at(values.byte_offset());
+    Some((value, written, after.trim_start_matches(WHITE_SPACE)))
 }
 
 #[cfg(test)]
@@ -236,7 +276,7 @@ mod tests {
         assert_eq!(check("hello <b> world \n"), [text("hello <b> world \n")]);
         assert_eq!(
             check("Let me see.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": \"é\"}}\n</tool_call>\n"),
-            [text("Let me see."), call("f", "{\"b\":1,\"a\":\"é\"}")]
+            [text("Let me see."), call("f", "{\"b\": 1, \"a\": \"é\"}")]
         );
         assert_eq!(
             check("<tool_call>{\"name\":\"f\"}</tool_call>\n<tool_call>{\"name\":\"g\",\"arguments\":\"{\\\"x\\\":2}\"}</tool_call> done"),
@@ -259,6 +299,13 @@ mod tests {
             "<tool_call>not json</tool_call> after",
             "<tool_call>{\"name\": 3}</tool_call>",
             "<tool_call>{\"name\": \"f\", \"arguments\": [1]}</tool_call>",
+            "<tool_call>{\"name\": \"f\", \"arguments\": \"[1]\"}</tool_call>",
+            "<tool_call>{\"name\": \"f\", \"arguments\": \"{} {}\"}</tool_call>",
+            "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": 01}}</tool_call>",
+            "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\":\u{a0}1}}</tool_call>",
+            "<tool_call>{\"name\": \"f\",}</tool_call>",
+            "<tool_call>{\"name\": \"f\"} {}</tool_call>",
+            "<tool_call>{\"name\" \"f\"}</tool_call>",
             "a <tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"cut",
             "a <tool_cal",
             "<tool_call>",
@@ -278,6 +325,23 @@ mod tests {
         let mut pieces = Vec::new();
         parser.push("{\"x\": 1}}\n</tool_call>", &mut pieces);
         parser.finish(&mut pieces);
-        assert_eq!(pieces, [call("f", "{\"x\":1}")]);
+        assert_eq!(pieces, [call("f", "{\"x\": 1}")]);
+    }
+
+    #[test]
+    fn arguments_are_as_the_model_wrote_them() {
+        for written in [
+            r#"{"id": 123456789012345678901234567890, "x": 1e400, "y": -0.10}"#,
+            r#"{"x":1,"x":2}"#,
+            "{ \"deep\" : {\n\t\"list\": [ 1, {} , [\"\\u00e9\\n\"] ] } }",
+            "{}",
+        ] {
+            let (name, arguments) = (r#""name": "f""#, format!(r#""arguments": {written}"#));
+            for body in [format!("{{{name}, {arguments}}}"), format!("\n{{ {arguments} , {name} }}\n")] {
+                assert_eq!(check(&format!("<tool_call>{body}</tool_call>")), [call("f", written)]);
+            }
+            let as_text = serde_json::Value::from(format!(" {written}\n"));
+            assert_eq!(check(&format!("<tool_call>{{{name},\"parameters\":{as_text}}}</tool_call>")), [call("f", written)]);
+        }
     }
 }

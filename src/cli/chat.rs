@@ -206,7 +206,7 @@ impl Chat<'_> {
             ..Request::default()
         };
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        let surroundings = Surroundings { now_unix_s: now, random: self.random };
+        let surroundings = Surroundings { now_unix_s: now, random: self.random, prompt_tokens_max: self.loaded.engine.prompt_tokens_max() };
         let jobs = self.loaded.text.prepare(&request, surroundings).map_err(|e| e.to_string())?;
         jobs.into_iter().next().ok_or_else(|| "no prompt was made".to_owned())
     }
@@ -217,6 +217,7 @@ impl Interrupts {
     async fn heed(self) {
         while tokio::signal::ctrl_c().await.is_ok() {
             if !self.answering.load(Ordering::SeqCst) {
+                print::wait_for_last_lines();
                 std::process::exit(INTERRUPTED.into());
             }
             self.stop.notify_waiters();

@@ -1,9 +1,10 @@
 //! How the program ends when it does not end well: one line on stderr that says what and what to do, and the exit code.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
+use super::print;
 use crate::config::settings::ConfigError;
 use crate::hub::HubError;
 
@@ -51,7 +52,7 @@ impl Failure {
 }
 
 fn say(message: &str) {
-    let _ = writeln!(io::stderr(), "understudy: {message}");
+    print::tell(format_args!("understudy: {message}"));
 }
 
 impl fmt::Display for Failure {

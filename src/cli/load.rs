@@ -65,6 +65,9 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     if template.is_fallback() {
         tracing::warn!("the model brings no chat template; ChatML is used");
     }
+    if !template.knows_tools() {
+        tracing::warn!("the model's chat template shows no tools; those of a request will not reach it");
+    }
     let text = TextModel::new(tokenizer, template, sampling_defaults(&gguf)?);
     let model = models::load(&gguf, &opened.device).context("this model cannot be run")?;
     refuse_tokens_without_rows(gguf.name(), text.tokenizer.vocab_size(), model.config().vocab)?;

@@ -21,6 +21,7 @@ mod serve;
 mod version;
 
 mod load;
+mod log_ring;
 pub mod machine;
 pub mod memory_plan;
 mod print;
@@ -32,6 +33,7 @@ use failure::Failure;
 pub fn main() -> ExitCode {
     // On a usage error clap prints it and leaves with 2; for --help and --version with 0.
     let args = Args::parse();
+    let _last_lines = print::LastLines;
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

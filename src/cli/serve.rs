@@ -16,6 +16,7 @@ use crate::server::config::{ApiKeys, ServerConfig};
 use crate::server::{self, AppState, Served, signals};
 
 pub fn run(config: Config) -> Result<(), Failure> {
+    print::log_panics(config.log.format);
     // First of all the address: that it is taken should not be learnt after a long load.
     let listener = bind(&config.server)?;
     let address = listener.local_addr().context("the bound address")?;
@@ -30,7 +31,7 @@ async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Re
     let listener = tokio::net::TcpListener::from_std(listener).context("the bound address")?;
     let state = AppState::new(server_config(&config.server), || unix_s(SystemTime::now()));
     // While the model loads, health checks are answered and requests get 503.
-    let serving = server::serve(listener, state.clone(), signals::shutdown_requested());
+    let serving = server::serve(listener, state.clone(), signals::shutdown_requested(print::wait_for_last_lines));
     tokio::pin!(serving);
     let wanted = config.clone();
     let loading = tokio::task::spawn_blocking(move || load(&wanted));

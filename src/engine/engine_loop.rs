@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -19,7 +19,10 @@ use super::block_manager::BlockManager;
 use super::sampler::{Sampler, Scratch};
 use super::scheduler::{ANSWER_TOKENS_RESERVED, Chunk, Departure, Limits, Plan, Scheduler};
 use super::sequence::{Sequence, SequenceId};
-use super::{EngineConfig, EngineStats, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, Shared, Ticket, TokenEvent};
+use super::{
+    EngineConfig, EngineStats, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, Shared, StreamNotes, Ticket, TokenEvent,
+    TokenUsage,
+};
 
 /// What handles ask of the thread. There is no command to cancel: the thread sees that a stream is dropped.
 #[derive(Debug)]
@@ -32,7 +35,7 @@ pub(super) struct Add {
     pub request: GenerateRequest,
     pub output_max: usize,
     pub events: mpsc::Sender<TokenEvent>,
-    pub cached_tokens: Arc<AtomicUsize>,
+    pub notes: Arc<StreamNotes>,
     pub ticket: Ticket,
 }
 
@@ -54,7 +57,7 @@ pub struct EngineLoop {
 struct Client {
     sampler: Sampler,
     events: mpsc::Sender<TokenEvent>,
-    cached_tokens: Arc<AtomicUsize>,
+    notes: Arc<StreamNotes>,
     /// Returned when the client is dropped, after its events were sent.
     ticket: Ticket,
 }
@@ -144,21 +147,25 @@ impl EngineLoop {
     fn accept(&mut self, Command::Add(add): Command) {
         let id = self.next_id;
         self.next_id = SequenceId(id.0 + 1);
-        let Add { request, output_max, events, cached_tokens, ticket } = *add;
+        let Add { request, output_max, events, notes, ticket } = *add;
         let GenerateRequest { prompt, tokens_max: _, stop_token_ids, sampling, top_logprobs } = request;
-        self.clients.insert(id, Client { sampler: Sampler::new(sampling, top_logprobs, &prompt), events, cached_tokens, ticket });
+        self.clients.insert(id, Client { sampler: Sampler::new(sampling, top_logprobs, &prompt), events, notes, ticket });
         self.scheduler.add(Sequence::new(id, prompt, output_max, stop_token_ids));
     }
 
-    /// Cancels the sequences whose stream is dropped, running or waiting.
+    /// Takes out the sequences whose stream is dropped, running or waiting: cancelled, or at an end that the engine cannot see.
     fn drop_departed(&mut self) {
         let departed: Vec<_> = self.clients.iter().filter(|(_, client)| client.events.is_closed()).map(|(&id, _)| id).collect();
         if departed.is_empty() {
             return;
         }
         for &id in &departed {
-            self.scheduler.remove(id);
-            self.stats.cancelled_total += 1;
+            let sequence = self.scheduler.remove(id);
+            let has_enough = self.clients[&id].notes.has_enough.load(Ordering::Acquire);
+            match sequence.filter(|_| has_enough) {
+                Some(sequence) => self.count_finished(sequence.usage()),
+                None => self.stats.cancelled_total += 1,
+            }
         }
         self.publish_stats();
         for id in departed {
@@ -208,8 +215,7 @@ impl EngineLoop {
                 outbox.push((chunk.id, TokenEvent::Token(token)));
             }
             if let Some(Departure { reason, usage }) = departure {
-                self.stats.prompt_tokens_total += usage.prompt_tokens as u64;
-                self.stats.cached_tokens_total += usage.cached_tokens as u64;
+                self.count_finished(usage);
                 outbox.push((chunk.id, TokenEvent::Finished { reason, usage }));
             }
         }
@@ -219,8 +225,14 @@ impl EngineLoop {
     fn sample(&mut self, chunk: &Chunk, logits: &[f32]) -> Result<GeneratedToken, String> {
         let client = self.clients.get(&chunk.id).expect("every sequence has a client");
         let cached_tokens = self.scheduler.running(chunk.id).map_or(0, |sequence| sequence.usage().cached_tokens);
-        client.cached_tokens.store(cached_tokens, Ordering::Relaxed);
+        client.notes.cached_tokens.store(cached_tokens, Ordering::Relaxed);
         client.sampler.sample(logits, chunk.start + chunk.len, &mut self.scratch).map_err(|error| error.to_string())
+    }
+
+    fn count_finished(&mut self, usage: TokenUsage) {
+        self.stats.finished_total += 1;
+        self.stats.prompt_tokens_total += usage.prompt_tokens as u64;
+        self.stats.cached_tokens_total += usage.cached_tokens as u64;
     }
 
     /// Nobody knows what a failed step has written: all in it fail. Blocks that others see are full and were not written.
@@ -266,9 +278,19 @@ impl EngineLoop {
         self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).0 = self.stats;
     }
 
-    /// A bug of ours: what runs and waits fails, the books are opened anew, and the cache is forgotten with them.
+    /// A bug of ours: what runs and waits fails, the books are opened anew, and the cache is forgotten with them. Whatever else goes
+    /// wrong here, the thread lives on.
     fn start_over(&mut self, message: &str) {
-        tracing::error!("the engine panicked and starts over: {message}");
+        // A log that panics, perhaps for the second time now, must not keep anybody from an answer.
+        let _ = catch_unwind(|| tracing::error!("the engine panicked and starts over: {message}"));
+        if catch_unwind(AssertUnwindSafe(|| self.fail_all(message))).is_err() {
+            // Who has heard nothing hears it from the stream that ends.
+            self.clients.clear();
+            self.scheduler = new_scheduler(&self.shared.config);
+        }
+    }
+
+    fn fail_all(&mut self, message: &str) {
         let reason = FinishReason::Failed(format!("the engine panicked: {message}"));
         let mut outbox = Outbox::new();
         for &id in self.clients.keys() {

@@ -11,7 +11,7 @@ pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -165,12 +165,15 @@ pub struct EngineStats {
     /// Not used by a running sequence, but their content can be found again.
     pub blocks_cached: usize,
     pub blocks_total: usize,
+    /// Prompts of finished requests, and what of them came from the cache.
     pub prompt_tokens_total: u64,
     pub cached_tokens_total: u64,
     pub generated_tokens_total: u64,
     pub steps_total: u64,
     /// Sequences paused because no block was free.
     pub pauses_total: u64,
+    /// Requests that ended well: at a stop token, at their length, or because their reader had enough ([`TokenStream::finish`]).
+    pub finished_total: u64,
     /// Requests whose stream was dropped before they were finished.
     pub cancelled_total: u64,
     /// Requests that ended with `Failed`.
@@ -185,7 +188,7 @@ pub struct Engine {
     shared: Arc<Shared>,
 }
 
-/// The tokens of one request; dropping it cancels the request within one step.
+/// The tokens of one request; dropping it cancels the request within one step, and so does [`TokenStream::finish`].
 #[derive(Debug)]
 pub struct TokenStream {
     /// Bounded by the tokens the request may generate and the last event, so the engine never waits for a slow reader and nothing
@@ -193,9 +196,17 @@ pub struct TokenStream {
     events: mpsc::Receiver<TokenEvent>,
     /// What is known so far, should the engine stop without a last word.
     usage: TokenUsage,
-    /// Written by the engine before each token.
-    cached_tokens: Arc<AtomicUsize>,
+    notes: Arc<StreamNotes>,
     finished: bool,
+}
+
+/// What the engine and the reader of a stream let each other know beside the events.
+#[derive(Debug, Default)]
+struct StreamNotes {
+    /// Written by the engine before each token.
+    cached_tokens: AtomicUsize,
+    /// Written by the reader before it drops the stream.
+    has_enough: AtomicBool,
 }
 
 /// What the handles and the engine thread share.
@@ -252,7 +263,13 @@ impl TokenStream {
     /// Tokens of the prompt taken from the prefix cache: known from the first token on, 0 before. For who drops the stream before
     /// `Finished` tells it.
     pub fn cached_tokens(&self) -> usize {
-        self.cached_tokens.load(Ordering::Relaxed)
+        self.notes.cached_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Ends a reply that is whole though the engine would go on: a stop string came, or all that was wanted. It counts as finished,
+    /// where a stream that is merely dropped counts as cancelled.
+    pub fn finish(self) {
+        self.notes.has_enough.store(true, Ordering::Release);
     }
 
     /// Keeps count; a channel that ends without `Finished` is an engine that died, and the request gets its answer all the same.
@@ -293,14 +310,25 @@ impl Engine {
         (Self { commands, shared }, engine_loop)
     }
 
+    /// Whether one more request would be taken now. Somebody else may be faster: `generate` decides.
+    pub fn room(&self) -> Result<(), AdmissionError> {
+        let refusal = self.shared.refusal(&self.shared.occupancy.borrow());
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// The longest prompt: it leaves room for one token of answer.
+    pub fn prompt_tokens_max(&self) -> usize {
+        self.shared.config.context_max - 1
+    }
+
     pub fn generate(&self, request: GenerateRequest) -> Result<TokenStream, AdmissionError> {
         let Shared { config, vocab, .. } = &*self.shared;
         let prompt_tokens = request.prompt.len();
         if prompt_tokens == 0 {
             return Err(AdmissionError::EmptyPrompt);
         }
-        if prompt_tokens >= config.context_max {
-            return Err(AdmissionError::PromptTooLong { prompt_tokens, context_tokens: config.context_max - 1 });
+        if prompt_tokens > self.prompt_tokens_max() {
+            return Err(AdmissionError::PromptTooLong { prompt_tokens, context_tokens: self.prompt_tokens_max() });
         }
         let biased = request.sampling.logit_bias.iter().map(|(token, _)| token);
         if let Some(&id) = request.prompt.iter().chain(biased).find(|&&id| id as usize >= *vocab) {
@@ -310,10 +338,10 @@ impl Engine {
 
         let output_max = request.tokens_max.unwrap_or(usize::MAX).min(config.context_max - prompt_tokens);
         let (sender, events) = mpsc::channel(output_max + 1);
-        let cached_tokens = Arc::new(AtomicUsize::new(0));
+        let notes = Arc::new(StreamNotes::default());
         let usage = TokenUsage { prompt_tokens, ..TokenUsage::default() };
-        let stream = TokenStream { events, usage, cached_tokens: cached_tokens.clone(), finished: false };
-        let add = Add { request, output_max, events: sender, cached_tokens, ticket };
+        let stream = TokenStream { events, usage, notes: notes.clone(), finished: false };
+        let add = Add { request, output_max, events: sender, notes, ticket };
         match self.commands.try_send(Command::Add(Box::new(add))) {
             Ok(()) => Ok(stream),
             Err(TrySendError::Disconnected(_)) => Err(AdmissionError::Stopped),
@@ -365,12 +393,7 @@ impl Shared {
     fn take_place(self: &Arc<Self>) -> Result<Ticket, AdmissionError> {
         let mut refusal = None;
         self.occupancy.send_if_modified(|occupancy| {
-            refusal = match occupancy {
-                Occupancy { stopped: true, .. } => Some(AdmissionError::Stopped),
-                Occupancy { draining: true, .. } => Some(AdmissionError::Draining),
-                Occupancy { places_taken, .. } if *places_taken >= self.config.places() => Some(self.queue_full(*places_taken)),
-                _ => None,
-            };
+            refusal = self.refusal(occupancy);
             if refusal.is_none() {
                 occupancy.places_taken += 1;
                 occupancy.unanswered += 1;
@@ -381,6 +404,16 @@ impl Shared {
         match refusal {
             Some(refusal) => Err(refusal),
             None => Ok(Ticket { shared: self.clone(), has_place: true }),
+        }
+    }
+
+    /// Why nobody is let in now.
+    fn refusal(&self, occupancy: &Occupancy) -> Option<AdmissionError> {
+        match occupancy {
+            Occupancy { stopped: true, .. } => Some(AdmissionError::Stopped),
+            Occupancy { draining: true, .. } => Some(AdmissionError::Draining),
+            Occupancy { places_taken, .. } if *places_taken >= self.config.places() => Some(self.queue_full(*places_taken)),
+            _ => None,
         }
     }
 

@@ -1,18 +1,60 @@
 //! Reads a request's body: not too much of it, and not for too long.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::config::ServerConfig;
 use crate::api::errors::{ApiError, ErrorKind};
 
-/// The whole body. Errors: too large (413), too slow (408), cut off or compressed (400).
-pub async fn read(headers: &HeaderMap, body: Body, config: &ServerConfig) -> Result<Bytes, ApiError> {
+/// The memory that all bodies together may take. A request that would need more is refused, so that however many clients send
+/// however much, the server lives.
+#[derive(Debug, Clone)]
+pub struct BodyBudget(Arc<Semaphore>);
+
+/// Bytes of one permit: small bodies take one.
+const UNIT_BYTES: usize = 4_096;
+
+/// A body, and its share of the budget, which is given back when this is dropped.
+#[derive(Debug)]
+pub struct HeldBody {
+    pub bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+impl BodyBudget {
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes.div_ceil(UNIT_BYTES).min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Raises `share` to what `bytes` need.
+    fn raise(&self, share: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+        let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let wanted = bytes.div_ceil(UNIT_BYTES).saturating_sub(held);
+        if wanted == 0 {
+            return Ok(());
+        }
+        let more = u32::try_from(wanted).ok().and_then(|wanted| self.0.clone().try_acquire_many_owned(wanted).ok());
+        let more = more.ok_or_else(|| {
+            let message = "the server is busy: it holds as many request bodies as it may; try again in 1 s";
+            ApiError::new(ErrorKind::Unavailable, message).with_code("server_busy").with_retry_after_s(1)
+        })?;
+        match share {
+            Some(share) => share.merge(more),
+            None => *share = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// The whole body. Errors: too large (413), too slow (408), cut off or compressed (400), no memory for it now (503).
+pub async fn read(headers: &HeaderMap, body: Body, config: &ServerConfig, budget: &BodyBudget) -> Result<HeldBody, ApiError> {
     refuse_compressed(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > config.body_bytes_max as u64) {
@@ -20,11 +62,12 @@ pub async fn read(headers: &HeaderMap, body: Body, config: &ServerConfig) -> Res
         return Err(too_large(config));
     }
     let slow = |_| ApiError::new(ErrorKind::Timeout, "the request's body came too slowly");
-    timeout(config.body_read_limit, read_frames(body, config)).await.map_err(slow)?
+    timeout(config.body_read_limit, read_frames(body, config, budget)).await.map_err(slow)?
 }
 
-async fn read_frames(mut body: Body, config: &ServerConfig) -> Result<Bytes, ApiError> {
+async fn read_frames(mut body: Body, config: &ServerConfig, budget: &BodyBudget) -> Result<HeldBody, ApiError> {
     let mut bytes = BytesMut::new();
+    let mut share = None;
     loop {
         let slow = |_| ApiError::new(ErrorKind::Timeout, "the request's body stopped coming");
         let Some(frame) = timeout(config.body_pause_limit, body.frame()).await.map_err(slow)? else { break };
@@ -35,9 +78,13 @@ async fn read_frames(mut body: Body, config: &ServerConfig) -> Result<Bytes, Api
             discard(body).await;
             return Err(too_large(config));
         }
+        if let Err(error) = budget.raise(&mut share, bytes.len() + data.len()) {
+            discard(body).await;
+            return Err(error);
+        }
         bytes.extend_from_slice(&data);
     }
-    Ok(bytes.freeze())
+    Ok(HeldBody { bytes: bytes.freeze(), _share: share })
 }
 
 /// Reads what a client is still sending, within reason: one that is answered and cut off while it writes sees a broken connection

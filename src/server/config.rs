@@ -8,12 +8,14 @@ use subtle::ConstantTimeEq;
 pub struct ServerConfig {
     /// Empty: nobody needs a key.
     pub api_keys: ApiKeys,
-    /// Names other than loopback's under which clients reach this server (`Host`); `*`: any.
+    /// Names other than loopback's and addresses under which clients reach this server (`Host`); `*`: any.
     pub allowed_hosts: Vec<String>,
     /// Web origins whose pages may use this server (`https://chat.example`); `*`: any. Empty: none, and no CORS headers.
     pub cors_origins: Vec<String>,
-    /// Longest request body. 32 MiB hold about 8 million tokens of text, more than any context.
+    /// Longest request body. 8 MiB hold about 2 million tokens of text, more than any context.
     pub body_bytes_max: usize,
+    /// Bodies held at once, from their first byte until they are token ids; beyond it a request is answered 503.
+    pub bodies_bytes_max: usize,
     /// Answer 404 to any model name but the loaded one's.
     pub strict_model: bool,
     /// How long running requests may go on after a signal to stop.
@@ -23,6 +25,9 @@ pub struct ServerConfig {
     /// How long a client may pause within a body, and take for the whole of it.
     pub body_pause_limit: Duration,
     pub body_read_limit: Duration,
+    /// How long a client may leave what is written to it unread, once the system's buffers are full. A page or a program that is
+    /// merely busy comes back sooner; one that is stopped holds a slot of the engine for no longer than this.
+    pub write_pause_limit: Duration,
     /// A stream that has nothing to say for this long says so.
     pub keep_alive_interval: Duration,
     /// Connections held at once; more wait in the system's backlog.
@@ -35,12 +40,14 @@ impl Default for ServerConfig {
             api_keys: ApiKeys::default(),
             allowed_hosts: Vec::new(),
             cors_origins: Vec::new(),
-            body_bytes_max: 32 << 20,
+            body_bytes_max: 8 << 20,
+            bodies_bytes_max: 64 << 20,
             strict_model: false,
             drain_limit: Duration::from_secs(60),
             header_read_limit: Duration::from_secs(30),
             body_pause_limit: Duration::from_secs(30),
             body_read_limit: Duration::from_secs(300),
+            write_pause_limit: Duration::from_secs(60),
             keep_alive_interval: Duration::from_secs(10),
             connections_max: 4_096,
         }

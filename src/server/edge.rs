@@ -17,6 +17,15 @@ use crate::api::errors::{ApiError, ErrorKind, openai_error};
 
 const REQUEST_ID: &str = "x-request-id";
 
+/// Who asks, as far as the key tells; handlers find it in the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// Has shown a key, or none is asked for.
+    Known,
+    /// Has not: may learn that the server is there and whether it is ready.
+    Stranger,
+}
+
 /// The outermost layer.
 pub async fn edge(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(text(request.headers(), REQUEST_ID));
@@ -49,10 +58,11 @@ pub async fn edge(State(state): State<AppState>, mut request: Request, next: Nex
 }
 
 /// Past Host and Origin: the key, then the handler. A handler that panics is our bug, and still answers.
-async fn inner(state: &AppState, request: Request, next: Next) -> Response {
-    if let Err(error) = check_key(state, &request) {
-        return refuse(request, &error).await;
-    }
+async fn inner(state: &AppState, mut request: Request, next: Next) -> Response {
+    match check_key(state, &request) {
+        Ok(asker) => request.extensions_mut().insert(asker),
+        Err(error) => return refuse(request, &error).await,
+    };
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(_) => error_response(&ApiError::new(ErrorKind::Internal, "the server failed to answer this request; its log says why")),
@@ -67,7 +77,7 @@ fn admit(state: &AppState, request: &Request) -> Result<OriginVerdict, ApiError>
     let unreadable = headers.contains_key(header::HOST) && host.is_none();
     let ours = |host| host_is_ours(host, state.is_bound_to_loopback(), state.config());
     if unreadable || !ours(host) || !ours(in_line) {
-        let message = "this server does not answer to that Host name; if it is yours, add it to the allowed hosts";
+        let message = "this server does not answer to that Host name; if it is yours, add it with --allow-host";
         return Err(ApiError::new(ErrorKind::Forbidden, message).with_code("host_not_allowed"));
     }
     let origin = headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or("null"));
@@ -80,16 +90,17 @@ fn admit(state: &AppState, request: &Request) -> Result<OriginVerdict, ApiError>
     }
 }
 
-fn check_key(state: &AppState, request: &Request) -> Result<(), ApiError> {
+fn check_key(state: &AppState, request: &Request) -> Result<Asker, ApiError> {
     let keys = &state.config().api_keys;
-    // Health checks carry no key, and the greeting tells nothing.
-    let open = matches!(request.uri().path(), "/" | "/livez" | "/readyz" | "/health");
-    if keys.is_empty() || open {
-        return Ok(());
+    if keys.is_empty() {
+        return Ok(Asker::Known);
     }
+    // Health checks carry no key, and the greeting is for everybody.
+    let open = matches!(request.uri().path(), "/" | "/livez" | "/readyz" | "/health");
     let headers = request.headers();
     match presented_key(text(headers, header::AUTHORIZATION.as_str()), text(headers, "x-api-key")) {
-        Some(key) if keys.accept(key) => Ok(()),
+        Some(key) if keys.accept(key) => Ok(Asker::Known),
+        _ if open => Ok(Asker::Stranger),
         Some(_) => Err(ApiError::new(ErrorKind::Unauthorized, "the API key is not valid").with_code("invalid_api_key")),
         None => {
             let message = "this server needs an API key: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`";

@@ -28,8 +28,8 @@ use crate::chat::reply::{Reply, total_usage};
 use crate::chat::{Event, Usage};
 use crate::engine::{TokenEvent, TokenStream};
 
-/// Bodies from this size on are parsed and tokenized away from the threads that serve sockets: 64 KiB take about a millisecond.
-const LARGE_BODY_BYTES: usize = 64 << 10;
+/// Bodies from this size on are parsed and tokenized away from the threads that serve sockets: 4 KiB take about a millisecond.
+const LARGE_BODY_BYTES: usize = 4 << 10;
 
 /// `POST` of any dialect.
 pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): Extension<RequestId>, request: Request) -> Response {
@@ -58,25 +58,29 @@ struct Begun<D> {
 
 async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D>, ApiError> {
     let (parts, body) = request.into_parts();
-    let body = body::read(&parts.headers, body, state.config()).await?;
+    // Cheap, and before the work: a server that is full says so at once.
+    if let Err(error) = state.served().map_or(Ok(()), |served| served.engine.room()) {
+        body::discard(body).await;
+        return Err(admission_error(error, D::PROMPT_FIELD));
+    }
+    let body = body::read(&parts.headers, body, state.config(), state.bodies()).await?;
     if state.phase() != Phase::Serving {
         return Err(ApiError::draining());
     }
-    let prepared = if body.len() < LARGE_BODY_BYTES {
-        prepare::<D>(state, &body)
+    let prepared = if body.bytes.len() < LARGE_BODY_BYTES {
+        prepare::<D>(state, &body.bytes)
     } else {
+        let turn = state.turn_to_prepare().await;
         let state = state.clone();
-        let task = tokio::task::spawn_blocking(move || prepare::<D>(&state, &body));
+        let task = tokio::task::spawn_blocking(move || {
+            let prepared = prepare::<D>(&state, &body.bytes);
+            drop(turn);
+            prepared
+        });
         task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the server failed to read this request; its log says why"))?
     };
     let (call, jobs) = prepared?;
     let served = state.served()?;
-    let config = served.engine.config();
-    let at_once = config.sequences_max + config.queue_max;
-    if jobs.len() > at_once {
-        let message = format!("{} replies are asked for at once; this server can hold {at_once}", jobs.len());
-        return Err(ApiError::invalid("n", message));
-    }
     let head = ReplyHead { id: random_name(), created_unix_s: state.now_unix_s(), model: served.card.id.clone(), choices: jobs.len() };
     let mut choices = Choices::with_capacity(jobs.len());
     for Job { generate, output } in jobs {
@@ -91,7 +95,13 @@ fn prepare<D: Dialect>(state: &AppState, body: &[u8]) -> Result<(Call<D>, Vec<Jo
     let call = D::parse(body)?;
     let served = state.served()?;
     check_model(state, call.model.as_deref(), &served.card.id)?;
-    let surroundings = Surroundings { now_unix_s: state.now_unix_s(), random: random() };
+    let config = served.engine.config();
+    let (asked, at_once) = (call.request.prompts.len() * call.request.choices_per_prompt, config.sequences_max + config.queue_max);
+    if asked > at_once {
+        return Err(ApiError::invalid("n", format!("{asked} replies are asked for at once; this server can hold {at_once}")));
+    }
+    let prompt_tokens_max = served.engine.prompt_tokens_max();
+    let surroundings = Surroundings { now_unix_s: state.now_unix_s(), random: random(), prompt_tokens_max };
     let jobs = served.text.prepare(&call.request, surroundings).map_err(|error| prepare_error(error, D::PROMPT_FIELD))?;
     Ok((call, jobs))
 }
@@ -119,7 +129,7 @@ impl<D: Dialect> Begun<D> {
     async fn fold(&mut self, log: &mut RequestLog) -> Result<Vec<Reply>, ApiError> {
         let mut replies = vec![Reply::default(); self.head.choices];
         while let Some((choice, event)) = self.choices.next().await {
-            log.saw_token();
+            log.first_token_at = self.choices.first_token_at;
             replies[choice].push(event).map_err(|message| ApiError::engine_failed(&message))?;
         }
         Ok(replies)
@@ -172,7 +182,7 @@ impl<D: Dialect> EventStream<D> {
             self.log.outcome = Outcome::Completed;
             return dialect.close(head, total_usage(&self.usages, *choices_per_prompt), &mut self.frames);
         };
-        self.log.saw_token();
+        self.log.first_token_at = self.begun.choices.first_token_at;
         match event {
             Event::Failed(message) => return self.fail(&ApiError::engine_failed(&message)),
             Event::Finished { usage, .. } => {
@@ -200,6 +210,8 @@ struct Choices {
     ready: VecDeque<(usize, Event)>,
     /// Whom to ask first, so that each gets its turn.
     turn: usize,
+    /// When the engine's first token came, which is before the first event where text is held back.
+    first_token_at: Option<std::time::Instant>,
 }
 
 struct Choice {
@@ -210,7 +222,7 @@ struct Choice {
 
 impl Choices {
     fn with_capacity(choices: usize) -> Self {
-        Self { choices: Vec::with_capacity(choices), ready: VecDeque::new(), turn: 0 }
+        Self { choices: Vec::with_capacity(choices), ready: VecDeque::new(), turn: 0, first_token_at: None }
     }
 
     fn add(&mut self, tokens: TokenStream, mut output: Output) {
@@ -234,6 +246,9 @@ impl Choices {
                 return Some(event);
             }
             let (index, token) = self.next_token().await?;
+            if matches!(token, Some(TokenEvent::Token(_))) {
+                self.first_token_at.get_or_insert_with(std::time::Instant::now);
+            }
             let events = self.choices[index].take(token);
             self.ready.extend(events.into_iter().map(|event| (index, event)));
         }
@@ -265,8 +280,10 @@ impl Choice {
         match token {
             Some(TokenEvent::Token(token)) => {
                 let cached_tokens = self.tokens.as_ref().map_or(0, TokenStream::cached_tokens);
-                if self.output.push(&token, cached_tokens, &mut events) == Flow::Done {
-                    self.tokens = None;
+                if self.output.push(&token, cached_tokens, &mut events) == Flow::Done
+                    && let Some(tokens) = self.tokens.take()
+                {
+                    tokens.finish();
                 }
             }
             Some(TokenEvent::Finished { reason, usage }) => {

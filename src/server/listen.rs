@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
+use super::write_limit::WriteLimited;
 use super::{AppState, Phase, router};
 
 /// How long replies that are made may take to be written out at the end.
@@ -94,6 +95,8 @@ impl Connections {
     fn spawn(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
         // Tokens are small and must not wait for each other; a socket that cannot be told so works all the same.
         let _ = stream.set_nodelay(true);
+        // A client that reads no more loses its connection, with that its reply is dropped, and that cancels.
+        let stream = WriteLimited::new(stream, self.state.config().write_pause_limit);
         let connection = self.http.serve_connection(TokioIo::new(stream), self.service.clone());
         let state = self.state.clone();
         tokio::spawn(async move {

@@ -15,6 +15,7 @@ pub mod request_id;
 pub mod request_log;
 pub mod signals;
 pub mod sse;
+pub mod write_limit;
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -22,7 +23,7 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::api::errors::ApiError;
 use crate::api::openai_chat::OpenAiChat;
@@ -30,6 +31,7 @@ use crate::api::openai_completions::OpenAiCompletions;
 use crate::api::openai_models::ModelCard;
 use crate::chat::prepare::TextModel;
 use crate::engine::Engine;
+use body::BodyBudget;
 use config::ServerConfig;
 pub use listen::serve;
 
@@ -51,12 +53,17 @@ pub fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
+/// Large bodies parsed and tokenized at once: each takes a core, and up to 60 times its size for a while.
+const PREPARING_MAX: usize = 2;
+
 /// What all handlers share; clones share it.
 #[derive(Clone)]
 pub struct AppState(Arc<Shared>);
 
 struct Shared {
     config: ServerConfig,
+    bodies: BodyBudget,
+    preparing: Arc<Semaphore>,
     /// Filled once, when the model is loaded.
     served: OnceLock<Served>,
     phase: watch::Sender<Phase>,
@@ -89,7 +96,10 @@ impl AppState {
     /// A server whose model is still loading. `clock`: seconds since 1970.
     pub fn new(config: ServerConfig, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
         let phase = watch::Sender::new(Phase::Serving);
-        Self(Arc::new(Shared { config, served: OnceLock::new(), phase, bound_to: OnceLock::new(), clock: Box::new(clock) }))
+        let bodies = BodyBudget::new(config.bodies_bytes_max.max(config.body_bytes_max));
+        let preparing = Arc::new(Semaphore::new(PREPARING_MAX));
+        let (served, bound_to) = (OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Shared { config, bodies, preparing, served, phase, bound_to, clock: Box::new(clock) }))
     }
 
     /// The model is there: from now on requests are answered. Only the first call counts.
@@ -105,6 +115,15 @@ impl AppState {
 
     pub fn config(&self) -> &ServerConfig {
         &self.0.config
+    }
+
+    pub fn bodies(&self) -> &BodyBudget {
+        &self.0.bodies
+    }
+
+    /// Waits until a large body may be parsed and tokenized.
+    pub async fn turn_to_prepare(&self) -> OwnedSemaphorePermit {
+        self.0.preparing.clone().acquire_owned().await.expect("nobody closes it")
     }
 
     pub fn now_unix_s(&self) -> i64 {

@@ -14,7 +14,7 @@ pub struct RequestLog {
     pub outcome: Outcome,
     pub usage: Usage,
     started: Instant,
-    first_token_ms: Option<u64>,
+    pub first_token_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,12 +51,8 @@ impl RequestLog {
             outcome: Outcome::ClientGone,
             usage: Usage::default(),
             started: Instant::now(),
-            first_token_ms: None,
+            first_token_at: None,
         }
-    }
-
-    pub fn saw_token(&mut self) {
-        self.first_token_ms.get_or_insert(self.started.elapsed().as_millis() as u64);
     }
 }
 
@@ -68,7 +64,7 @@ impl Drop for RequestLog {
             Outcome::Completed => (200, "completed"),
             Outcome::Error { status, reason } => (*status, reason.as_str()),
         };
-        let ttft_ms = self.first_token_ms;
+        let ttft_ms = self.first_token_at.map(|at| at.duration_since(self.started).as_millis() as u64);
         let Usage { prompt_tokens, cached_tokens, completion_tokens, .. } = self.usage;
         let (id, dialect, stream) = (self.id.as_str(), self.dialect, self.stream);
         if status >= 500 {

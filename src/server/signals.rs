@@ -1,11 +1,13 @@
 //! Ctrl-C and SIGTERM: the first asks the server to finish, the second to be gone.
 
-/// Completes at the first signal. From then on a second one ends the process at once, with the exit code shells expect.
-pub async fn shutdown_requested() {
+/// Completes at the first signal. From then on a second one ends the process at once, with the exit code shells expect; `before` is
+/// what the program has left to do then.
+pub async fn shutdown_requested(before: impl FnOnce() + Send + 'static) {
     next_signal().await;
     tracing::info!("finishing what runs; once more to stop at once");
-    tokio::spawn(async {
+    tokio::spawn(async move {
         next_signal().await;
+        before();
         // 128 + SIGINT
         std::process::exit(130);
     });

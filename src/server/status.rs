@@ -1,32 +1,41 @@
 //! Who is there, and is it ready: health checks, the models list, the greeting.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::edge::error_response;
+use super::edge::{Asker, error_response};
 use super::{AppState, Phase};
 use crate::api::errors::ApiError;
 use crate::api::openai_models;
+use crate::engine::AdmissionError;
 
 /// The process answers. Nothing more is asked, so that a slow model never gets it killed.
 pub async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// A request sent now would be taken.
-pub async fn readyz(State(state): State<AppState>) -> Response {
-    let ready = state.served().and_then(|served| if state.phase() == Phase::Serving { Ok(served) } else { Err(ApiError::draining()) });
+/// A request sent now would be taken. Where keys are asked for, only who has one hears of the model.
+pub async fn readyz(State(state): State<AppState>, Extension(asker): Extension<Asker>) -> Response {
+    let ready = state.served().and_then(|served| match served.engine.room() {
+        _ if state.phase() != Phase::Serving => Err(ApiError::draining()),
+        Err(AdmissionError::Stopped) => Err(ApiError::engine_stopped()),
+        // A full queue is no reason to be taken out of service: it tells each client when to come back.
+        _ => Ok(served),
+    });
     match ready {
+        Ok(_) if asker == Asker::Stranger => (StatusCode::OK, Json(json!({"status": "ok"}))).into_response(),
         Ok(served) => (StatusCode::OK, Json(json!({"status": "ok", "model": served.card.id}))).into_response(),
         Err(error) => error_response(&error),
     }
 }
 
-pub async fn hello(State(state): State<AppState>) -> Response {
+pub async fn hello(State(state): State<AppState>, Extension(asker): Extension<Asker>) -> Response {
     let text = match state.served() {
+        Ok(_) if asker == Asker::Stranger => "Understudy is here. Its API is at /v1 and asks for a key.\n".to_owned(),
         Ok(served) => format!("Understudy is here, with the model {}. Its API is at /v1.\n", served.card.id),
         Err(_) => "Understudy is here; its model is still loading.\n".to_owned(),
     };
@@ -41,7 +50,10 @@ pub async fn models(State(state): State<AppState>) -> Response {
 }
 
 /// Any name means the loaded model, unless names are strict; the reply tells its true one.
-pub async fn model(State(state): State<AppState>, Path(id): Path<String>) -> Response {
+pub async fn model(State(state): State<AppState>, id: Result<Path<String>, PathRejection>) -> Response {
+    let Ok(Path(id)) = id else {
+        return error_response(&ApiError::invalid("model", "the model's name in the path is not UTF-8"));
+    };
     let found = state.served().and_then(|served| check_model(&state, Some(&id), &served.card.id).map(|()| served));
     match found {
         Ok(served) => Json(openai_models::model(&served.card)).into_response(),

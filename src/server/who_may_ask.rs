@@ -7,15 +7,17 @@ use std::net::IpAddr;
 use super::config::ServerConfig;
 
 /// Whether a request that names this `Host` is meant for this server. `bound_to_loopback`: only this machine can connect, so only
-/// loopback's names make sense. Elsewhere any name does, unless some are configured.
+/// loopback's names make sense. Elsewhere an address does too, which no page can point at another machine (health checks name the
+/// server so); any other name only where a key is asked for, which a page does not have, and none is configured.
 pub fn host_is_ours(host: Option<&str>, bound_to_loopback: bool, config: &ServerConfig) -> bool {
     // Only HTTP/1.0 clients leave it out; no browser does.
     let Some(host) = host else { return true };
-    if !bound_to_loopback && config.allowed_hosts.is_empty() {
+    let name = host_name(host);
+    if is_loopback_name(&name) || config.allowed_hosts.iter().any(|allowed| allowed == "*" || host_name(allowed) == name) {
         return true;
     }
-    let name = host_name(host);
-    is_loopback_name(&name) || config.allowed_hosts.iter().any(|allowed| allowed == "*" || host_name(allowed) == name)
+    let any_name_will_do = !config.api_keys.is_empty() && config.allowed_hosts.is_empty();
+    !bound_to_loopback && (any_name_will_do || name.parse::<IpAddr>().is_ok())
 }
 
 /// What is done about an `Origin`.
@@ -69,6 +71,7 @@ fn is_loopback_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::ApiKeys;
     use super::*;
 
     #[test]
@@ -91,8 +94,28 @@ mod tests {
             assert!(!host_is_ours(Some(foreign), true, &config), "{foreign}");
         }
         assert!(host_is_ours(None, true, &config));
+    }
+
+    #[test]
+    fn hosts_of_a_server_that_others_can_reach() {
         let open = ServerConfig::default();
-        assert!(host_is_ours(Some("any.example"), false, &open) && !host_is_ours(Some("any.example"), false, &config));
+        let named = ServerConfig { allowed_hosts: vec!["box.example".into()], ..ServerConfig::default() };
+        let keyed = ServerConfig { api_keys: ApiKeys::new(["key".to_owned()]), ..ServerConfig::default() };
+        let keyed_and_named = ServerConfig { api_keys: keyed.api_keys.clone(), ..named.clone() };
+        for config in [&open, &named, &keyed, &keyed_and_named] {
+            for ours in ["10.0.0.5:7878", "[fd00::5]:7878", "localhost:7878", "127.0.0.1"] {
+                assert!(host_is_ours(Some(ours), false, config), "{ours}: {config:?}");
+            }
+            assert_eq!(
+                host_is_ours(Some("box.example:7878"), false, config),
+                !config.allowed_hosts.is_empty() || !config.api_keys.is_empty()
+            );
+        }
+        // A page's own name, pointed at this address: it has no key, but where none is asked for it would be answered.
+        for config in [&open, &named, &keyed_and_named] {
+            assert!(!host_is_ours(Some("evil.example"), false, config), "{config:?}");
+        }
+        assert!(host_is_ours(Some("any.example"), false, &keyed));
     }
 
     #[test]

@@ -109,6 +109,7 @@ fn numbers_out_of_range() {
         (json!({"stop": ["a", 5]}), "stop[1]", "must be a string"),
         (json!({"stop": vec!["x"; 1000]}), "stop", "has 1000 strings; at most 64"),
         (json!({"stop": ["y", "x".repeat(2000)]}), "stop", "a string of 2000 bytes; at most 1024"),
+        (json!({"stop": vec!["x".repeat(1000); 9]}), "stop", "holds 9000 bytes; at most 8192"),
         (json!({"model": 5}), "model", "must be a string"),
     ] {
         check(&app, CHAT, chat(more), param, says);
@@ -243,6 +244,53 @@ fn a_large_body_is_refused_at_its_limit() {
     let fits = json!({"messages": [{"role": "user", "content": "SAY[[fits]]"}]}).to_string();
     let fits = fits.clone() + &" ".repeat(100_000 - fits.len());
     assert_eq!(app.send("POST", CHAT, &[], fits.as_bytes()).status(), 200);
+    alive(&app);
+}
+
+#[test]
+fn bodies_have_a_budget_together() {
+    let config = understudy::server::config::ServerConfig { body_bytes_max: 100_000, bodies_bytes_max: 200_000, ..Default::default() };
+    let app = TestApp::start(Options { config, ..Options::default() });
+    let head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n";
+    let body = json!({"messages": [{"role": "user", "content": "SAY[[came through]]"}]}).to_string();
+    let body = body.clone() + &" ".repeat(90_000 - body.len());
+    // Two that are sent but for the last byte fill it: 2 x 22 units of 4 KiB of 49.
+    let mut held: Vec<_> = (0..2).map(|_| app.connect()).collect();
+    for connection in &mut held {
+        connection.send(head);
+        connection.send(&body.as_bytes()[..89_999]);
+    }
+    // How far the server has read them is not seen from here: the third is refused as soon as it has.
+    let refused = (0..1000).find_map(|_| {
+        let reply = app.send("POST", CHAT, &[], body.as_bytes());
+        if reply.status() == 503 { Some(reply) } else { None }
+    });
+    let refused = refused.expect("the third body has no room");
+    assert_eq!((refused.header("retry-after"), error(&refused).3), (Some("1"), json!("server_busy")));
+    // A small one still fits, and those that were held are answered.
+    alive(&app);
+    for connection in &mut held {
+        connection.send(b" ");
+        assert_eq!(connection.read_reply().json()["choices"][0]["message"]["content"], "came through");
+    }
+    assert_eq!(app.send("POST", CHAT, &[], body.as_bytes()).status(), 200, "the budget is given back");
+}
+
+#[test]
+fn more_choices_or_longer_prompts_than_the_engine_takes() {
+    let app = TestApp::new();
+    check(
+        &app,
+        CHAT,
+        json!({"messages": [{"role": "user", "content": "x"}], "n": 41}),
+        "n",
+        "41 replies are asked for at once; this server can hold 40",
+    );
+    let prompts = vec!["x"; 41];
+    check(&app, COMPLETIONS, json!({"prompt": prompts}), "n", "41 replies");
+    // Refused before the prompt is there once for each choice.
+    let long = json!({"prompt": "x".repeat(5_000), "n": 40, "echo": true});
+    check(&app, COMPLETIONS, long, "prompt", "tokens > 4095 maximum");
     alive(&app);
 }
 

@@ -1,5 +1,7 @@
 //! `POST /v1/chat/completions`: what it accepts, and that a stream and a whole reply are the same thing.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use understudy::engine::EngineConfig;
 
@@ -119,12 +121,17 @@ fn stop_strings_end_the_reply_and_are_never_shown() {
 
 #[test]
 fn a_stop_string_frees_the_engine() {
-    let app = TestApp::new();
-    // Without the stop string the alphabet is recited up to the end of the context.
+    // At this pace there is time to stop it; without the stop string the alphabet is recited up to the end of the context.
+    let app = TestApp::start(Options { pace: Duration::from_millis(2), ..Options::default() });
     let body = json!({"messages": [{"role": "user", "content": "x"}], "stop": "xyz", "max_tokens": 4000});
     let reply = app.ok(PATH, &body);
     assert!(reply["usage"]["completion_tokens"].as_u64().expect("a number") <= 27, "{reply}");
     app.wait_until("nothing runs", |stats| stats.running == 0 && stats.waiting == 0);
+    let stats = app.stats();
+    assert!(stats.generated_tokens_total < 200, "{stats:?}");
+    // The client has its whole reply: nobody cancelled it.
+    assert_eq!((stats.finished_total, stats.cancelled_total), (1, 0));
+    assert_eq!(Some(stats.prompt_tokens_total), reply["usage"]["prompt_tokens"].as_u64());
 }
 
 #[test]
@@ -284,7 +291,7 @@ fn eight_streams_at_once_equal_their_lone_runs() {
 
 #[test]
 fn the_first_frame_comes_before_the_first_token() {
-    let app = TestApp::start(Options { pace: std::time::Duration::from_secs(3), ..Options::default() });
+    let app = TestApp::start(Options { pace: Duration::from_secs(3), ..Options::default() });
     let (mut stream, head) = app.open_stream(PATH, &with(say("x"), json!({"stream": true})));
     assert_eq!(head.status, 200);
     let chunk = String::from_utf8(stream.next_chunk().expect("an opening chunk")).expect("text");
@@ -294,9 +301,8 @@ fn the_first_frame_comes_before_the_first_token() {
 
 #[test]
 fn keep_alives_fill_the_silence() {
-    let config =
-        understudy::server::config::ServerConfig { keep_alive_interval: std::time::Duration::from_millis(20), ..Default::default() };
-    let app = TestApp::start(Options { config, pace: std::time::Duration::from_millis(150), ..Options::default() });
+    let config = understudy::server::config::ServerConfig { keep_alive_interval: Duration::from_millis(20), ..Default::default() };
+    let app = TestApp::start(Options { config, pace: Duration::from_millis(150), ..Options::default() });
     let reply = app.chat(&with(say("xy"), json!({"stream": true})));
     assert!(reply.events().contains(&Sse::Comment("keep-alive".into())), "{}", reply.text());
     assert_eq!(read_chat_stream(&reply, 1).choices[0]["message"]["content"], "xy");

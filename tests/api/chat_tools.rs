@@ -1,5 +1,7 @@
 //! Tools in chat completions: shown to the model, called in its own format, delivered in OpenAI's.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::chat_stream::read_chat_stream;
@@ -53,7 +55,7 @@ fn a_call_is_delivered_as_a_call() {
     assert_eq!(choice["message"]["content"], "Let me see.");
     assert_eq!(choice["finish_reason"], "tool_calls");
     assert_eq!(calls(&choice), [("weather".into(), json!({"city": "Oslo"}))]);
-    assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], "{\"city\":\"Oslo\"}");
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], "{\"city\": \"Oslo\"}", "as the model wrote it");
 }
 
 #[test]
@@ -65,7 +67,19 @@ fn several_calls_or_one() {
     assert_eq!(both["message"]["content"], Value::Null);
     let one = choice(&app, &body(&two, json!({"parallel_tool_calls": false})));
     assert_eq!(calls(&one), [("weather".into(), json!({"city": "Oslo"}))]);
-    app.wait_until("what is not wanted is not generated", |stats| stats.running == 0);
+}
+
+#[test]
+fn what_is_not_wanted_is_not_generated() {
+    // The model would say 1,500 tokens more after its call, and at this pace there is time to stop it.
+    let app = TestApp::start(Options { pace: Duration::from_millis(2), ..Options::default() });
+    let chatty = format!("{CALL}{}", "x".repeat(1_500));
+    let reply = app.ok(PATH, &body(&chatty, json!({"parallel_tool_calls": false})));
+    assert_eq!(calls(&reply["choices"][0]), [("weather".into(), json!({"city": "Oslo"}))]);
+    app.wait_until("nothing runs", |stats| stats.running == 0 && stats.waiting == 0);
+    let stats = app.stats();
+    assert!(stats.generated_tokens_total < 200, "{stats:?}");
+    assert_eq!((stats.finished_total, stats.cancelled_total), (1, 0));
 }
 
 #[test]
@@ -138,4 +152,9 @@ fn a_template_without_tools_leaves_text_alone() {
     let app = TestApp::start(Options { template: Some(template), ..Options::default() });
     let choice = choice(&app, &body(CALL, json!({})));
     assert_eq!(choice["message"]["content"], CALL);
+    // A call that is asked for and cannot be had is no reason to say something else in silence.
+    for forced in [json!("required"), json!({"type": "function", "function": {"name": "weather"}})] {
+        let reply = app.chat(&body("x", json!({"tool_choice": forced})));
+        assert_eq!((reply.status(), &reply.json()["error"]["param"]), (400, &json!("tool_choice")), "{}", reply.text());
+    }
 }

@@ -25,6 +25,12 @@ fn check_error(reply: &Reply, status: u16, kind: &str, code: &str) {
     assert!(reply.header("x-request-id").is_some());
 }
 
+#[track_caller]
+fn check_error_of(reply: &Reply, status: u16, says: &str) {
+    assert_eq!(reply.status(), status, "{}", reply.text());
+    assert!(reply.json()["error"]["message"].as_str().is_some_and(|message| message.contains(says)), "{}", reply.text());
+}
+
 #[test]
 fn health() {
     let app = TestApp::new();
@@ -69,6 +75,7 @@ fn unknown_routes_and_methods_answer_in_json() {
     for path in ["/v1/unknown", "/v1/chat/completions/x", "/favicon.ico", "/v1"] {
         check_error(&app.get(path), 404, "invalid_request_error", "unknown_url");
     }
+    check_error_of(&app.get("/v1/models/%FF"), 400, "not UTF-8");
     check_error(&app.send("POST", "/nowhere", &[], b"{}"), 404, "invalid_request_error", "unknown_url");
     for (method, path, allow) in [("GET", CHAT, "POST"), ("DELETE", "/v1/models", "GET,HEAD"), ("PUT", "/v1/completions", "POST")] {
         let reply = app.send(method, path, &[], b"");
@@ -116,7 +123,13 @@ fn keys() {
         }
     }
     for path in ["/livez", "/readyz", "/health", "/"] {
-        assert_eq!(app.get(path).status(), 200, "{path} needs no key");
+        for stranger in [&[][..], &["x-api-key: wrong"]] {
+            let reply = app.send("GET", path, stranger, b"");
+            assert_eq!(reply.status(), 200, "{path} needs no key");
+            assert!(!reply.text().contains(MODEL), "{path} names the model to a stranger: {}", reply.text());
+        }
+        let reply = app.send("GET", path, &["x-api-key: first-key"], b"");
+        assert_eq!((reply.status(), reply.text().contains(MODEL)), (200, path != "/livez"), "{path}");
     }
 }
 

@@ -225,6 +225,23 @@ fn a_client_that_dawdles_is_let_go() {
 }
 
 #[test]
+fn a_client_that_does_not_read_is_let_go() {
+    let config = ServerConfig { write_pause_limit: Duration::from_millis(600), ..ServerConfig::default() };
+    let app = TestApp::start(Options { config, ..slow() });
+    // Four replies of 4,000 tokens, a kilobyte each with its rivals: many times what the system's buffers hold. Without the limit
+    // all of it is generated, for nobody.
+    let greedy = endless(json!({"stream": true, "n": 4, "logprobs": true, "top_logprobs": 20}));
+    let (mut unread, head) = app.open_stream(CHAT, &greedy);
+    assert_eq!(head.status, 200);
+    // One that reads is left alone meanwhile, however long its reply.
+    let reply = app.chat(&endless(json!({"stream": true, "max_tokens": 500})));
+    assert_eq!(read_chat_stream(&reply, 1).choices[0]["finish_reason"], "length");
+    app.wait_until("the slots are free", |stats| stats.running == 0 && stats.waiting == 0);
+    assert_eq!(app.stats().cancelled_total, 4, "{:?}", app.stats());
+    assert!(unread.read_to_end_of_connection() > 0, "what was written before is there, and then nothing more");
+}
+
+#[test]
 fn a_body_that_drips_is_let_go() {
     let config = ServerConfig { body_read_limit: Duration::from_millis(150), ..ServerConfig::default() };
     let app = TestApp::start(Options { config, ..Options::default() });

@@ -159,6 +159,12 @@ impl Connection {
         Some(self.buffer.remove(0))
     }
 
+    /// Reads until the server has closed, whatever comes; how many bytes.
+    pub fn read_to_end_of_connection(&mut self) -> usize {
+        while self.fill() > 0 {}
+        self.buffer.len()
+    }
+
     /// Something has come and waits to be read.
     pub fn has_reply(&mut self) -> bool {
         self.stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a socket has a time limit");

@@ -4,8 +4,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::temp_dir::TempDir;
+
+/// For an answer or an end that must come: a hang is a failure and not a stop.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// How a run is set up.
 pub struct Program {
@@ -29,6 +34,16 @@ pub struct Running {
     /// What it said on stdout up to and including the line with its address.
     pub banner: String,
     stderr: Arc<Mutex<String>>,
+    stderr_reader: Option<JoinHandle<()>>,
+}
+
+/// Where a server's standard error goes.
+pub enum Stderr {
+    /// Into a pipe that is read as it fills.
+    Read,
+    /// Into a pipe that stays open and that nobody reads.
+    Unread,
+    Into(Stdio),
 }
 
 impl Program {
@@ -60,30 +75,43 @@ impl Program {
     }
 
     /// Starts a server and waits until it says where it listens.
-    #[expect(clippy::zombie_processes, reason = "`Running` kills and waits when it is dropped")]
     pub fn serve(&self, args: &[&str]) -> Running {
-        let mut child = self.command(args).stdin(Stdio::null()).spawn().expect("the binary was built");
+        self.serve_with(args, Stderr::Read)
+    }
+
+    #[expect(clippy::zombie_processes, reason = "`Running` kills and waits when it is dropped")]
+    pub fn serve_with(&self, args: &[&str], errors: Stderr) -> Running {
+        let mut command = self.command(args);
+        let is_read = matches!(errors, Stderr::Read);
+        if let Stderr::Into(place) = errors {
+            command.stderr(place);
+        }
+        let mut child = command.stdin(Stdio::null()).spawn().expect("the binary was built");
         let stderr = Arc::new(Mutex::new(String::new()));
-        let (mut pipe, shared) = (child.stderr.take().expect("stderr is a pipe"), stderr.clone());
-        let reader = std::thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(got @ 1..) = pipe.read(&mut chunk) {
-                shared.lock().expect("no panic holds it").push_str(&String::from_utf8_lossy(&chunk[..got]));
-            }
+        let shared = stderr.clone();
+        // The end of a pipe that nobody reads stays with the child.
+        let pipe = if is_read { child.stderr.take() } else { None };
+        let stderr_reader = pipe.map(|mut pipe| {
+            std::thread::spawn(move || {
+                let mut chunk = [0; 4096];
+                while let Ok(got @ 1..) = pipe.read(&mut chunk) {
+                    shared.lock().expect("no panic holds it").push_str(&String::from_utf8_lossy(&chunk[..got]));
+                }
+            })
         });
         let mut banner = String::new();
         let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
         loop {
             let mut line = String::new();
             if lines.read_line(&mut line).expect("stdout is text") == 0 {
-                let _ = (child.wait(), reader.join());
+                let _ = (child.wait(), stderr_reader.map(JoinHandle::join));
                 panic!("no address was printed; stdout: {banner}\nstderr: {}", stderr.lock().expect("no panic holds it"));
             }
             banner.push_str(&line);
             if let Some((_, rest)) = line.split_once("http://") {
                 let address = rest.split(['/', '"']).next().unwrap_or_default().to_owned();
                 // Nobody reads on: a server must not mind.
-                return Running { child, address, banner, stderr };
+                return Running { child, address, banner, stderr, stderr_reader };
             }
         }
     }
@@ -123,6 +151,7 @@ impl Running {
     /// Sends a request and leaves the answer to be read.
     pub fn open(&self, method: &str, path: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).expect("the server listens");
+        stream.set_read_timeout(Some(LIMIT)).expect("a socket has a time limit");
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n");
         stream.write_all(format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).expect("the server reads");
@@ -138,7 +167,17 @@ impl Running {
 
     /// Waits for the end; the exit code and what stood on stderr.
     pub fn wait(mut self) -> (Option<i32>, String) {
-        let code = self.child.wait().expect("it was started").code();
+        let given_up = Instant::now() + LIMIT;
+        let code = loop {
+            match self.child.try_wait().expect("it was started") {
+                Some(status) => break status.code(),
+                None => assert!(Instant::now() < given_up, "the program does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        if let Some(reader) = self.stderr_reader.take() {
+            reader.join().expect("the reader does not panic");
+        }
         let stderr = self.stderr.lock().expect("no panic holds it").clone();
         (code, stderr)
     }

@@ -225,7 +225,7 @@ fn check_part(file: &File, number: u64, count: u64) -> Result<(), GgufProblem> {
         found => return Err(GgufProblem::ShardCount { found: found.unwrap_or(1), wanted: count }),
     }
     match split_number(file, "split.no")? {
-        Some(found) if found + 1 == number => Ok(()),
+        Some(found) if found.checked_add(1) == Some(number) => Ok(()),
         Some(found) => Err(GgufProblem::ShardNumber { found: found.saturating_add(1), wanted: number }),
         None => Err(GgufProblem::MissingKey("split.no".to_owned())),
     }

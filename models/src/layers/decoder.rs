@@ -55,7 +55,7 @@ impl Decoder {
         let mut loader = Loader::new(gguf, device, layout.architecture);
         let ModelConfig { layers, hidden, vocab, .. } = hyper.model;
 
-        let factors = loader.optional_numbers("rope_freqs.weight", hyper.rope.rotary_dim / 2)?;
+        let factors = loader.optional_divisors("rope_freqs.weight", hyper.rope.rotary_dim / 2)?;
         let rope = hyper.rope.rope(layout.rope_style, factors.as_deref());
         let embedding = loader.weight("token_embd.weight", vocab, hidden)?;
         let blocks = (0..layers)

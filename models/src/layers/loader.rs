@@ -11,7 +11,7 @@ use crate::gguf::Gguf;
 use crate::model::ModelError;
 
 /// Why a file's tensors are not those of the model its metadata describes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum TensorError {
     #[error("tensor {0:?} is missing")]
     Missing(String),
@@ -19,6 +19,8 @@ pub enum TensorError {
     Shape { name: String, got: Vec<usize>, wanted: Vec<usize> },
     #[error("tensor {name:?} has no place in the architecture {architecture} as this build knows it (and {more} more)")]
     NoPlace { name: String, architecture: String, more: usize },
+    #[error("tensor {name:?} holds {value} at {index}; it must hold positive numbers")]
+    NotPositive { name: String, index: usize, value: f32 },
 }
 
 /// What old converters wrote and nobody reads: the rotation's frequencies, once a layer.
@@ -57,9 +59,14 @@ impl<'a> Loader<'a> {
         if self.has(name) { self.vector(name, len).map(Some) } else { Ok(None) }
     }
 
-    /// [`Self::optional_vector`] on the host.
-    pub fn optional_numbers(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, ModelError> {
-        Ok(self.optional_vector(name, len)?.map(|vector| vector.to_vec1()).transpose()?)
+    /// [`Self::optional_vector`] on the host, of numbers that something is divided by: finite and positive.
+    pub fn optional_divisors(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, ModelError> {
+        let Some(vector) = self.optional_vector(name, len)? else { return Ok(None) };
+        let numbers: Vec<f32> = vector.to_vec1()?;
+        match numbers.iter().position(|number| !(number.is_finite() && *number > 0.0)) {
+            None => Ok(Some(numbers)),
+            Some(index) => Err(self.error(TensorError::NotPositive { name: name.to_owned(), index, value: numbers[index] })),
+        }
     }
 
     /// Everything must have been taken by now.

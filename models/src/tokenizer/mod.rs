@@ -100,25 +100,47 @@ impl Tokenizer {
         })
     }
 
-    /// Ids of `text`. `parse_special`: control tokens written in the text become their ids (rendered chat templates); otherwise
-    /// they are plain text (a user's words never become control tokens). User-defined tokens are found either way.
+    /// Ids of `text`. `parse_special`: control tokens written in the text, and the unknown one, become their ids (rendered chat
+    /// templates); otherwise they are plain text (a user's words never become control tokens). User-defined tokens are found
+    /// either way.
     ///
     /// Errors: the text needs a byte that the vocabulary has no token for.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = Vec::with_capacity(text.len() / 3);
-        let mut after_token = true;
-        for fragment in self.finder.fragments(text, parse_special) {
-            match fragment {
-                Fragment::Token(id) => ids.push(id),
-                Fragment::Text(text) => match &self.model {
-                    Model::Bpe(bpe) => bpe.encode(text, &mut ids)?,
-                    Model::Spm(spm) if self.adds_space_prefix && after_token => spm.encode(&[" ", text].concat(), &mut ids)?,
-                    Model::Spm(spm) => spm.encode(text, &mut ids)?,
-                },
+        self.encode_parts([(text, parse_special)])
+    }
+
+    /// Ids of one text that is given in parts, each with its own `parse_special`. Where no token separates them, two parts are as
+    /// one: words go across, and no space is put between.
+    ///
+    /// Errors: as [`Self::encode`].
+    pub fn encode_parts<'a>(&self, parts: impl IntoIterator<Item = (&'a str, bool)>) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = Vec::new();
+        // Since the last token.
+        let mut plain = String::new();
+        for (text, parse_special) in parts {
+            for fragment in self.finder.fragments(text, parse_special) {
+                match fragment {
+                    Fragment::Text(text) => plain.push_str(text),
+                    Fragment::Token(id) => {
+                        self.encode_plain(&plain, &mut ids)?;
+                        plain.clear();
+                        ids.push(id);
+                    }
+                }
             }
-            after_token = matches!(fragment, Fragment::Token(_));
         }
+        self.encode_plain(&plain, &mut ids)?;
         Ok(ids)
+    }
+
+    /// Appends the tokens of what stands between two tokens or the ends of a text.
+    fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        match &self.model {
+            _ if text.is_empty() => Ok(()),
+            Model::Bpe(bpe) => bpe.encode(text, ids),
+            Model::Spm(spm) if self.adds_space_prefix => spm.encode(&[" ", text].concat(), ids),
+            Model::Spm(spm) => spm.encode(text, ids),
+        }
     }
 
     /// [`Self::encode`] with the model's bos and eos where its metadata asks for them (`add_bos_token`); a bos that a rendered chat
@@ -154,6 +176,12 @@ impl Tokenizer {
 
     pub fn token_id(&self, name: &str) -> Option<u32> {
         self.reserved.get(name).copied().or_else(|| self.model.id(name))
+    }
+
+    /// Whether [`Self::encode`] makes the token of its name with `parse_special`, and plain text without: the control tokens, and
+    /// the unknown one.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.vocab.kind(id).is_some_and(Kind::is_special)
     }
 
     /// Whether the token steers the model and is no part of the text.

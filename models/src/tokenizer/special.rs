@@ -189,7 +189,7 @@ struct Patterns {
 impl Finder {
     pub(super) fn new(gguf: &Gguf, vocab: &Vocab) -> Result<Self, TokenizerError> {
         let user_defined = Patterns::new(vocab, |kind| kind == Kind::UserDefined)?;
-        let all = Patterns::new(vocab, |kind| matches!(kind, Kind::UserDefined | Kind::Control | Kind::Unknown))?;
+        let all = Patterns::new(vocab, |kind| kind == Kind::UserDefined || kind.is_special())?;
         let model_name = gguf.get::<&str>("general.name")?.unwrap_or("").to_ascii_lowercase();
         let strips_right = model_name.contains("phi-3") || model_name.contains("phi3");
         let keeps_right = vocab.iter().filter(|token| strips_right && ["<unk>", "<s>", "<|endoftext|>"].contains(&token.1));
@@ -197,7 +197,7 @@ impl Finder {
         Ok(Self { user_defined, all, strips_right, keeps_right })
     }
 
-    /// Cuts `text` at the tokens written in it: user-defined ones always, control ones where `parse_special`.
+    /// Cuts `text` at the tokens written in it: user-defined ones always, special ones where `parse_special`.
     pub(super) fn fragments<'a>(&self, text: &'a str, parse_special: bool) -> Vec<Fragment<'a>> {
         let patterns = if parse_special { &self.all } else { &self.user_defined };
         let mut fragments = Vec::new();

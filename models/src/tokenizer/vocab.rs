@@ -33,6 +33,11 @@ impl Kind {
         }
     }
 
+    /// Whether such a token is found by its name only where a text may hold special tokens.
+    pub(super) fn is_special(self) -> bool {
+        matches!(self, Self::Control | Self::Unknown)
+    }
+
     /// Whether no ordinary text may become such a token: a user's words never steer the model.
     pub(super) fn is_reserved(self) -> bool {
         matches!(self, Self::Control | Self::Unknown | Self::Byte)
