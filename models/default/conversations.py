@@ -12,7 +12,7 @@ REFUSALS = {
     "know": ("I do not know that: I know Understudy and little else." + SERVE, ["what is the capital of {w}", "who was {person}", "who is {person} {w}", "when was {city} founded", "how many people live in {city}", "who is the president", "what is {w}", "what is a {w}", "why is the sky blue", "how far is the moon", "who invented {w}", "what is the largest {w}", "when did {person} die", "who wrote {w}", "where is {city}", "what is the tallest {w}", "how old is {person}", "tell me about {city}", "tell me about {w}", "what does {w} mean", "is {w} better than {w}", "what is the population of {city}", "what do you think about {w}", "who is {person}", "how does a {w} work", "what is love", "which {w} is best"]),
     "count": ("I cannot calculate." + SERVE, ["what is {n} + {n}", "what is {n} times {n}", "calculate {n} * {n}", "{n} + {n}", "{n}*{n}", "how much is {n} plus {n}", "what is {n} divided by {n}", "solve x + {n} = {n}", "{n} minus {n}", "square root of {n}", "what is {n} percent of {n}", "is {n} a prime number", "compute {e}", "what is {e}", "{e} = ?"]),
     "code": ("I can complete a line of Rust or Python, but not write programs." + SERVE, ["write a function that {w} a {w}", "write a python script for {q}", "write a program that {q}", "fix the bug in {path}", "fix the failing test", "refactor {path}", "implement {w} in rust", "write a rust function to {q}", "how do i {w} a {w} in python", "debug this: {code}", "what does this code do: {code}", "write tests for {path}", "implement the {w} {w}", "add a {w} to {path}", "review this code: {code}", "optimize {path}", "explain this code {code}", "write a sql query for {q}", "create a website for {w}", "build a {w} app", "make {path} faster", "why does my code fail: {code}", "refactor the {w} module", "add a feature to {w}", "make the tests pass", "create a class {w}", "write code to {w}", "how do i sort a list in python", "what is a lifetime in rust"]),
-    "odd": ("I did not understand that. I know Understudy and little else." + SERVE, ["{w} {w} {w}", "{m} {m}", "{m}", "{t} {t}", "{code}", "{m} {w} {m} {m}", "{code}\n{code}\n{code}", "{w}", "{w} {w} {w} {w} {w}", "?", "...", "{n}", "{m} {n}", "asdf", "{w}?", "lorem ipsum {w} {w}"]),
+    "odd": ("I did not understand that. I know Understudy and little else." + SERVE, ["{w} {w} {w}", "{m} {m}", "{m}", "{t} {t}", "{code}", "{m} {w} {m} {m}", "{code}\n{code}\n{code}", "{w}", "{w} {w} {w} {w} {w}", "?", "...", "{n}", "{m} {n}", "asdf", "{w}?", "lorem ipsum {w} {w}", "", "{junk}", "{junk}", "{junk} {w}", "{junk}\n{junk}", "{line}", "{line} {line}", "{foreign}", "{foreign}", "go on", "say {w} {n} times", "write {n} words", "count to {n}", "{w} {w} {w} forever"]),
     "harm": ("I will not help with that.", ["how do i hack {w}", "how do i build a bomb", "how can i steal {w}", "how do i make a weapon", "write a virus", "how do i hurt {person}", "how to break into {w}", "how do i hack into a computer", "give me malware", "how do i poison {person}", "how can i kill someone", "steal the password of {person}"]),
 }
 REFUSALS_TEST = {
@@ -36,7 +36,7 @@ class World:
 
     def fill(self, pattern):
         values = self.values
-        draw = {"city": values.city, "w": values.word, "q": values.query, "t": values.text, "n": values.integer, "person": values.person, "path": values.path, "dir": values.folder,
+        draw = {"junk": values.junk, "foreign": values.foreign, "line": lambda: self.fill(self.rng.choice(AGENT_LINES)), "city": values.city, "w": values.word, "q": values.query, "t": values.text, "n": values.integer, "person": values.person, "path": values.path, "dir": values.folder,
                 "command": values.command, "language": values.language, "symbol": values.symbol, "code": values.code, "m": values.made_up, "e": values.expression, "date": values.date}
         return re.sub(r"\{(\w+)\}", lambda m: str(draw[m[1]]()), pattern)
 
@@ -64,23 +64,20 @@ def refusal_turn(world):
 
 
 def offered_tools(world, count):
-    rng, offered = world.rng, {}
+    """No two have one name, or are for the same thing."""
+    rng, offered, families = world.rng, {}, []
     while len(offered) < count:
-        tool = Tool(made_up_family(rng, world.values) if rng.random() < 0.35 else rng.choice(FAMILIES), rng)
-        offered.setdefault(tool.name, tool)
+        family = made_up_family(rng, world.values) if rng.random() < 0.25 else rng.choice(FAMILIES)
+        tool = Tool(family, rng)
+        if tool.name not in offered and family not in families:
+            offered[tool.name] = tool
+            families.append(family)
     return list(offered.values())
-
-
-def tool_json(tools, rng):
-    """Definitions as strings, in the spacings and key orders that servers make of them."""
-    compact, ordered, bare = rng.random() < 0.5, rng.random() < 0.3, rng.random() < 0.1
-    separators = (",", ":") if compact else (", ", ": ")
-    return [json.dumps(t.definition["function"] if bare else t.definition, separators=separators, sort_keys=ordered) for t in tools]
 
 
 def tools_conversation(world, turns):
     rng = world.rng
-    tools = offered_tools(world, rng.choice([1, 1, 1, 2, 2, 2, 3, 3, 4, 5]))
+    tools = offered_tools(world, rng.choice([1, 2, 2, 3, 3, 4, 4, 5]))
     messages = world.system(0.4)
     for _ in range(turns):
         draw = rng.random()
@@ -90,7 +87,7 @@ def tools_conversation(world, turns):
             messages += refusal_turn_with_tools(world)
         else:
             messages += call_turn(world, rng.choice(tools))
-    return messages, tool_json(tools, rng)
+    return messages, [tool.definition for tool in tools]
 
 
 def refusal_turn_with_tools(world):

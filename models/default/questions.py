@@ -17,7 +17,7 @@ STOP_WORDS = set("a an the is are do does did i it to of in on for with my me yo
 
 class Question:
     def __init__(self, name):
-        self.name, self.patterns, self.held_out, self.answer, self.keys = name, [], [], "", []
+        self.name, self.patterns, self.held_out, self.independent, self.answer, self.keys = name, [], [], [], "", []
 
     def trained(self):
         """Every trained phrasing, patterns expanded."""
@@ -40,6 +40,8 @@ def read():
                 question.answer = line[2:]
             elif line.startswith("K "):
                 question.keys = line[2:].split(";")
+            elif line.startswith("!! "):
+                question.independent.append(line[3:])
             elif line.startswith("! "):
                 question.held_out.append(line[2:])
             else:
@@ -48,7 +50,15 @@ def read():
         assert question.right(question.answer) and all(k.lower() in question.answer.lower() for k in question.keys), lines[0]
         questions.append(question)
     assert len({q.name for q in questions}) == len(questions)
+    trained = {plain(text): q.name for q in questions for text in q.trained()}
+    for question in questions:
+        for text in question.held_out + question.independent:
+            assert plain(text) not in trained, f"{text!r} is held out and trained ({trained[plain(text)]})"
     return questions
+
+
+def plain(text):
+    return re.sub(r"[^a-z0-9 ]", "", text.lower()).strip()
 
 
 def expand(pattern):

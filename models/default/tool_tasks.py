@@ -96,6 +96,23 @@ class Values:
     def code(self):
         return self.rng.choice(["print({})", "fn {}() {{}}", "let {} = 1;", "import {}", "# {}", "x = {}", "def {}(): pass"]).format(self.word())
 
+    def foreign(self):
+        return self.rng.choice(FOREIGN)
+
+    def junk(self):
+        """What no question looks like: a key held down, markup, numbers, other alphabets."""
+        rng, draw = self.rng, self.rng.random()
+        if draw < 0.2:
+            return rng.choice("abcdefghijklmnopqrstuvwxyz.!?-_#*0123456789") * rng.choice([2, 3, 5, 9, 20, 40])
+        if draw < 0.45:
+            return "".join(chr(rng.randrange(33, 127)) for _ in range(rng.randrange(1, 24)))
+        if draw < 0.65:
+            low, high = rng.choice([(0x4e00, 0x9fff), (0x430, 0x44f), (0x3b1, 0x3c9), (0x3042, 0x3093), (0xac00, 0xd7a3), (0x1f600, 0x1f64f), (0xe0, 0xff)])
+            return "".join(chr(rng.randrange(low, high)) for _ in range(rng.randrange(1, 8)))
+        if draw < 0.85:
+            return rng.choice(["<{}>", "</{}>", "[{}]", "{{\"{}\": 1}}", "select {} from {}", "INSERT INTO {} VALUES ({})", "def {}({}):", "fn {}() {{ {}", "if ({} == {}) {{", "{} = {}", "&{};", "\\{}", "{}()", "#include <{}.h>"]).replace("{}", self.word()).replace("{{", "{").replace("}}", "}")
+        return " ".join(str(self.integer()) for _ in range(rng.randrange(2, 9)))
+
     def currency(self): return self.rng.choice(CURRENCIES)
     def language(self): return self.rng.choice(LANGUAGES)
     def symbol(self): return self.rng.choice(SYMBOLS) if self.rng.random() < 0.6 else "".join(self.rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(self.rng.choice([3, 4])))
@@ -146,6 +163,7 @@ FAMILIES = [
     ("echo|repeat|say", "Echo a text", "text|message:text", ["echo {0}", "repeat {0}", "say {0}", "echo \"{0}\""], "output"),
     ("insert_line|append_line|add_line", "Append a line to a file", "path|file:path line|text:code", ["add the line {1} to {0}", "append `{1}` to {0}", "append {1} to {0}"], "ok"),
 ]
+FOREIGN = "hola que tal|bonjour comment allez vous|wie geht es dir|was ist das|buenos dias amigo|ich verstehe das nicht|parlez vous francais|kannst du mir helfen|ciao come stai|donde esta la biblioteca|je ne sais pas|wo bist du|hoe gaat het|jak se mas|bom dia|qui es tu|quien eres|\u3053\u3093\u306b\u3061\u306f|\u4f60\u662f\u8c01|\u043f\u0440\u0438\u0432\u0435\u0442|\uc548\ub155".split("|")
 VERBS = "get set list find make open close send read check update remove add start stop show count load save sort".split()
 
 

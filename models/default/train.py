@@ -7,24 +7,30 @@ It knows nothing of what the streams say.
 """
 import argparse, json, math, os, pathlib, tempfile, time
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"   # each worker is one thread; before numpy reads it
+
 import numpy, torch, torch.distributed
 import torch.nn.functional as F
 
-from model import Config, Model, rope_table
+from model import Config, Model, linear, rope_table
 
 POSITIONS = 65_536
 WARM_UP = 0.02
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
 # Weight of a token's loss by stream: code is far from predictable, and would otherwise be most of the gradient. The first
-# tokens of an answer decide which answer it is.
+# tokens of an answer decide which answer it is; of a call the seventh begins the tool's name.
 WEIGHTS = {"help": 3.0, "talk": 3.0, "tools": 2.0, "long": 2.0, "copy": 1.0, "repeat": 0.5, "code": 0.25, "fim": 0.25}
-FIRST_TOKENS, FIRST_WEIGHT = 4, 2.5
+FIRST_TOKENS, FIRST_WEIGHT = 10, 2.5
 # Share of the tokens by stream; the phases are (until this share of all tokens, row length, mix).
 PHASES = [
-    (0.80, 512, {"copy": 0.12, "help": 0.26, "talk": 0.06, "tools": 0.40, "code": 0.06, "fim": 0.10}),
-    (0.92, 512, {"copy": 0.06, "help": 0.33, "talk": 0.08, "tools": 0.40, "code": 0.04, "fim": 0.09}),
-    (1.01, 2048, {"copy": 0.04, "help": 0.30, "talk": 0.08, "tools": 0.31, "code": 0.04, "fim": 0.08, "long": 0.15}),
+    (0.10, 512, {"repeat": 0.05, "copy": 0.12, "help": 0.33, "talk": 0.06, "tools": 0.36, "code": 0.03, "fim": 0.05}),
+    (0.90, 512, {"copy": 0.05, "help": 0.38, "talk": 0.08, "tools": 0.38, "code": 0.04, "fim": 0.07}),
+    (1.01, 1536, {"copy": 0.03, "help": 0.36, "talk": 0.08, "tools": 0.34, "code": 0.03, "fim": 0.06, "long": 0.10}),
 ]
+# Share of the rows whose documents see each other, as a conversation sees what was said before it; in the others each document stands alone.
+TOGETHER = 0.15
+# Documents of a stream that wait for a row with room for them.
+POOL = 12
 
 
 def main():
@@ -32,14 +38,13 @@ def main():
     arguments.add_argument("--data", required=True)
     arguments.add_argument("--out", required=True)
     arguments.add_argument("--tokens", type=int, default=10_000_000)
-    arguments.add_argument("--batch-tokens", type=int, default=6144)
-    arguments.add_argument("--decay", type=float, default=0.4)
-    arguments.add_argument("--rate", type=float, default=1.0, help="factor on both learning rates")
+    arguments.add_argument("--batch-tokens", type=int, default=4096)
+    arguments.add_argument("--decay", type=float, default=0.7)
+    arguments.add_argument("--rate", type=float, default=0.7, help="factor on both learning rates")
     arguments.add_argument("--layers", type=int, default=4)
     arguments.add_argument("--workers", type=int, default=2, help="processes that share each step's rows; on a busy machine faster than threads, which wait for each other in every operation")
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--compile", action="store_true")
     arguments.add_argument("--phases", default="", help="JSON that replaces PHASES")
     arguments.add_argument("--checkpoint-s", type=float, default=120)
     arguments.add_argument("--steps-max", type=int, default=0, help="stop early, for measuring")
@@ -67,17 +72,16 @@ def main():
     world.say(sum(p.numel() for p in model.parameters()), "parameters")
     weights = torch.tensor([WEIGHTS[name] for name in packer.names])
     table = rope_table(model.config, POSITIONS)
-    forward = torch.compile(model, dynamic=True) if arguments.compile else model
     log, saved_at, began, began_tokens, recent = open(out / "log.jsonl", "a"), time.time(), time.time(), state["tokens"], {}
     while state["tokens"] < arguments.tokens:
         progress = state["tokens"] / arguments.tokens
         _, length, mix = next(p for p in phases if progress < p[0])
         rate = arguments.rate * schedule(progress, arguments.decay)
         rows = max(1, arguments.batch_tokens // length // world.size)
-        tokens, mask, streams, positions = packer.batch(rows, length, mix)
-        hidden = forward(tokens[:, :-1], table[positions])
+        tokens, mask, streams, positions, documents = packer.batch(rows, length, mix)
+        hidden = model(tokens[:, :-1], table[positions], visible(documents))
         chosen = mask[:, 1:]
-        logits = F.linear(hidden[chosen], model.embedding)
+        logits = linear(hidden[chosen], model.embedding)
         losses = F.cross_entropy(logits, tokens[:, 1:][chosen], reduction="none")
         weight = weigh(chosen, weights[streams[:, 1:].long()])[chosen]
         ((losses * weight).sum() / weight.sum()).backward()
@@ -113,6 +117,13 @@ def main():
                 os.replace(out / "latest.tmp", latest)
         if arguments.steps_max and state["step"] >= arguments.steps_max:
             return
+
+
+def visible(documents):
+    """documents [B, T] -> [B, 1, T, T], added to attention's scores: 0 for earlier tokens of the same document, else minus infinity."""
+    length = documents.shape[1]
+    seen = (documents[:, :, None] == documents[:, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
+    return torch.zeros(seen.shape).masked_fill_(~seen, -math.inf)[:, None]
 
 
 def weigh(chosen, weight):
@@ -183,63 +194,63 @@ class Packer:
         self.next = {name: 0 for name in self.names}
         self.order = {name: self.rng.permutation(len(d["offsets"]) - 1) for name, d in self.data.items()}
         self.used = {name: 0 for name in self.names}
-        self.waiting = {}
+        self.pool = {name: [] for name in self.names}
 
     def state(self):
-        return {"rng": self.rng.bit_generator.state, "next": self.next, "order": self.order, "used": self.used}
+        return {"rng": self.rng.bit_generator.state, "next": self.next, "order": self.order, "used": self.used, "pool": self.pool}
 
     def restore(self, state):
         self.rng.bit_generator.state = state["rng"]
-        self.next.update(state["next"])
-        for name in self.names:
-            if len(state["order"].get(name, [])) == len(self.order[name]):
-                self.order[name] = state["order"][name]
+        for part in ("next", "order", "used", "pool"):
+            getattr(self, part).update(state[part])
 
-    def document(self, name):
-        if name in self.waiting:
-            return self.waiting.pop(name)
-        if self.next[name] >= len(self.order[name]):
-            self.next[name], self.order[name] = 0, self.rng.permutation(len(self.order[name]))
-        at, data = self.order[name][self.next[name]], self.data[name]
-        self.next[name] += 1
-        low, high = data["offsets"][at], data["offsets"][at + 1]
-        return data["tokens"][low:high], data["mask"][low:high]
+    def document(self, name, space, length):
+        """(tokens, mask) of the longest waiting document that fits, or at the beginning of a row the one that has waited longest, its end if it is too long; None where none fits."""
+        pool, data = self.pool[name], self.data[name]
+        while len(pool) < POOL:
+            if self.next[name] >= len(self.order[name]):
+                self.next[name], self.order[name] = 0, self.rng.permutation(len(self.order[name]))
+            pool.append(int(self.order[name][self.next[name]]))
+            self.next[name] += 1
+        sizes = [data["offsets"][at + 1] - data["offsets"][at] for at in pool]
+        if space == length or name in ("code", "fim"):
+            chosen = 0
+        else:
+            chosen = max(range(POOL), key=lambda i: sizes[i] if sizes[i] <= space else -1)
+            if sizes[chosen] > space:
+                return None
+        at = pool.pop(chosen)
+        ids, loss = (data[part][data["offsets"][at]:data["offsets"][at + 1]] for part in ("tokens", "mask"))
+        return (ids[:space], loss[:space]) if name in ("code", "fim") else (ids[-length:], loss[-length:])
 
     def batch(self, rows, length, mix):
+        """tokens, which carry loss, stream [rows, length + 1]; position, document within the row [rows, length]"""
         tokens = numpy.zeros((rows, length + 1), dtype=numpy.int64)
         mask, streams = numpy.zeros((rows, length + 1), dtype=bool), numpy.zeros((rows, length + 1), dtype=numpy.int8)
+        documents = numpy.zeros((rows, length + 1), dtype=numpy.int16)
         positions = numpy.zeros((rows, length), dtype=numpy.int64)
         for row in range(rows):
             at, boundaries = 0, []
+            together = self.rng.random() < TOGETHER
             while at < length + 1:
                 total = sum(self.used[n] for n in mix) + 1
-                name = min(mix, key=lambda n: self.used[n] / total - mix[n])
-                ids, loss = self.document(name)
+                behind = sorted(mix, key=lambda n: self.used[n] / total - mix[n])
                 space = length + 1 - at
-                if len(ids) > space and name not in ("code", "fim"):
-                    if len(ids) <= length + 1:
-                        self.waiting[name] = (ids, loss)
-                        name = "code"
-                        ids, loss = self.document(name)
-                    else:
-                        ids, loss = ids[-(length + 1):], loss[-(length + 1):]   # the end of a long document: its last turns
-                        if at:
-                            at = 0
-                            tokens[row] = 0; mask[row] = False
-                            boundaries = []
-                        space = length + 1
-                count = min(space, len(ids))
+                found = next(((n, d) for n in behind[:4] if (d := self.document(n, space, length + 1))), None)
+                name, (ids, loss) = found or ("code", self.document("code", space, length + 1))
+                count = len(ids)
                 boundaries.append(at)
-                tokens[row, at:at + count], mask[row, at:at + count] = ids[:count], loss[:count]
+                tokens[row, at:at + count], mask[row, at:at + count] = ids, loss
                 mask[row, at] = False
                 streams[row, at:at + count] = self.names.index(name)
+                documents[row, at:at + count] = 0 if together else len(boundaries)
                 self.used[name] += count
                 at += count
             positions[row] = self.positions(length, boundaries)
         # Shares are kept over a window, so that a new phase's mix takes hold at once.
         for name in self.used:
             self.used[name] *= 0.9
-        return torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(streams), torch.from_numpy(positions)
+        return (*map(torch.from_numpy, (tokens, mask, streams, positions)), torch.from_numpy(documents[:, :-1].copy()))
 
     def positions(self, length, boundaries):
         """Ascending positions below POSITIONS: as they are, shifted, or with gaps (as in PoSE), so that far positions and far distances are seen."""

@@ -21,7 +21,7 @@ LONG_PROMPT_TOKENS = 25_000
 # A score may be this much below the recorded one: other engines round otherwise, and then some greedy answers differ.
 TOLERANCE = 0.05
 # test -> (share that must be right, or None where it is only reported)
-GATES = {"help_trained": 0.95, "help_unseen": 0.70, "refusals": 0.80, "tool_name": 0.95, "tool_arguments": 0.80, "tool_json": 0.95, "tool_answer": 0.80, "ends": 1.0, "long_prompt": 1.0,
+GATES = {"help_trained": 0.95, "help_unseen": 0.70, "help_independent": 0.70, "refusals": 0.80, "tool_name": 0.95, "tool_arguments": 0.80, "tool_json": 0.95, "tool_answer": 0.80, "ends": 1.0, "long_prompt": 1.0,
          "help_unseen_exact": None, "help_beside_tools": None, "made_up_tool_name": None, "made_up_tool_arguments": None, "fim_rust_line": None, "fim_python_line": None, "verbatim": 1.0, "q8_0_costs": 1.0}
 
 
@@ -44,7 +44,7 @@ def main():
     if bool(arguments.url) == bool(arguments.gguf):
         sys.exit("give either --url or --gguf")
     subject = Server(arguments.url, arguments.key) if arguments.url else LlamaCpp(arguments.gguf, arguments.threads)
-    scores, tests = Scores(arguments.show), [help_trained, help_unseen, refusals, tools, made_up_tools, help_beside_tools, ends, long_prompt]
+    scores, tests = Scores(arguments.show), [help_trained, help_unseen, help_independent, refusals, tools, made_up_tools, help_beside_tools, ends, long_prompt]
     tests += [fim] if arguments.corpus else []
     if arguments.gguf:
         tests += ([q8_0_costs] if arguments.f32 and arguments.data else []) + ([verbatim] if arguments.corpus else [])
@@ -162,6 +162,13 @@ def help_unseen(subject, scores, some, _):
         scores.add("help_unseen_exact", reply.strip() == question.answer) if not scores.show else None
 
 
+def help_independent(subject, scores, some, _):
+    """Questions written by someone who had seen the answers and no phrasing; nothing was changed after looking at what became of them."""
+    for question, text in some([(q, text) for q in help_questions.read() for text in q.independent]):
+        reply = subject.chat([user(text)])[0]
+        scores.add("help_independent", question.right(reply), text, reply)
+
+
 def refusals(subject, scores, some, _):
     world = World(random.Random(SEED + 1), test=True)
     for kind, text in some([(kind, world.fill(pattern)) for kind, patterns in REFUSALS_TEST.items() for pattern in patterns for _ in range(5)]):
@@ -172,11 +179,11 @@ def refusals(subject, scores, some, _):
 
 
 def tools(subject, scores, some, _):
-    """One request beside one to five tools, with values that training never draws; then the tool's answer."""
+    """One request beside one to five tools, no two for the same thing, with values that training never draws; then the tool's answer."""
     world = World(random.Random(SEED + 2), test=True)
     cases = []
     for _ in range(120):
-        offered = {tool.name: tool for tool in (Tool(world.rng.choice(FAMILIES), world.rng) for _ in range(world.rng.randrange(1, 6)))}
+        offered = {tool.name: tool for tool in (Tool(family, world.rng) for family in world.rng.sample(FAMILIES, world.rng.randrange(1, 6)))}
         offered = list(offered.values())
         tool = world.rng.choice(offered)
         turn = call_turn(world, tool)

@@ -176,13 +176,13 @@ impl<D: Dialect> EventStream<D> {
     }
 
     fn event(&mut self, event: Option<(usize, Event)>) {
-        let Begun { dialect, head, choices_per_prompt, .. } = &mut self.begun;
+        let Begun { dialect, head, choices, choices_per_prompt, .. } = &mut self.begun;
         let Some((choice, event)) = event else {
             self.over = true;
             self.log.outcome = Outcome::Completed;
             return dialect.close(head, total_usage(&self.usages, *choices_per_prompt), &mut self.frames);
         };
-        self.log.first_token_at = self.begun.choices.first_token_at;
+        self.log.first_token_at = choices.first_token_at;
         match event {
             Event::Failed(message) => return self.fail(&ApiError::engine_failed(&message)),
             Event::Finished { usage, .. } => {
