@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_scale_of_32_values_has_half_precision_but_not_its_range() {
-        for x in [1.0f32, 3.3, 0.007, 123.456, 127.0 * 2049.0 / 2048.0, 6000.0] {
+        for x in [1.0f32, 3.3, 0.07, 123.456, 127.0 * 2049.0 / 2048.0, 6000.0] {
             let block = one(&[x; 32], Scale::Per32);
             assert_eq!(block.d[0], f16::from_f32(x / 127.0).to_f32(), "{x}");
             assert_eq!(one(&[x; 256], Scale::Per256).d[0], x / 127.0, "{x}");
