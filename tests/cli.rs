@@ -335,7 +335,7 @@ fn no_network_is_said_in_one_line() {
     let program = Program::new().env("HF_ENDPOINT", "http://127.0.0.1:9");
     let ended = program.run(&["pull", "org/repo"]);
     refused(&ended, 1, &["no network", "HF_ENDPOINT"]);
-    assert_eq!(ended.stderr.matches("no network").count(), 1, "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("no network: ").count(), 1, "{}", ended.stderr);
 }
 
 #[test]
