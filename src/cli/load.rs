@@ -62,15 +62,15 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     }
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).context("tokenizer")?);
     let template = ChatTemplate::of(&tokenizer).context(gguf.name().to_owned())?;
-    if template.is_fallback() {
-        tracing::warn!("the model brings no chat template; ChatML is used");
-    }
-    if !template.knows_tools() {
-        tracing::warn!("the model's chat template shows no tools; those of a request will not reach it");
-    }
     let text = TextModel::new(tokenizer, template, sampling_defaults(&gguf)?);
     let model = models::load(&gguf, &opened.device).context("this model cannot be run")?;
     refuse_tokens_without_rows(gguf.name(), text.tokenizer.vocab_size(), model.config().vocab)?;
+    if text.template.is_fallback() {
+        tracing::warn!("the model brings no chat template; ChatML is used");
+    }
+    if !text.template.knows_tools() {
+        tracing::warn!("the model's chat template shows no tools; those of a request will not reach it");
+    }
     let kv = KvCache::new(model.config(), plan.blocks, KvDtype::F16, &opened.device).context("the cache cannot be had")?;
     let about = about(&gguf, id, model.config(), config, &opened.device);
     let engine = Engine::start(
