@@ -62,13 +62,13 @@ pub enum DoesNotFit {
          take a smaller model or quantisation, free memory, or raise --memory",
         Size(weight_bytes + scratch_bytes + cache_bytes), Size(*weight_bytes), Size(*scratch_bytes), Size(*cache_bytes)
     )]
-    Model { weight_bytes: u64, scratch_bytes: u64, cache_bytes: u64, least: usize, budget: Budget },
+    Model { weight_bytes: u64, scratch_bytes: u64, cache_bytes: u64, least: usize, budget: String },
     #[error(
         "{origin}: a context of {context} tokens needs {} of cache beside {} of weights and scratch, and the budget is {budget}; \
          at most --context {possible} fits, or raise --memory",
         Size(*cache_bytes), Size(*other_bytes)
     )]
-    Context { origin: Source, context: usize, cache_bytes: u64, other_bytes: u64, possible: usize, budget: Budget },
+    Context { origin: Source, context: usize, cache_bytes: u64, other_bytes: u64, possible: usize, budget: String },
     #[error("{origin}: {context} is more than the {context_max} tokens this model was made for")]
     BeyondModel { origin: Source, context: usize, context_max: usize },
 }
@@ -96,11 +96,12 @@ pub fn plan(needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
         _ if blocks(least) > blocks_max => {
             let cache_bytes = blocks(least) as u64 * needs.block_bytes;
             let (weight_bytes, scratch_bytes) = (needs.weight_bytes, needs.scratch_bytes);
-            return Err(DoesNotFit::Model { weight_bytes, scratch_bytes, cache_bytes, least, budget });
+            return Err(DoesNotFit::Model { weight_bytes, scratch_bytes, cache_bytes, least, budget: budget.to_string() });
         }
         Context::Tokens(context) => {
             let cache_bytes = blocks(context) as u64 * needs.block_bytes;
             let possible = blocks_max.saturating_mul(BLOCK_TOKENS);
+            let budget = budget.to_string();
             return Err(DoesNotFit::Context { origin, context, cache_bytes, other_bytes, possible, budget });
         }
         Context::OfModel => needs.context_max.min(blocks_max.saturating_mul(BLOCK_TOKENS)),
