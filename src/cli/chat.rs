@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
+use futures_util::FutureExt as _;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use tokio::sync::Notify;
@@ -59,7 +60,7 @@ enum Said {
 impl Chat<'_> {
     fn in_terminal(&mut self) -> Result<(), Failure> {
         print::remark(format!("{}\n{HELP}", self.loaded.about.line()));
-        self.runtime.spawn(self.interrupts.clone().heed());
+        self.interrupts.heed_on(self.runtime);
         let mut editor = DefaultEditor::new().map_err(of_terminal)?;
         loop {
             match editor.readline("> ") {
@@ -213,15 +214,26 @@ impl Chat<'_> {
 }
 
 impl Interrupts {
-    /// Until a system that cannot tell us of Ctrl-C says so; there it ends the program by itself.
-    async fn heed(self) {
-        while tokio::signal::ctrl_c().await.is_ok() {
-            if !self.answering.load(Ordering::SeqCst) {
-                print::wait_for_last_lines();
-                std::process::exit(INTERRUPTED.into());
-            }
-            self.stop.notify_waiters();
+    /// From now on. The handler stands when this returns, and not only when the task runs: rustyline puts aside the one it finds when it
+    /// begins a line, and brings that one back when the line is there.
+    fn heed_on(&self, runtime: &tokio::runtime::Runtime) {
+        let _context = runtime.enter();
+        let mut next = Box::pin(tokio::signal::ctrl_c());
+        if next.as_mut().now_or_never().is_some() {
+            // A system that cannot tell us of Ctrl-C ends the program by itself.
+            return;
         }
+        let interrupts = self.clone();
+        runtime.spawn(async move {
+            while next.await.is_ok() {
+                if !interrupts.answering.load(Ordering::SeqCst) {
+                    print::wait_for_last_lines();
+                    std::process::exit(INTERRUPTED.into());
+                }
+                interrupts.stop.notify_waiters();
+                next = Box::pin(tokio::signal::ctrl_c());
+            }
+        });
     }
 }
 
