@@ -67,7 +67,8 @@ fn a_sentencepiece_model_reads_a_users_words_as_they_stand() {
     let words = "a </s> b <unk> c<s>";
     let conversation = Conversation { messages: vec![Message::text(Role::User, words)], ..Conversation::default() };
     let request = Request { prompts: vec![Prompt::Conversation(conversation)], choices_per_prompt: 1, ..Request::default() };
-    let jobs = model.prepare(&request, Surroundings { now_unix_s: NOW_UNIX_S, random: 0, prompt_tokens_max: 4095 }).expect("a good request");
+    let jobs =
+        model.prepare(&request, Surroundings { now_unix_s: NOW_UNIX_S, random: 0, prompt_tokens_max: 4095 }).expect("a good request");
     let ids = &jobs[0].generate.prompt;
     let text: Vec<u8> = ids.iter().flat_map(|id| tokenizer.token_bytes(*id, true)).copied().collect();
     // Of all spaces one is not the user's: SentencePiece puts it before a text.
