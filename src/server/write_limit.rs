@@ -67,3 +67,41 @@ impl AsyncWrite for WriteLimited {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn limited(pause_limit: Duration) -> WriteLimited {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        WriteLimited::new(stream, pause_limit)
+    }
+
+    #[tokio::test]
+    async fn the_clock_runs_while_nothing_is_taken_and_anew_after_progress() {
+        let mut stream = limited(Duration::from_secs(3_600)).await;
+        let deadlines = poll_fn(|context| {
+            let mut deadline = |written| {
+                let _ = stream.within_limit(context, written);
+                stream.waiting.as_ref().map(|waiting| waiting.deadline())
+            };
+            Poll::Ready([Poll::Pending, Poll::Pending, Poll::Ready(Ok(1)), Poll::Pending].map(&mut deadline))
+        });
+        let [first, again, progress, anew] = deadlines.await;
+        assert!(first.is_some() && first == again, "one wait, however often it is looked at");
+        assert_eq!(progress, None);
+        assert!(anew > first, "a reader that takes its time, and takes, is not cut off");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_wait_is_an_error() {
+        let mut stream = limited(Duration::from_millis(1)).await;
+        let written = poll_fn(|context| stream.within_limit(context, Poll::Pending)).await;
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+}
