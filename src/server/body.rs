@@ -33,6 +33,11 @@ impl BodyBudget {
         Self(Arc::new(Semaphore::new(bytes.div_ceil(UNIT_BYTES).min(Semaphore::MAX_PERMITS))))
     }
 
+    /// What is left.
+    pub fn free_bytes(&self) -> usize {
+        self.0.available_permits() * UNIT_BYTES
+    }
+
     /// Raises `share` to what `bytes` need.
     fn raise(&self, share: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
         let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -79,6 +84,8 @@ async fn read_frames(mut body: Body, config: &ServerConfig, budget: &BodyBudget)
             return Err(too_large(config));
         }
         if let Err(error) = budget.raise(&mut share, bytes.len() + data.len()) {
+            // What is refused holds nothing while the rest of it is read.
+            drop((share.take(), std::mem::take(&mut bytes)));
             discard(body).await;
             return Err(error);
         }

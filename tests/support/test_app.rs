@@ -75,6 +75,7 @@ pub struct TestApp {
     pub address: SocketAddr,
     pub tokenizer: Arc<Tokenizer>,
     engine: Option<Engine>,
+    pub state: AppState,
     /// The model fails in every step while this is set.
     pub broken: Arc<AtomicBool>,
     shutdown: Option<oneshot::Sender<()>>,
@@ -118,11 +119,11 @@ impl TestApp {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a loopback port is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (shutdown, asked) = oneshot::channel::<()>();
-        let server = runtime.spawn(serve(listener, state, async {
+        let server = runtime.spawn(serve(listener, state.clone(), async {
             // A dropped sender is the end of the test.
             let _ = asked.await;
         }));
-        Self { address, tokenizer, engine, broken, shutdown: Some(shutdown), server: Some(server), runtime }
+        Self { address, tokenizer, engine, state, broken, shutdown: Some(shutdown), server: Some(server), runtime }
     }
 
     pub fn connect(&self) -> Connection {
