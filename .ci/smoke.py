@@ -123,8 +123,8 @@ def stream(client, index):
 
 
 def verify():
-    result = subprocess.run([sys.executable, "verify.py", "--url", URL, "--against", "measured.json"], cwd=ROOT / "models/default")
-    check(result.returncode == 0, "the built-in model reaches what its card says", result.returncode)
+    result = subprocess.run([sys.executable, "verify.py", "--url", URL], cwd=ROOT / "models/default")
+    check(result.returncode == 0, "the built-in model meets its gates", result.returncode)
 
 
 def drain(client, server):

@@ -1,6 +1,8 @@
 """Writes a checkpoint as GGUF: qwen3 architecture, Q8_0 matrices, F32 norms, tokenizer and chat template inside.
 
     python export.py --checkpoint RUN/latest.pt --tokenizer DATA/tokenizer.json --out understudy-mini.gguf [--f32]
+
+Of several checkpoints the mean of the weights is written (Wortsman et al. 2022, "Model soups"): they must come from one run.
 """
 import argparse, json, os, pathlib
 
@@ -13,13 +15,14 @@ CONTEXT = 65_536
 
 def main():
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--checkpoint", required=True)
+    arguments.add_argument("--checkpoint", required=True, nargs="+")
     arguments.add_argument("--tokenizer", required=True)
     arguments.add_argument("--out", required=True)
     arguments.add_argument("--f32", action="store_true", help="keep the matrices in f32, to measure what quantising costs")
     arguments = arguments.parse_args()
-    saved = torch.load(arguments.checkpoint, weights_only=False, map_location="cpu")
-    config, weights = saved["config"], saved["model"]
+    saved = [torch.load(path, weights_only=False, map_location="cpu") for path in arguments.checkpoint]
+    config = saved[0]["config"]
+    weights = {name: sum(one["model"][name] for one in saved) / len(saved) for name in saved[0]["model"]}
     temporary = arguments.out + ".tmp"
     writer = gguf.GGUFWriter(temporary, "qwen3")
     metadata(writer, config, sum(w.numel() for w in weights.values()))
@@ -35,7 +38,7 @@ def main():
     writer.write_tensors_to_file()
     writer.close()
     os.replace(temporary, arguments.out)
-    print(arguments.out, os.path.getsize(arguments.out), "bytes, after", saved["state"]["tokens"], "tokens")
+    print(arguments.out, os.path.getsize(arguments.out), "bytes, after", " and ".join(str(one["state"]["tokens"]) for one in saved), "tokens")
 
 
 def metadata(writer, config, parameters):

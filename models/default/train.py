@@ -21,14 +21,17 @@ MUON_RATE, ADAM_RATE = 0.02, 4e-3
 # tokens of an answer decide which answer it is; of a call the seventh begins the tool's name.
 WEIGHTS = {"help": 3.0, "talk": 3.0, "tools": 2.0, "long": 2.0, "copy": 1.0, "repeat": 0.5, "code": 0.25, "fim": 0.25}
 FIRST_TOKENS, FIRST_WEIGHT = 10, 2.5
-# Share of the tokens by stream; the phases are (until this share of all tokens, row length, mix).
+# Share of the tokens by stream; the phases are (until this share of all tokens, row lengths of the steps in turn, mix).
 PHASES = [
-    (0.10, 512, {"repeat": 0.05, "copy": 0.12, "help": 0.33, "talk": 0.06, "tools": 0.36, "code": 0.03, "fim": 0.05}),
-    (0.90, 512, {"copy": 0.05, "help": 0.38, "talk": 0.08, "tools": 0.38, "code": 0.04, "fim": 0.07}),
-    (1.01, 1536, {"copy": 0.03, "help": 0.36, "talk": 0.08, "tools": 0.34, "code": 0.03, "fim": 0.06, "long": 0.10}),
+    (0.0945, [512], {"repeat": 0.05, "copy": 0.12, "help": 0.33, "talk": 0.06, "tools": 0.36, "code": 0.03, "fim": 0.05}),
+    (0.85, [512], {"copy": 0.05, "help": 0.38, "talk": 0.08, "tools": 0.38, "code": 0.04, "fim": 0.07}),
+    (0.945, [1536], {"copy": 0.03, "help": 0.36, "talk": 0.08, "tools": 0.34, "code": 0.03, "fim": 0.06, "long": 0.10}),
+    (1.01, [512, 2048], {"copy": 0.03, "help": 0.28, "talk": 0.10, "tools": 0.25, "code": 0.03, "fim": 0.06, "long": 0.25}),
 ]
-# Share of the rows whose documents see each other, as a conversation sees what was said before it; in the others each document stands alone.
-TOGETHER = 0.15
+# Share of the rows whose documents see each other, as a conversation sees what was said before it; in the others each document stands
+# alone. In long rows all do, and in most of them the tokens of the beginning count as up to 32 of their kind each in attention: so a row
+# of 2,048 is like a prompt of many thousands, in which the question at the end must not drown.
+TOGETHER, LONG_ROW, CROWD_MAX = 0.15, 2048, 32
 # Documents of a stream that wait for a row with room for them.
 POOL = 12
 
@@ -75,11 +78,12 @@ def main():
     log, saved_at, began, began_tokens, recent = open(out / "log.jsonl", "a"), time.time(), time.time(), state["tokens"], {}
     while state["tokens"] < arguments.tokens:
         progress = state["tokens"] / arguments.tokens
-        _, length, mix = next(p for p in phases if progress < p[0])
+        _, lengths, mix = next(p for p in phases if progress < p[0])
+        length = lengths[state["step"] % len(lengths)]
         rate = arguments.rate * schedule(progress, arguments.decay)
         rows = max(1, arguments.batch_tokens // length // world.size)
-        tokens, mask, streams, positions, documents = packer.batch(rows, length, mix)
-        hidden = model(tokens[:, :-1], table[positions], visible(documents))
+        tokens, mask, streams, positions, documents, crowd = packer.batch(rows, length, mix)
+        hidden = model(tokens[:, :-1], table[positions], visible(documents, crowd))
         chosen = mask[:, 1:]
         logits = linear(hidden[chosen], model.embedding)
         losses = F.cross_entropy(logits, tokens[:, 1:][chosen], reduction="none")
@@ -119,11 +123,11 @@ def main():
             return
 
 
-def visible(documents):
-    """documents [B, T] -> [B, 1, T, T], added to attention's scores: 0 for earlier tokens of the same document, else minus infinity."""
+def visible(documents, crowd):
+    """documents, crowd [B, T] -> [B, 1, T, T], added to attention's scores: for earlier tokens of the same document the logarithm of how many each counts for, else minus infinity."""
     length = documents.shape[1]
     seen = (documents[:, :, None] == documents[:, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
-    return torch.zeros(seen.shape).masked_fill_(~seen, -math.inf)[:, None]
+    return crowd.log()[:, None, :].expand(seen.shape).masked_fill(~seen, -math.inf)[:, None]
 
 
 def weigh(chosen, weight):
@@ -224,14 +228,15 @@ class Packer:
         return (ids[:space], loss[:space]) if name in ("code", "fim") else (ids[-length:], loss[-length:])
 
     def batch(self, rows, length, mix):
-        """tokens, which carry loss, stream [rows, length + 1]; position, document within the row [rows, length]"""
+        """tokens, which carry loss, stream [rows, length + 1]; position, document within the row, how many it counts for [rows, length]"""
         tokens = numpy.zeros((rows, length + 1), dtype=numpy.int64)
         mask, streams = numpy.zeros((rows, length + 1), dtype=bool), numpy.zeros((rows, length + 1), dtype=numpy.int8)
         documents = numpy.zeros((rows, length + 1), dtype=numpy.int16)
         positions = numpy.zeros((rows, length), dtype=numpy.int64)
+        crowd = numpy.ones((rows, length), dtype=numpy.float32)
         for row in range(rows):
             at, boundaries = 0, []
-            together = self.rng.random() < TOGETHER
+            together = length >= LONG_ROW or self.rng.random() < TOGETHER
             while at < length + 1:
                 total = sum(self.used[n] for n in mix) + 1
                 behind = sorted(mix, key=lambda n: self.used[n] / total - mix[n])
@@ -247,10 +252,12 @@ class Packer:
                 self.used[name] += count
                 at += count
             positions[row] = self.positions(length, boundaries)
+            if length >= LONG_ROW and self.rng.random() < 0.8:
+                crowd[row, :int(length * self.rng.uniform(0.2, 0.85))] = math.exp(self.rng.uniform(0, math.log(CROWD_MAX)))
         # Shares are kept over a window, so that a new phase's mix takes hold at once.
         for name in self.used:
             self.used[name] *= 0.9
-        return (*map(torch.from_numpy, (tokens, mask, streams, positions)), torch.from_numpy(documents[:, :-1].copy()))
+        return (*map(torch.from_numpy, (tokens, mask, streams, positions)), torch.from_numpy(documents[:, :-1].copy()), torch.from_numpy(crowd))
 
     def positions(self, length, boundaries):
         """Ascending positions below POSITIONS: as they are, shifted, or with gaps (as in PoSE), so that far positions and far distances are seen."""

@@ -254,7 +254,7 @@ def long_prompt(subject, scores, some, arguments):
     for seed in range(3):
         world = World(random.Random(SEED + 10 + seed), test=True)
         lines, characters = [], 0
-        while characters < LONG_PROMPT_TOKENS * 3.75:
+        while characters < LONG_PROMPT_TOKENS * 2.75:
             lines.append(world.fill(world.rng.choice(AGENT_LINES)))
             characters += len(lines[-1]) + 1
         definitions = [t.definition for t in offered_tools(world, 16)]
