@@ -1,5 +1,4 @@
-//! Candle's own quantized_qwen2 and quantized_qwen3, measured as `understudy bench` measures itself, without sampling. Streams are a batch
-//! of equal lengths, the only kind these models take.
+//! Candle's own quantized_qwen2 and quantized_qwen3, measured as `understudy bench` measures itself, without sampling.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -31,13 +30,8 @@ pub fn measure(path: &Path) -> Result<Value, super::Error> {
     let start = Instant::now();
     model.forward(&prompt, 0)?;
     let first_token_s = start.elapsed().as_secs_f64();
-    let mut streams = Vec::new();
-    // On the CPU quantized_qwen3 takes one sequence and panics at two.
-    let widest = if matches!(model, Stock::Qwen3(_)) { 1 } else { 16 };
-    for count in super::STREAMS.into_iter().filter(|count| *count <= widest) {
-        let rate = decode(&mut model, count as usize, &mut random)?;
-        streams.push(json!({"streams": count, "tokens_per_s": rate}));
-    }
+    // On the CPU both take one sequence: at two quantized_qwen3 panics, quantized_qwen2 refuses a tensor that is not contiguous.
+    let streams = [json!({"streams": 1, "tokens_per_s": decode(&mut model, &mut random)?})];
     let memory = peak_bytes();
     Ok(json!({
         "start_ms": start_ms, "first_token_ms": first_token_s * 1e3, "prefill_tokens_per_s": PREFILL_TOKENS as f64 / first_token_s,
@@ -45,14 +39,14 @@ pub fn measure(path: &Path) -> Result<Value, super::Error> {
     }))
 }
 
-/// Tokens a second of `count` sequences together.
-fn decode(model: &mut Stock, count: usize, random: &mut Random) -> Result<f64, super::Error> {
-    model.forward(&random.tokens(count, DECODE_PROMPT_TOKENS)?, 0)?;
+/// Tokens a second of one sequence.
+fn decode(model: &mut Stock, random: &mut Random) -> Result<f64, super::Error> {
+    model.forward(&random.tokens(1, DECODE_PROMPT_TOKENS)?, 0)?;
     let start = Instant::now();
     for position in DECODE_PROMPT_TOKENS..DECODE_PROMPT_TOKENS + DECODE_TOKENS {
-        model.forward(&random.tokens(count, 1)?, position)?;
+        model.forward(&random.tokens(1, 1)?, position)?;
     }
-    Ok((count * DECODE_TOKENS) as f64 / start.elapsed().as_secs_f64())
+    Ok(DECODE_TOKENS as f64 / start.elapsed().as_secs_f64())
 }
 
 impl Stock {
