@@ -163,7 +163,7 @@ def help_unseen(subject, scores, some, _):
 
 
 def help_independent(subject, scores, some, _):
-    """Questions written by someone who had seen the answers and no phrasing; nothing was changed after looking at what became of them."""
+    """Questions written by someone who had seen the answers and no phrasing; what became of single ones was never looked at."""
     for question, text in some([(q, text) for q in help_questions.read() for text in q.independent]):
         reply = subject.chat([user(text)])[0]
         scores.add("help_independent", question.right(reply), text, reply)

@@ -75,4 +75,9 @@ fn a_sentencepiece_model_reads_a_users_words_as_they_stand() {
     assert_eq!(String::from_utf8_lossy(&text), format!("<s> {words}</s>"));
     let special: Vec<usize> = (0..ids.len()).filter(|&at| tokenizer.is_special(ids[at])).collect();
     assert_eq!(special, [0, ids.len() - 1], "only the template's own tokens are tokens: {ids:?}");
+
+    // One token too long is found out here, before the prompt is there once for each choice.
+    let surroundings = Surroundings { now_unix_s: NOW_UNIX_S, random: 0, prompt_tokens_max: ids.len() - 1 };
+    let refused = model.prepare(&request, surroundings).expect_err("a prompt that is too long");
+    assert_eq!(refused.to_string(), format!("prompt is too long: {} tokens > {} maximum", ids.len(), ids.len() - 1));
 }
