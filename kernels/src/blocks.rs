@@ -25,10 +25,10 @@ pub(crate) struct KBlock {
     pub mins: [i16; 8],
 }
 
-/// A half-precision number at the start of `bytes`, widened (exact).
+/// A half-precision number at the start of `bytes`, widened (exact). In plain code: the other function asks what the CPU can do, each time.
 #[inline]
 pub(crate) fn half_at(bytes: &[u8]) -> f32 {
-    f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+    f16::from_le_bytes([bytes[0], bytes[1]]).to_f32_const()
 }
 
 /// The eight 6-bit scales and eight 6-bit minima that Q4_K and Q5_K pack into 12 bytes: the low six bits of bytes 0..4

@@ -128,12 +128,12 @@ impl GgmlType {
     }
 
     /// Weights in one block; a row of a tensor holds a whole number of blocks.
-    pub fn block_size(self) -> usize {
+    pub const fn block_size(self) -> usize {
         self.row().3
     }
 
     /// Bytes of one block.
-    pub fn block_bytes(self) -> usize {
+    pub const fn block_bytes(self) -> usize {
         self.row().4
     }
 
@@ -158,7 +158,7 @@ impl GgmlType {
         TABLE.iter().map(|row| row.0)
     }
 
-    fn row(self) -> &'static Row {
+    const fn row(self) -> &'static Row {
         // The variants are declared in the order of the table, which a test checks.
         &TABLE[self as usize]
     }

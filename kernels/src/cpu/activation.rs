@@ -10,6 +10,7 @@
 
 use super::isa::Isa;
 use super::pool;
+use super::row_lanes::RowLanes;
 use super::shared_slice::SharedSlice;
 
 /// Values of one chunk; the last chunk of a row is filled up with zeros.
@@ -70,6 +71,116 @@ impl Activations {
     #[inline]
     pub fn chunk(&self, chunk: usize, first: usize, count: usize) -> &[Activation] {
         &self.blocks[chunk * self.rows + first..][..count]
+    }
+}
+
+/// Quantised rows, a few side by side in lanes: what the tiled body reads.
+///
+/// A panel holds one chunk of `lanes` rows; the rows beyond the last are zero. In it, one after the other: 64 groups of four values
+/// of each row; the sums of 16 values, two i16 a lane, eight times; those of 32 values, four times; eight scales a row.
+pub(crate) struct Panels {
+    pub lanes: usize,
+    /// Chunks a row.
+    pub chunks: usize,
+    /// Panels a chunk.
+    panels: usize,
+    lines: Vec<Line>,
+}
+
+/// What a panel is made of, so that its parts are aligned.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
+/// Bytes of a panel for each of its lanes.
+const LANE_BYTES: usize = 256 + 32 + 16 + 32;
+
+/// A few panels of one chunk, side by side.
+pub(crate) struct Panel<'a> {
+    pub count: usize,
+    lines: &'a [Line],
+}
+
+impl Panels {
+    /// Lays `rows` out in panels of `lanes` rows, 4, 8 or 16; in parallel over panels.
+    pub fn of(rows: &Activations, lanes: usize) -> Self {
+        let (panels, chunks) = (rows.rows.div_ceil(lanes), rows.chunks);
+        let lines_each = lanes * LANE_BYTES / size_of::<Line>();
+        let mut lines: Vec<Line> = Vec::with_capacity(lines_each * panels * chunks);
+        let out = SharedSlice::new(lines.spare_capacity_mut());
+        pool::pool().run(panels * chunks, |index| {
+            let (chunk, panel) = (index / panels, index % panels);
+            let first = panel * lanes;
+            let blocks = rows.chunk(chunk, first, lanes.min(rows.rows - first));
+            // SAFETY: each panel belongs to one task alone.
+            let out = unsafe { out.run(index * lines_each, lines_each) };
+            for line in &mut *out {
+                line.write(Line([0; 16]));
+            }
+            // SAFETY: every line was just written, and a line is sixteen u32.
+            let words = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u32>(), 16 * lines_each) };
+            fill_panel(blocks, lanes, words);
+        });
+        // SAFETY: the tasks cover all panels.
+        unsafe { lines.set_len(lines_each * panels * chunks) };
+        Self { lanes, chunks, panels, lines }
+    }
+
+    /// Panels `first..first + count` of chunk `chunk`.
+    #[inline]
+    pub fn panels(&self, chunk: usize, first: usize, count: usize) -> Panel<'_> {
+        let lines_each = self.lanes * LANE_BYTES / size_of::<Line>();
+        Panel { count, lines: &self.lines[(chunk * self.panels + first) * lines_each..][..count * lines_each] }
+    }
+}
+
+/// One chunk of up to `lanes` rows, word by word of four bytes.
+fn fill_panel(blocks: &[Activation], lanes: usize, words: &mut [u32]) {
+    for (lane, block) in blocks.iter().enumerate() {
+        let mut lane = words[lane..].iter_mut().step_by(lanes);
+        let mut put = |word: u32| *lane.next().expect("84 words a lane") = word;
+        block.q.chunks_exact(4).for_each(|q| put(u32::from_ne_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8])));
+        for pair in block.sums16.chunks_exact(2).chain(block.sums32.chunks_exact(2)) {
+            put(u32::from(pair[0] as u16) | (u32::from(pair[1] as u16) << 16));
+        }
+        block.d.iter().for_each(|d| put(d.to_bits()));
+    }
+}
+
+impl Panel<'_> {
+    #[inline(always)]
+    fn word<V: RowLanes>(&self, panel: usize, word: usize) -> *const u32 {
+        assert!(panel < self.count && self.lines.len() == self.count * V::ROWS * LANE_BYTES / size_of::<Line>() && word < LANE_BYTES / 4);
+        // SAFETY: within the panels, whose words of all lanes lie one after the other.
+        unsafe { self.lines.as_ptr().cast::<u32>().add((panel * LANE_BYTES / 4 + word) * V::ROWS) }
+    }
+
+    /// Values `4 * group..4 * group + 4` of each row.
+    #[inline(always)]
+    pub fn q<V: RowLanes>(&self, panel: usize, group: usize) -> *const i8 {
+        debug_assert!(group < 64);
+        self.word::<V>(panel, group).cast()
+    }
+
+    /// Sums of 16 values, `2 * pair` and the next.
+    #[inline(always)]
+    pub fn sums16<V: RowLanes>(&self, panel: usize, pair: usize) -> *const i32 {
+        debug_assert!(pair < 8);
+        self.word::<V>(panel, 64 + pair).cast()
+    }
+
+    /// Sums of 32 values, `2 * pair` and the next.
+    #[inline(always)]
+    pub fn sums32<V: RowLanes>(&self, panel: usize, pair: usize) -> *const i32 {
+        debug_assert!(pair < 4);
+        self.word::<V>(panel, 72 + pair).cast()
+    }
+
+    /// The scale of values `32 * run..32 * run + 32` of each row.
+    #[inline(always)]
+    pub fn d<V: RowLanes>(&self, panel: usize, run: usize) -> *const f32 {
+        debug_assert!(run < 8);
+        self.word::<V>(panel, 76 + run).cast()
     }
 }
 

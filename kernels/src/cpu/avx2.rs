@@ -1,15 +1,17 @@
-//! The 256-bit bodies: sixteen lanes are two registers.
+//! The 256-bit bodies: eight rows a panel.
 //!
 //! `vpmaddubsw` multiplies unsigned weights by signed activations and adds two neighbours into 16 bits, saturating: the counts
-//! in [`Lanes::DOTS`] keep every such sum below 32,768 (two products of 15 * 127 eight times, of 31 * 127 four times, of
-//! 63 * 127 twice). Signed weights pass as `|w|` and activations with the sign of `w`: 2 * 128 * 127 fits as well.
+//! in [`RowLanes::DOTS`] keep every such sum below 32,768 (two products of 15 * 127 eight times, of 31 * 127 four times, of
+//! 63 * 127 twice). Signed weights of eight bits would not fit: they and their activations are widened to 16 bits for `vpmaddwd`.
 
 use std::arch::x86_64::*;
 
-use super::activation::Activations;
-use super::lanes::Lanes;
+use super::activation::Panels;
+use super::column::{Column, Format};
+use super::dense::{self, Chains};
 use super::product::{Block, DenseRows};
-use super::{dense, tile};
+use super::row_lanes::RowLanes;
+use super::tile;
 use crate::Weight;
 
 /// AVX2, FMA and F16C.
@@ -17,7 +19,7 @@ pub(crate) struct Avx2;
 
 /// [`tile::quantized`] on 256-bit registers.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
+pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut [f32]) {
     // SAFETY: this function runs only where the CPU has the instruction set.
     unsafe { tile::quantized::<Avx2>(weight, x, block, out) }
 }
@@ -31,113 +33,158 @@ pub(crate) fn dense(weight: &Weight, x: &DenseRows<'_>, block: &Block, out: &mut
 
 // SAFETY of all methods: the trait's contract gives the instruction set and the pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Lanes for Avx2 {
-    const ROWS: usize = 4;
+impl RowLanes for Avx2 {
+    const ROWS: usize = 8;
+    const PANELS: usize = 2;
+    const COLUMNS: usize = 3;
     const DOTS: [usize; 3] = [8, 4, 2];
     const SIGNED_OFFSET: i32 = 0;
-    type Weights = [__m256i; 2];
-    /// Magnitudes, then the weights themselves for their signs.
-    type SignedWeights = ([__m256i; 2], [__m256i; 2]);
-    type Four = __m256i;
-    /// Sixteen sums of two products a register; two neighbours belong to one column.
-    type Part = [__m256i; 2];
-    type Int = [__m256i; 2];
-    type Float = [__m256; 2];
+    /// Sixteen sums of two products; two neighbours belong to one row.
+    type Part = __m256i;
+    type Int = __m256i;
+    type Float = __m256;
+    /// The values at even and at odd places, in 16 bits.
+    type Signed = [__m256i; 2];
 
-    /// Twice: one for each half of a column's part.
     #[inline(always)]
-    fn pack_scale(scale: i16) -> i32 {
-        i32::from(scale as u16) | (i32::from(scale) << 16)
+    unsafe fn unpack<F: Format>(bytes: &[u8], column: &mut Column) -> usize {
+        unsafe { F::unpack_avx2(bytes, column) }
     }
 
     #[inline(always)]
-    unsafe fn weights(at: *const u8) -> Self::Weights {
-        unsafe { [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(32).cast())] }
+    unsafe fn rows(at: *const i8) -> __m256i {
+        unsafe { _mm256_loadu_si256(at.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn signed_weights(at: *const u8) -> Self::SignedWeights {
-        unsafe {
-            let w = Self::weights(at);
-            ([_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])], w)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn four(at: *const i8) -> Self::Four {
+    unsafe fn four(at: *const u8) -> __m256i {
         unsafe { _mm256_set1_epi32(at.cast::<i32>().read_unaligned()) }
     }
 
     #[inline(always)]
-    unsafe fn first_dot(w: Self::Weights, x: Self::Four) -> Self::Part {
-        unsafe { [_mm256_maddubs_epi16(w[0], x), _mm256_maddubs_epi16(w[1], x)] }
+    unsafe fn no_part() -> __m256i {
+        unsafe { _mm256_setzero_si256() }
     }
 
     #[inline(always)]
-    unsafe fn add_dot(part: Self::Part, w: Self::Weights, x: Self::Four) -> Self::Part {
-        unsafe {
-            let dot = Self::first_dot(w, x);
-            [_mm256_add_epi16(part[0], dot[0]), _mm256_add_epi16(part[1], dot[1])]
-        }
+    unsafe fn add_dot(part: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi16(part, _mm256_maddubs_epi16(w, x)) }
     }
 
     #[inline(always)]
-    unsafe fn add_scaled(sum: Self::Int, part: Self::Part, scale: Self::Int) -> Self::Int {
+    unsafe fn add_scaled(sum: __m256i, part: __m256i, scale: *const i32) -> __m256i {
         unsafe { Self::add_pairs(sum, part, scale) }
     }
 
     #[inline(always)]
-    unsafe fn unscaled(part: Self::Part) -> Self::Int {
+    unsafe fn unscaled(part: __m256i) -> __m256i {
+        unsafe { _mm256_madd_epi16(part, _mm256_set1_epi16(1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled_sum(sum: __m256i, dots: __m256i, scale: *const i32) -> __m256i {
         unsafe {
-            let ones = _mm256_set1_epi16(1);
-            [_mm256_madd_epi16(part[0], ones), _mm256_madd_epi16(part[1], ones)]
+            let scale = _mm256_set1_epi32(i32::from(scale.read_unaligned() as i16));
+            _mm256_add_epi32(sum, _mm256_mullo_epi32(dots, scale))
+        }
+    }
+
+    /// Of each four levels the pair at even places, then that at odd places.
+    #[inline(always)]
+    unsafe fn widen(column: &mut Column) {
+        unsafe {
+            for eight in 0..8 {
+                let w = _mm256_loadu_si256(column.q.as_ptr().add(32 * eight).cast());
+                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w));
+                let odd = _mm256_srai_epi16::<8>(w);
+                // Groups 0, 1 and 4, 5 of the eight; then 2, 3 and 6, 7.
+                let (a, b) = (_mm256_unpacklo_epi32(even, odd), _mm256_unpackhi_epi32(even, odd));
+                let to = column.wide.as_mut_ptr().add(16 * eight);
+                _mm256_storeu_si256(to.cast(), _mm256_permute2x128_si256::<0x20>(a, b));
+                _mm256_storeu_si256(to.add(8).cast(), _mm256_permute2x128_si256::<0x31>(a, b));
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn add_signed_dot(sum: Self::Int, (magnitudes, w): Self::SignedWeights, x: Self::Four) -> Self::Int {
+    unsafe fn signed(x: __m256i) -> [__m256i; 2] {
+        unsafe { [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x)] }
+    }
+
+    #[inline(always)]
+    unsafe fn add_signed_dot(sum: __m256i, column: *const Column, group: usize, x: [__m256i; 2]) -> __m256i {
         unsafe {
-            let signed = [_mm256_sign_epi8(x, w[0]), _mm256_sign_epi8(x, w[1])];
-            let part = [_mm256_maddubs_epi16(magnitudes[0], signed[0]), _mm256_maddubs_epi16(magnitudes[1], signed[1])];
-            let dot = Self::unscaled(part);
-            [_mm256_add_epi32(sum[0], dot[0]), _mm256_add_epi32(sum[1], dot[1])]
+            let wide = (&raw const (*column).wide).cast::<i32>().add(2 * group);
+            Self::add_pairs(Self::add_pairs(sum, x[0], wide), x[1], wide.add(1))
         }
     }
 
     #[inline(always)]
-    unsafe fn add_pairs(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int {
-        unsafe { [_mm256_add_epi32(sum[0], _mm256_madd_epi16(a[0], b[0])), _mm256_add_epi32(sum[1], _mm256_madd_epi16(a[1], b[1]))] }
+    unsafe fn add_pairs(sum: __m256i, a: __m256i, b: *const i32) -> __m256i {
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, _mm256_set1_epi32(b.read_unaligned()))) }
     }
 
     #[inline(always)]
-    unsafe fn int(value: i32) -> Self::Int {
-        unsafe { [_mm256_set1_epi32(value); 2] }
+    unsafe fn zero() -> __m256i {
+        unsafe { _mm256_setzero_si256() }
     }
 
     #[inline(always)]
-    unsafe fn load_int(at: *const i32) -> Self::Int {
-        unsafe { [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(8).cast())] }
+    unsafe fn add(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi32(a, b) }
     }
 
     #[inline(always)]
-    unsafe fn sub(a: Self::Int, b: Self::Int) -> Self::Int {
-        unsafe { [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])] }
+    unsafe fn load_int(at: *const i32) -> __m256i {
+        unsafe { _mm256_loadu_si256(at.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn shift_left_5(a: Self::Int) -> Self::Int {
-        unsafe { [_mm256_slli_epi32::<5>(a[0]), _mm256_slli_epi32::<5>(a[1])] }
+    unsafe fn minus_times(a: __m256i, b: __m256i, factor: i32) -> __m256i {
+        unsafe { _mm256_sub_epi32(a, _mm256_mullo_epi32(b, _mm256_set1_epi32(factor))) }
     }
 
     #[inline(always)]
-    unsafe fn to_float(a: Self::Int) -> Self::Float {
-        unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
+    unsafe fn to_float(a: __m256i) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(a) }
     }
 
     #[inline(always)]
-    unsafe fn float(value: f32) -> Self::Float {
-        unsafe { [_mm256_set1_ps(value); 2] }
+    unsafe fn float(value: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(value) }
     }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, a: __m256) {
+        unsafe { _mm256_storeu_ps(at, a) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn minus_fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fnmadd_ps(a, b, c) }
+    }
+}
+
+// SAFETY of all methods: as above.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Chains for Avx2 {
+    const REGISTERS: usize = 16;
+    type Float = [__m256; 2];
 
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self::Float {
@@ -153,18 +200,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float {
-        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
-    }
-
-    #[inline(always)]
     unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float {
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
-    }
-
-    #[inline(always)]
-    unsafe fn minus_fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float {
-        unsafe { [_mm256_fnmadd_ps(a[0], b[0], c[0]), _mm256_fnmadd_ps(a[1], b[1], c[1])] }
     }
 
     #[inline(always)]
@@ -179,22 +216,6 @@ impl Lanes for Avx2 {
             [widen(at), widen(at.add(16))]
         }
     }
-
-    /// Eight columns by eight groups at a time: an 8 x 8 transposition of 32-bit words.
-    #[inline(always)]
-    unsafe fn interleave(columns: *const [u8; 256], groups: *mut [u8; 64]) {
-        unsafe {
-            for half in 0..2 {
-                for eight in 0..8 {
-                    let at = |i: usize| _mm256_loadu_si256(columns.add(8 * half + i).cast::<u8>().add(32 * eight).cast());
-                    let words = transpose([at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)]);
-                    for (g, word) in words.into_iter().enumerate() {
-                        _mm256_storeu_si256(groups.add(8 * eight + g).cast::<u8>().add(32 * half).cast(), word);
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// Rows of eight 32-bit words to columns.
@@ -202,7 +223,7 @@ impl Lanes for Avx2 {
 /// # Safety
 /// The CPU has AVX2.
 #[inline(always)]
-unsafe fn transpose(r: [__m256i; 8]) -> [__m256i; 8] {
+pub(super) unsafe fn transpose(r: [__m256i; 8]) -> [__m256i; 8] {
     // SAFETY: the caller's promise; registers only.
     unsafe {
         let two = |a, b| (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));

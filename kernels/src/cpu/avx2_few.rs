@@ -1,267 +1,247 @@
 //! Products with quantized weights for few rows on 256-bit registers: decoding, where reading the weights is what costs.
 //!
-//! Nothing is stored unpacked: eight columns are read side by side (eight streams from memory), the weights of each are
-//! unpacked in registers and serve all rows, and the eight integer sums of a block meet in one register, a column a lane,
-//! where the chain of f32 operations that `scalar` defines goes on.
+//! Each column is read from its start for as many chunks as fit a scratch, so that memory delivers one long stream; the levels of
+//! a chunk are unpacked once and multiplied with every row. What is left of a chunk, eight partial sums a row, waits until eight
+//! columns are through; then they meet in one register, a column a lane, where the chain of f32 operations that `scalar` defines goes on.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::activation::{Activation, Activations};
+use super::avx2::transpose;
+use super::column::{Column, Correction, Format, Levels, Visitor, visit};
 use super::product::Block;
-use super::scalar::chunk_bytes_max;
-use crate::blocks::scales_and_mins;
-use crate::{GgmlType, Weight};
+use super::tile::prefetch;
+use crate::Weight;
 
 /// Rows up to which this body is the faster one.
-pub(crate) const ROWS_MAX: usize = 4;
+pub(crate) const ROWS_MAX: usize = 8;
 
-/// Columns side by side.
+/// Columns that meet in a register.
 const COLUMNS: usize = 8;
+/// Chunks of a column before the next column's, at most.
+const SEGMENT_MAX: usize = 16;
+/// Bytes of the scratch that may be in use: most of the first-level cache.
+const SCRATCH_BYTES: usize = 24 * 1024;
+/// Bytes of a column asked for ahead (measured on 2026-11-26, one thread of a Zen 3, Q4_K: 10.5 GB/s with none, 12.8 with 2,048, 11.7 with 4,096).
+const AHEAD: usize = 2048;
+
+/// What eight columns leave of one chunk for `R` rows.
+struct Left<const R: usize> {
+    sums: [[__m256i; COLUMNS]; R],
+    pairs: [[i32; 8]; COLUMNS],
+    /// Formats with integer scales: those of the eight columns in the first; otherwise the eight of each column.
+    d: [[f32; 8]; COLUMNS],
+    m: [[f32; 8]; COLUMNS],
+}
 
 /// Outputs of `block`, of at most [`ROWS_MAX`] rows, into `out` (rows of `block.stride()`).
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
-    match block.rows.len() {
-        0 => {}
-        1 => rows::<1>(weight, x, block, out),
-        2 => rows::<2>(weight, x, block, out),
-        3 => rows::<3>(weight, x, block, out),
-        4 => rows::<4>(weight, x, block, out),
-        rows => unreachable!("{rows} rows are not few"),
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn rows<const R: usize>(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
-    match weight.ggml_type() {
-        GgmlType::Q4K => columns::<R>(weight, x, block, out, |blocks, x, accs| with_mins::<R, false>(blocks, x, accs)),
-        GgmlType::Q5K => columns::<R>(weight, x, block, out, |blocks, x, accs| with_mins::<R, true>(blocks, x, accs)),
-        GgmlType::Q6K => columns::<R>(weight, x, block, out, |blocks, x, accs| q6_k::<R>(blocks, x, accs)),
-        GgmlType::Q8_0 => columns::<R>(weight, x, block, out, |blocks, x, accs| q8_0::<R>(blocks, x, accs)),
-        GgmlType::Q4_0 => columns::<R>(weight, x, block, out, |blocks, x, accs| q4_0::<R>(blocks, x, accs)),
-        other => unreachable!("{other} is not a quantized type with a kernel"),
-    }
-}
-
-/// The bytes of one chunk of eight columns, equally long.
-type Eight<'a> = [&'a [u8]; COLUMNS];
-
-/// Calls `chunk` for each chunk of each eight columns; it adds the products of `R` rows to `R` registers of outputs.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn columns<const R: usize>(
-    weight: &Weight,
-    x: &Activations,
-    block: &Block,
-    out: &mut [f32],
-    chunk: impl Fn(&Eight<'_>, &[Activation; R], &mut [__m256; R]),
-) {
-    let stride = block.stride();
-    let bytes_max = chunk_bytes_max(weight.ggml_type());
-    for first in block.columns.clone().step_by(COLUMNS) {
-        // Lanes beyond the last column repeat it; their results are not read.
-        let columns: Eight<'_> = std::array::from_fn(|i| weight.row((first + i).min(block.columns.end - 1)));
-        let mut accs = [_mm256_setzero_ps(); R];
-        let mut blocks = columns;
-        for index in 0..x.chunks {
-            let rows = x.chunk(index, block.rows.start, R).try_into().expect("R rows were asked for");
-            let bytes = index * bytes_max..columns[0].len().min((index + 1) * bytes_max);
-            for (block, column) in blocks.iter_mut().zip(columns) {
-                *block = &column[bytes.clone()];
+    struct Body<'a>(&'a Weight, &'a Activations, &'a Block, &'a mut [f32]);
+    impl Visitor for Body<'_> {
+        #[inline(always)]
+        fn visit<F: Format>(self) {
+            // SAFETY: called from a function that has the instruction set.
+            unsafe {
+                match self.2.rows.len() {
+                    0 => {}
+                    1 => columns::<F, 1>(self.0, self.1, self.2, self.3),
+                    2 => columns::<F, 2>(self.0, self.1, self.2, self.3),
+                    3 => columns::<F, 3>(self.0, self.1, self.2, self.3),
+                    4 => columns::<F, 4>(self.0, self.1, self.2, self.3),
+                    5 => columns::<F, 5>(self.0, self.1, self.2, self.3),
+                    6 => columns::<F, 6>(self.0, self.1, self.2, self.3),
+                    7 => columns::<F, 7>(self.0, self.1, self.2, self.3),
+                    8 => columns::<F, 8>(self.0, self.1, self.2, self.3),
+                    rows => unreachable!("{rows} rows are not few"),
+                }
             }
-            chunk(&blocks, rows, &mut accs);
+        }
+    }
+    visit(weight.ggml_type(), Body(weight, x, block, out));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
+    let mut left = [const { MaybeUninit::<Left<R>>::uninit() }; SEGMENT_MAX];
+    // Formats with float scales leave up to 512 bytes a column beside the sums, the others 40.
+    let left_bytes = COLUMNS * (32 * R + if F::RUNS == 0 { 32 } else { 40 });
+    let segment = (SCRATCH_BYTES / left_bytes).clamp(1, SEGMENT_MAX);
+    let mut column = Column::EMPTY;
+    for first in block.columns.clone().step_by(COLUMNS) {
+        let mut accs = [_mm256_setzero_ps(); R];
+        for start in (0..x.chunks).step_by(segment) {
+            let chunks = start..x.chunks.min(start + segment);
+            let mut runs_last = 8;
+            for c in 0..COLUMNS {
+                // Lanes beyond the last column repeat it; their results are not read.
+                let row = weight.row((first + c).min(block.columns.end - 1));
+                for (chunk, left) in chunks.clone().zip(&mut left) {
+                    let bytes = &row[chunk * F::CHUNK_BYTES..row.len().min((chunk + 1) * F::CHUNK_BYTES)];
+                    prefetch(bytes.as_ptr().wrapping_add(AHEAD), F::CHUNK_BYTES);
+                    // SAFETY: this function runs only where the CPU has the instruction set.
+                    runs_last = unsafe { F::unpack_avx2(bytes, &mut column) };
+                    let rows: &[Activation; R] = x.chunk(chunk, block.rows.start, R).try_into().expect("R rows were asked for");
+                    // SAFETY: `left` is written column by column before it is read below; the place is there.
+                    unsafe { meet::<F, R>(&column, rows, left.as_mut_ptr(), c) };
+                }
+            }
+            for (chunk, left) in chunks.zip(&left) {
+                let rows: &[Activation; R] = x.chunk(chunk, block.rows.start, R).try_into().expect("R rows were asked for");
+                let runs = if chunk + 1 == x.chunks { runs_last } else { 8 };
+                // SAFETY: all eight columns of this chunk were just written, as far as `finish` reads them.
+                unsafe { finish::<F, R>(left.as_ptr(), rows, runs, &mut accs) };
+            }
         }
         for (r, acc) in accs.into_iter().enumerate() {
-            let out = &mut out[r * stride + first - block.columns.start..][..COLUMNS];
+            let out = &mut out[r * block.stride() + first - block.columns.start..][..COLUMNS];
             // SAFETY: room for eight numbers.
             unsafe { _mm256_storeu_ps(out.as_mut_ptr(), acc) };
         }
     }
 }
 
-/// Q4_K, and with `FIFTH` Q5_K.
+/// Multiplies a column with each row and leaves what `finish` needs as column `c` of `left`.
+///
+/// # Safety
+/// `left` may be written, `c < 8`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn with_mins<const R: usize, const FIFTH: bool>(blocks: &Eight<'_>, x: &[Activation; R], accs: &mut [__m256; R]) {
-    let mut sums = [[_mm256_setzero_si256(); COLUMNS]; R];
-    let mut min_sums = [[_mm_setzero_si128(); COLUMNS]; R];
-    let (four_bits, one_bit) = (_mm256_set1_epi8(15), _mm256_set1_epi8(1));
-    for (c, block) in blocks.iter().enumerate() {
-        let (scales, mins) = scales_and_mins(block[4..16].try_into().expect("twelve bytes"));
-        let scales = _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(scales))));
-        let mins = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(mins)));
-        for r in 0..R {
-            min_sums[r][c] = _mm_madd_epi16(mins, load_128(bytes_of(&x[r].sums32)));
-        }
-        let fifth = if FIFTH { load(&block[16..48]) } else { _mm256_setzero_si256() };
-        let nibbles = if FIFTH { &block[48..176] } else { &block[16..144] };
-        // Two bytes of scale `2 * quarter`, all over the register; one more pair of bytes is the next scale.
-        let mut pick = _mm256_set1_epi16(0x0100);
-        let next = _mm256_set1_epi16(0x0202);
-        for quarter in 0..4 {
-            let packed = load(&nibbles[32 * quarter..32 * quarter + 32]);
-            let mut low = _mm256_and_si256(packed, four_bits);
-            let mut high = _mm256_and_si256(_mm256_srli_epi16::<4>(packed), four_bits);
-            if FIFTH {
-                let count = _mm_cvtsi32_si128(2 * quarter as i32);
-                let two = _mm256_srl_epi16(fifth, count);
-                low = _mm256_or_si256(low, _mm256_slli_epi16::<4>(_mm256_and_si256(two, one_bit)));
-                high = _mm256_or_si256(high, _mm256_slli_epi16::<4>(_mm256_and_si256(_mm256_srli_epi16::<1>(two), one_bit)));
+unsafe fn meet<F: Format, const R: usize>(column: &Column, x: &[Activation; R], left: *mut Left<R>, c: usize) {
+    // SAFETY: the caller's promise; columns and activations are read within their arrays of 256.
+    unsafe {
+        if F::RUNS == 0 {
+            (&raw mut (*left).d[c]).write(column.d);
+            if F::CORRECTION == Correction::Minima {
+                (&raw mut (*left).m[c]).write(column.m);
             }
-            let low_scale = _mm256_shuffle_epi8(scales, pick);
-            pick = _mm256_add_epi8(pick, next);
-            let high_scale = _mm256_shuffle_epi8(scales, pick);
-            pick = _mm256_add_epi8(pick, next);
             for r in 0..R {
-                let x = &x[r].q[64 * quarter..64 * quarter + 64];
-                let a = _mm256_madd_epi16(_mm256_maddubs_epi16(low, load(signed(&x[..32]))), low_scale);
-                let b = _mm256_madd_epi16(_mm256_maddubs_epi16(high, load(signed(&x[32..]))), high_scale);
-                sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_add_epi32(a, b));
+                let runs: [__m256i; 8] = std::array::from_fn(|run| {
+                    let w = load(column.q.as_ptr().add(32 * run));
+                    _mm256_madd_epi16(dot::<F>(w, load(x[r].q.as_ptr().add(32 * run).cast())), _mm256_set1_epi16(1))
+                });
+                (&raw mut (*left).sums[r][c]).write(sum_each(&runs));
+            }
+            return;
+        }
+        (&raw mut (*left).d[0][c]).write(column.d[0]);
+        if F::CORRECTION == Correction::Minima {
+            (&raw mut (*left).m[0][c]).write(column.m[0]);
+        }
+        if F::CORRECTION != Correction::None {
+            (&raw mut (*left).pairs[c]).write(column.pairs);
+        }
+        let mut sums = [_mm256_setzero_si256(); R];
+        for run in 0..8 {
+            let w = load(column.q.as_ptr().add(32 * run));
+            let scale = if F::RUNS == 16 {
+                let (low, high) = (_mm256_set1_epi32(column.scales[2 * run]), _mm256_set1_epi32(column.scales[2 * run + 1]));
+                _mm256_blend_epi32::<0xf0>(low, high)
+            } else {
+                _mm256_set1_epi32(column.scales[run])
+            };
+            for r in 0..R {
+                let dot = dot::<F>(w, load(x[r].q.as_ptr().add(32 * run).cast()));
+                sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(dot, scale));
             }
         }
-    }
-    let (d_w, dmin_w) = (halves(blocks, 0), halves(blocks, 2));
-    for r in 0..R {
-        let d_x = _mm256_set1_ps(x[r].d[0]);
-        let acc = _mm256_fmadd_ps(_mm256_mul_ps(d_w, d_x), _mm256_cvtepi32_ps(sum_each(&sums[r])), accs[r]);
-        accs[r] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin_w, d_x), _mm256_cvtepi32_ps(sum_each_128(&min_sums[r])), acc);
+        for r in 0..R {
+            (&raw mut (*left).sums[r][c]).write(sums[r]);
+        }
     }
 }
 
+/// Sixteen sums of two products of 8-bit numbers: at most 2 * 63 * 127, signed 2 * 128 * 127.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn q6_k<const R: usize>(blocks: &Eight<'_>, x: &[Activation; R], accs: &mut [__m256; R]) {
-    let mut sums = [[_mm256_setzero_si256(); COLUMNS]; R];
-    let (four_bits, two_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(3));
-    for (c, block) in blocks.iter().enumerate() {
-        let scales = load_128(&block[192..208]);
-        for r in 0..R {
-            // The weights pass as q and not q - 32: 32 times the scaled sums of the activations come off first.
-            let offset = _mm256_madd_epi16(_mm256_cvtepi8_epi16(scales), load(bytes_of(&x[r].sums16)));
-            sums[r][c] = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32::<5>(offset));
-        }
-        // Scale 0 for the eight weights pairs of the lower half, scale 1 for the upper; two on for each run.
-        let mut pick = _mm_set_epi64x(0x0101_0101_0101_0101, 0);
-        let next = _mm_set1_epi8(2);
-        for half in 0..2 {
-            let low = [load(&block[64 * half..64 * half + 32]), load(&block[64 * half + 32..64 * half + 64])];
-            let high = load(&block[128 + 32 * half..160 + 32 * half]);
-            for run in 0..4 {
-                let nibbles = if run < 2 { low[run] } else { _mm256_srli_epi16::<4>(low[run - 2]) };
-                let pairs = _mm256_and_si256(_mm256_srl_epi16(high, _mm_cvtsi32_si128(2 * run as i32)), two_bits);
-                let w = _mm256_or_si256(_mm256_and_si256(nibbles, four_bits), _mm256_slli_epi16::<4>(pairs));
-                let scale = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, pick));
-                pick = _mm_add_epi8(pick, next);
-                for r in 0..R {
-                    let x = load(signed(&x[r].q[128 * half + 32 * run..][..32]));
-                    sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), scale));
+fn dot<F: Format>(w: __m256i, x: __m256i) -> __m256i {
+    if F::LEVELS == Levels::Signed { _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) } else { _mm256_maddubs_epi16(w, x) }
+}
+
+/// Goes on with the outputs of eight columns over a chunk of `runs` runs of 32.
+///
+/// # Safety
+/// `left` was written by `meet` for all eight columns.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn finish<F: Format, const R: usize>(left: *const Left<R>, x: &[Activation; R], runs: usize, accs: &mut [__m256; R]) {
+    // SAFETY: the caller's promise; only what `meet` writes for this format is read.
+    unsafe {
+        if F::RUNS == 0 {
+            let d_w = transposed(&raw const (*left).d);
+            let m_w = if F::CORRECTION == Correction::Minima { transposed(&raw const (*left).m) } else { d_w };
+            for r in 0..R {
+                let sums = transpose((&raw const (*left).sums[r]).read());
+                for run in 0..runs.min(8) {
+                    let d_x = _mm256_set1_ps(x[r].d[run]);
+                    let total = i32::from(x[r].sums32[run]);
+                    let mut sum = sums[run];
+                    if let Correction::Offset(offset) = F::CORRECTION {
+                        sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(offset * total));
+                    }
+                    accs[r] = _mm256_fmadd_ps(_mm256_mul_ps(d_w[run], d_x), _mm256_cvtepi32_ps(sum), accs[r]);
+                    if F::CORRECTION == Correction::Minima {
+                        accs[r] = _mm256_fmadd_ps(_mm256_mul_ps(m_w[run], d_x), _mm256_set1_ps(total as f32), accs[r]);
+                    }
                 }
             }
+            return;
         }
-    }
-    let d_w = halves(blocks, 208);
-    for r in 0..R {
-        let d = _mm256_mul_ps(d_w, _mm256_set1_ps(x[r].d[0]));
-        accs[r] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(sum_each(&sums[r])), accs[r]);
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn q8_0<const R: usize>(blocks: &Eight<'_>, x: &[Activation; R], accs: &mut [__m256; R]) {
-    let ones = _mm256_set1_epi16(1);
-    for run in 0..blocks[0].len() / 34 {
-        let mut sums = [[_mm256_setzero_si256(); COLUMNS]; R];
-        for (c, block) in blocks.iter().enumerate() {
-            let w = load(&block[34 * run + 2..34 * run + 34]);
-            let magnitudes = _mm256_abs_epi8(w);
-            for r in 0..R {
-                let x = _mm256_sign_epi8(load(signed(&x[r].q[32 * run..32 * run + 32])), w);
-                sums[r][c] = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitudes, x), ones);
+        let d_w = _mm256_loadu_ps((&raw const (*left).d[0]).cast());
+        let pairs = match F::CORRECTION {
+            Correction::None => [_mm256_setzero_si256(); 8],
+            _ => transposed((&raw const (*left).pairs).cast()).map(|v| _mm256_castps_si256(v)),
+        };
+        for r in 0..R {
+            let d_x = _mm256_set1_ps(x[r].d[0]);
+            let mut total = _mm256_setzero_si256();
+            if F::CORRECTION != Correction::None {
+                let sums = if F::RUNS == 16 { x[r].sums16.as_ptr() } else { x[r].sums32.as_ptr() }.cast::<i32>();
+                for (i, pairs) in pairs.iter().enumerate().take(F::RUNS / 2) {
+                    total = _mm256_add_epi32(total, _mm256_madd_epi16(*pairs, _mm256_set1_epi32(sums.add(i).read_unaligned())));
+                }
+            }
+            let mut sum = sum_each(&(*left).sums[r]);
+            if let Correction::Offset(offset) = F::CORRECTION {
+                sum = _mm256_sub_epi32(sum, _mm256_mullo_epi32(total, _mm256_set1_epi32(offset)));
+            }
+            accs[r] = _mm256_fmadd_ps(_mm256_mul_ps(d_w, d_x), _mm256_cvtepi32_ps(sum), accs[r]);
+            if F::CORRECTION == Correction::Minima {
+                let m_w = _mm256_loadu_ps((&raw const (*left).m[0]).cast());
+                accs[r] = _mm256_fnmadd_ps(_mm256_mul_ps(m_w, d_x), _mm256_cvtepi32_ps(total), accs[r]);
             }
         }
-        let d_w = halves(blocks, 34 * run);
-        for r in 0..R {
-            let d = _mm256_mul_ps(d_w, _mm256_set1_ps(x[r].d[run]));
-            accs[r] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(sum_each(&sums[r])), accs[r]);
-        }
     }
 }
 
+/// Eight rows of eight words, turned.
+///
+/// # Safety
+/// They are there.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn q4_0<const R: usize>(blocks: &Eight<'_>, x: &[Activation; R], accs: &mut [__m256; R]) {
-    let (ones, four_bits) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
-    for run in 0..blocks[0].len() / 18 {
-        let mut sums = [[_mm256_setzero_si256(); COLUMNS]; R];
-        for (c, block) in blocks.iter().enumerate() {
-            let packed = load_128(&block[18 * run + 2..18 * run + 18]);
-            let w = _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed), four_bits);
-            for r in 0..R {
-                let x = load(signed(&x[r].q[32 * run..32 * run + 32]));
-                sums[r][c] = _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones);
-            }
-        }
-        let d_w = halves(blocks, 18 * run);
-        for r in 0..R {
-            // The weights pass as q and not q - 8.
-            let sum = _mm256_sub_epi32(sum_each(&sums[r]), _mm256_set1_epi32(8 * i32::from(x[r].sums32[run])));
-            let d = _mm256_mul_ps(d_w, _mm256_set1_ps(x[r].d[run]));
-            accs[r] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(sum), accs[r]);
-        }
-    }
-}
-
-/// The half-precision number at `offset` of each column.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn halves(blocks: &Eight<'_>, offset: usize) -> __m256 {
-    let bits: [i16; COLUMNS] = std::array::from_fn(|c| i16::from_le_bytes([blocks[c][offset], blocks[c][offset + 1]]));
-    _mm256_cvtph_ps(_mm_set_epi16(bits[7], bits[6], bits[5], bits[4], bits[3], bits[2], bits[1], bits[0]))
+unsafe fn transposed(rows: *const [[f32; 8]; COLUMNS]) -> [__m256; 8] {
+    // SAFETY: the caller's promise; any bits are good for a register.
+    unsafe { transpose(std::array::from_fn(|i| _mm256_loadu_si256(rows.cast::<__m256i>().add(i)))).map(|v| _mm256_castsi256_ps(v)) }
 }
 
 /// The sum of the eight numbers of register `i`, in lane `i`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn sum_each(v: &[__m256i; 8]) -> __m256i {
-    let low = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
-    let high = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+    let two = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let four = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    let low = four(two(v[0], v[1]), two(v[2], v[3]));
+    let high = four(two(v[4], v[5]), two(v[6], v[7]));
     _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
 }
 
-/// The sum of the four numbers of register `i`, in lane `i`.
+/// # Safety
+/// 32 bytes are there.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn sum_each_128(v: &[__m128i; 8]) -> __m256i {
-    let low = _mm_hadd_epi32(_mm_hadd_epi32(v[0], v[1]), _mm_hadd_epi32(v[2], v[3]));
-    let high = _mm_hadd_epi32(_mm_hadd_epi32(v[4], v[5]), _mm_hadd_epi32(v[6], v[7]));
-    _mm256_set_m128i(high, low)
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn load(bytes: &[u8]) -> __m256i {
-    assert!(bytes.len() >= 32);
-    // SAFETY: 32 bytes are there; the load needs no alignment.
-    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn load_128(bytes: &[u8]) -> __m128i {
-    assert!(bytes.len() >= 16);
-    // SAFETY: 16 bytes are there; the load needs no alignment.
-    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-}
-
-#[inline(always)]
-fn signed(x: &[i8]) -> &[u8] {
-    // SAFETY: i8 and u8 have the same size and no invalid values.
-    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
-}
-
-#[inline(always)]
-fn bytes_of(x: &[i16]) -> &[u8] {
-    // SAFETY: every byte of an i16 is a valid u8.
-    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), 2 * x.len()) }
+unsafe fn load(at: *const u8) -> __m256i {
+    // SAFETY: the caller's promise; the load needs no alignment.
+    unsafe { _mm256_loadu_si256(at.cast()) }
 }

@@ -4,10 +4,28 @@
 //! A few columns of the weight are widened to f32 for a segment that stays in the first-level cache, and all rows go over it;
 //! the chains of each output rest in memory between segments.
 
-use super::lanes::Lanes;
 use super::product::{Block, DenseRows};
 use super::scalar::{sum_lanes, widen_row};
 use crate::{GgmlType, Weight};
+
+/// Sixteen lanes of f32, one for each chain of an output.
+///
+/// # Safety
+/// All methods: the CPU has the instruction set, and pointers are valid for 16 numbers. None needs alignment.
+pub(crate) trait Chains {
+    /// Of the instruction set, of the width of all sixteen lanes or half of them.
+    const REGISTERS: usize;
+    type Float: Copy;
+
+    unsafe fn load(at: *const f32) -> Self::Float;
+    unsafe fn store(at: *mut f32, a: Self::Float);
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+    /// Half-precision numbers, widened.
+    unsafe fn load_f16(at: *const u8) -> Self::Float;
+    /// bfloat16 numbers, widened.
+    unsafe fn load_bf16(at: *const u8) -> Self::Float;
+}
 
 /// Weights of a column widened at a time: four columns are 8 KB. A multiple of 16.
 const SEGMENT: usize = 512;
@@ -17,11 +35,11 @@ const SEGMENT: usize = 512;
 /// # Safety
 /// The CPU has the instruction set of `V`.
 #[inline(always)]
-pub(crate) unsafe fn dense<V: Lanes>(weight: &Weight, x: &DenseRows<'_>, block: &Block, out: &mut [f32]) {
+pub(crate) unsafe fn dense<V: Chains>(weight: &Weight, x: &DenseRows<'_>, block: &Block, out: &mut [f32]) {
     // The chains of R x C outputs fill most of the registers: 12 of 16 (256 bits, two a chain set), 16 of 32 (512 bits).
     // SAFETY: the caller's promise.
     unsafe {
-        if V::ROWS >= 8 {
+        if V::REGISTERS >= 32 {
             strips::<V, 4, 4>(weight, x, block, out);
         } else {
             strips::<V, 2, 3>(weight, x, block, out);
@@ -30,7 +48,7 @@ pub(crate) unsafe fn dense<V: Lanes>(weight: &Weight, x: &DenseRows<'_>, block: 
 }
 
 #[inline(always)]
-unsafe fn strips<V: Lanes, const R: usize, const C: usize>(weight: &Weight, x: &DenseRows<'_>, block: &Block, out: &mut [f32]) {
+unsafe fn strips<V: Chains, const R: usize, const C: usize>(weight: &Weight, x: &DenseRows<'_>, block: &Block, out: &mut [f32]) {
     let (columns, rows, stride) = (&block.columns, block.rows.len(), block.stride());
     let mut widened = [[0.0f32; SEGMENT]; C];
     let mut chains = vec![[[0.0f32; 16]; C]; rows];
@@ -72,7 +90,7 @@ unsafe fn strips<V: Lanes, const R: usize, const C: usize>(weight: &Weight, x: &
 /// # Safety
 /// The CPU has the instruction set of `V`.
 #[inline(always)]
-unsafe fn add<V: Lanes, const R: usize, const C: usize>(
+unsafe fn add<V: Chains, const R: usize, const C: usize>(
     w: &[[f32; SEGMENT]; C],
     x: [&[f32]; R],
     len: usize,
@@ -102,7 +120,7 @@ unsafe fn add<V: Lanes, const R: usize, const C: usize>(
 /// # Safety
 /// The CPU has the instruction set of `V`.
 #[inline(always)]
-unsafe fn widen<V: Lanes>(weight: &Weight, row: usize, start: usize, out: &mut [f32]) {
+unsafe fn widen<V: Chains>(weight: &Weight, row: usize, start: usize, out: &mut [f32]) {
     let end = weight.cols().min(start + out.len());
     let whole = (end - start) / 16 * 16;
     let bytes = &weight.row(row)[start * weight.ggml_type().block_bytes()..];
@@ -121,4 +139,34 @@ unsafe fn widen<V: Lanes>(weight: &Weight, row: usize, start: usize, out: &mut [
     let tail = &mut out[whole..];
     tail.fill(0.0);
     widen_row(weight, row, start + whole..end, tail);
+}
+
+/// Plain arrays, shaped like the 512-bit registers; the safety of each method is its contract's.
+impl Chains for super::row_lanes::Emulated {
+    const REGISTERS: usize = 32;
+    type Float = [f32; 16];
+
+    unsafe fn load(at: *const f32) -> Self::Float {
+        // SAFETY: 16 readable numbers, by the trait's contract.
+        unsafe { at.cast::<[f32; 16]>().read_unaligned() }
+    }
+
+    unsafe fn store(at: *mut f32, a: Self::Float) {
+        // SAFETY: room for 16 numbers, by the trait's contract.
+        unsafe { at.cast::<[f32; 16]>().write_unaligned(a) }
+    }
+
+    unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+
+    unsafe fn load_f16(at: *const u8) -> Self::Float {
+        // SAFETY: 32 readable bytes, by the trait's contract.
+        unsafe { at.cast::<[[u8; 2]; 16]>().read_unaligned() }.map(|half| half::f16::from_le_bytes(half).to_f32())
+    }
+
+    unsafe fn load_bf16(at: *const u8) -> Self::Float {
+        // SAFETY: 32 readable bytes, by the trait's contract.
+        unsafe { at.cast::<[[u8; 2]; 16]>().read_unaligned() }.map(|half| half::bf16::from_le_bytes(half).to_f32())
+    }
 }

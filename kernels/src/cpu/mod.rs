@@ -11,16 +11,19 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2_few;
 #[cfg(target_arch = "x86_64")]
+mod avx2_unpack;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+pub(crate) mod column;
 pub(crate) mod dense;
 pub(crate) mod exp;
 pub(crate) mod f32x8;
 pub(crate) mod gate;
 pub(crate) mod kv_write;
-pub(crate) mod lanes;
 pub(crate) mod norm;
 pub(crate) mod product;
 pub(crate) mod rope;
+pub(crate) mod row_lanes;
 pub(crate) mod scalar;
 pub(crate) mod shared_slice;
 pub(crate) mod softmax;

@@ -6,15 +6,18 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::activation::{Activations, Scale};
+use super::activation::{Activations, Panels, Scale};
 use super::isa::Isa;
-use super::lanes::Emulated;
+use super::row_lanes::{Emulated, RowLanes as _};
 use super::shared_slice::SharedSlice;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx2_few, avx512};
 use super::{dense, gate, pool, scalar, tile};
 use crate::ops::linear::Activation as Gate;
 use crate::{GgmlType, Weight};
+
+/// Columns of a block are filled up to a multiple of this: what the widest body stores at once.
+const COLUMNS: usize = 16;
 
 /// Rows of activations and columns (rows of the weight) of one block of outputs.
 pub(crate) struct Block {
@@ -26,7 +29,7 @@ impl Block {
     /// Distance of two rows in the scratch a block is computed into: its columns, filled up to whole tiles.
     #[inline]
     pub fn stride(&self) -> usize {
-        self.columns.len().next_multiple_of(tile::COLUMNS)
+        self.columns.len().next_multiple_of(COLUMNS)
     }
 }
 
@@ -60,8 +63,40 @@ pub(crate) struct Inputs<'a> {
     isa: Isa,
     rows: usize,
     dense: Option<DenseRows<'a>>,
-    per256: Option<Activations>,
-    per32: Option<Activations>,
+    per256: Option<Quantized>,
+    per32: Option<Quantized>,
+}
+
+/// Quantised rows, in the layout of the body that the number of rows asks for.
+enum Quantized {
+    Rows(Activations),
+    Panels(Panels),
+}
+
+impl Quantized {
+    fn new(isa: Isa, x: &[f32], rows: usize, cols: usize, scale: Scale) -> Self {
+        let quantised = Activations::quantise(isa, x, rows, cols, scale);
+        match lanes(isa, rows) {
+            None => Self::Rows(quantised),
+            Some(lanes) => Self::Panels(Panels::of(&quantised, lanes)),
+        }
+    }
+}
+
+/// Lanes of the tiled body; `None` where another one computes so many rows.
+fn lanes(isa: Isa, rows: usize) -> Option<usize> {
+    match isa {
+        Isa::Scalar => None,
+        Isa::Emulated512 => Some(Emulated::ROWS),
+        #[cfg(target_arch = "x86_64")]
+        _ if rows <= avx2_few::ROWS_MAX => None,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Some(avx2::Avx2::ROWS),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Some(avx512::Avx512::ROWS),
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 | Isa::Avx512 => unreachable!("not a set of this CPU"),
+    }
 }
 
 impl<'a> Inputs<'a> {
@@ -73,10 +108,10 @@ impl<'a> Inputs<'a> {
             match scale_for(weight.ggml_type()) {
                 None if inputs.dense.is_none() => inputs.dense = Some(DenseRows::new(x, rows, cols)),
                 Some(scale @ Scale::Per256) if inputs.per256.is_none() => {
-                    inputs.per256 = Some(Activations::quantise(isa, x, rows, cols, scale));
+                    inputs.per256 = Some(Quantized::new(isa, x, rows, cols, scale));
                 }
                 Some(scale @ Scale::Per32) if inputs.per32.is_none() => {
-                    inputs.per32 = Some(Activations::quantise(isa, x, rows, cols, scale));
+                    inputs.per32 = Some(Quantized::new(isa, x, rows, cols, scale));
                 }
                 _ => {}
             }
@@ -91,16 +126,16 @@ impl<'a> Inputs<'a> {
             Some(Scale::Per256) => &self.per256,
             Some(Scale::Per32) => &self.per32,
         };
-        let x = quantized.as_ref().expect("prepared for every weight");
-        match self.isa {
-            Isa::Scalar => scalar::quantized(weight, x, block, out),
-            // SAFETY: plain code.
-            Isa::Emulated512 => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
+        let x = match quantized.as_ref().expect("prepared for every weight") {
             #[cfg(target_arch = "x86_64")]
-            _ if block.rows.len() <= avx2_few::ROWS_MAX => {
-                // SAFETY: a set is chosen only where the CPU has it, and Avx512 only beside AVX2.
-                unsafe { avx2_few::quantized(weight, x, block, out) }
-            }
+            // SAFETY: a set is chosen only where the CPU has it, and Avx512 only beside AVX2.
+            Quantized::Rows(x) if self.isa != Isa::Scalar => return unsafe { avx2_few::quantized(weight, x, block, out) },
+            Quantized::Rows(x) => return scalar::quantized(weight, x, block, out),
+            Quantized::Panels(x) => x,
+        };
+        match self.isa {
+            // SAFETY: plain code.
+            Isa::Scalar | Isa::Emulated512 => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { avx2::quantized(weight, x, block, out) },
@@ -218,7 +253,7 @@ const ROWS_MAX: usize = 512;
 /// Columns of one task: a multiple of 16, small enough that every thread finds several tasks, large enough that taking one
 /// costs nothing beside it.
 fn block_width(rows: usize, columns_total: usize) -> usize {
-    let widest = if rows <= 4 { 256 } else { 64 };
+    let widest = if rows <= 8 { 256 } else { 48 };
     (columns_total / (8 * pool::pool().threads())).next_multiple_of(16).clamp(16, widest)
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn chunk_bytes(ty: GgmlType, row: &[u8], chunk: usize) -> &[u8] {
 }
 
 /// The bytes of 256 weights.
-pub(crate) fn chunk_bytes_max(ty: GgmlType) -> usize {
+pub(crate) const fn chunk_bytes_max(ty: GgmlType) -> usize {
     256 / ty.block_size() * ty.block_bytes()
 }
 

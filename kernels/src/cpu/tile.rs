@@ -1,36 +1,36 @@
-//! Products with quantized weights for many rows: sixteen columns by 256 weights are unpacked once into a tile that stays in
-//! the first-level cache, and every row of activations goes over it, several rows at a time in registers.
+//! Products with quantized weights for many rows: a row of activations in each lane of a register, columns of weights unpacked
+//! once and broadcast four weights at a time, so that nothing of the weights has to be transposed.
 //!
-//! Written once over [`Lanes`]; gives the bits that `scalar` defines. Loops: chunk of 256, tile of 16 columns, rows; the outputs
-//! rest in the caller's scratch between chunks. An unpacked tile is 4 KB, a chunk of 512 rows of activations 180 KB: first- and second-level cache.
+//! Written once over [`RowLanes`] and [`Format`]; gives the bits that `scalar` defines. Loops: strip of columns, chunk of 256,
+//! panel of rows, a few columns; the outputs rest column by column in memory between chunks. An unpacked column is 1 KB, a panel
+//! of eight rows 2.6 KB: the panel and its columns stay in the first-level cache, all panels of a chunk in the second.
 
-use super::activation::{Activation, Activations};
-use super::lanes::Lanes;
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::activation::{Panel, Panels};
+use super::column::{Column, Correction, Format, Levels, Visitor, visit};
 use super::product::Block;
-use super::scalar::chunk_bytes;
-use crate::blocks::{KBlock, half_at, q4_0};
-use crate::{GgmlType, Weight};
+use super::row_lanes::RowLanes;
+use crate::Weight;
 
-/// Columns of a tile.
-pub(crate) const COLUMNS: usize = 16;
+/// Columns unpacked together where there are many rows to share them.
+const STRIP: usize = 24;
+/// Up to so many panels reading the weights is what costs: as few columns side by side as the registers want.
+const FEW_PANELS: usize = 4;
+/// Bytes of a row asked for ahead: what has to be under way to keep memory busy.
+const AHEAD: usize = 2048;
 
-/// Sixteen columns of one chunk, unpacked.
-#[repr(C, align(64))]
-struct Tile {
-    /// Four weights of each column in turn, 64 times.
-    q: [[u8; 64]; 64],
-    /// K types: the scale of each run of 32 (Q4_K, Q5_K: the first eight) or 16 weights (Q6_K).
-    scales: [[i32; COLUMNS]; 16],
-    /// Two i16 a lane: minima of runs of 32 (Q4_K, Q5_K: the first four), or scales of runs of 16 (Q6_K).
-    pairs: [[i32; COLUMNS]; 8],
-    /// K types use the first; others have one for each run of 32.
-    d: [[f32; COLUMNS]; 8],
-    dmin: [f32; COLUMNS],
+/// Columns of a strip and unfinished outputs of a thread, kept between calls.
+#[derive(Default)]
+struct Workspace {
+    columns: Vec<Column>,
+    /// `[columns, rows of all panels]`
+    sums: Vec<f32>,
 }
 
-impl Tile {
-    const EMPTY: Self =
-        Self { q: [[0; 64]; 64], scales: [[0; COLUMNS]; 16], pairs: [[0; COLUMNS]; 8], d: [[0.0; COLUMNS]; 8], dmin: [0.0; COLUMNS] };
+thread_local! {
+    static WORKSPACE: Cell<Workspace> = Cell::default();
 }
 
 /// Outputs of `block` of a quantized matrix, into `out` (rows of `block.stride()`).
@@ -38,282 +38,330 @@ impl Tile {
 /// # Safety
 /// The CPU has the instruction set of `V`.
 #[inline(always)]
-pub(crate) unsafe fn quantized<V: Lanes>(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
-    // SAFETY: the caller promises the instruction set; the constants are those of the type.
-    unsafe {
-        match weight.ggml_type() {
-            GgmlType::Q4K => chunks::<V, Q4K>(weight, x, block, out),
-            GgmlType::Q5K => chunks::<V, Q5K>(weight, x, block, out),
-            GgmlType::Q6K => chunks::<V, Q6K>(weight, x, block, out),
-            GgmlType::Q8_0 => chunks::<V, Q8_0>(weight, x, block, out),
-            GgmlType::Q4_0 => chunks::<V, Q4_0>(weight, x, block, out),
-            other => unreachable!("{other} is not a quantized type with a kernel"),
+pub(crate) unsafe fn quantized<V: RowLanes>(weight: &Weight, x: &Panels, block: &Block, out: &mut [f32]) {
+    struct Body<'a, V>(&'a Weight, &'a Panels, &'a Block, &'a mut [f32], std::marker::PhantomData<V>);
+    impl<V: RowLanes> Visitor for Body<'_, V> {
+        #[inline(always)]
+        fn visit<F: Format>(self) {
+            // SAFETY: `quantized`'s caller promises the instruction set.
+            unsafe { strips::<V, F>(self.0, self.1, self.2, self.3) }
         }
     }
+    visit(weight.ggml_type(), Body::<V>(weight, x, block, out, std::marker::PhantomData));
 }
 
 #[inline(always)]
-unsafe fn chunks<V: Lanes, F: Format>(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
-    let (columns, stride, rows) = (&block.columns, block.stride(), block.rows.len());
-    assert!(out.len() >= rows * stride, "the scratch holds the block");
-    out.fill(0.0);
-    let mut tile = Tile::EMPTY;
-    let mut unpacked = [[0u8; 256]; COLUMNS];
+unsafe fn strips<V: RowLanes, F: Format>(weight: &Weight, x: &Panels, block: &Block, out: &mut [f32]) {
+    assert!(x.lanes == V::ROWS && block.rows.start.is_multiple_of(V::ROWS), "panels of these lanes, from the first row of one");
+    let panels = block.rows.start / V::ROWS..block.rows.end.div_ceil(V::ROWS);
+    let strip_width = if panels.len() <= FEW_PANELS { V::COLUMNS } else { STRIP };
+    // Taken out and not borrowed: a closure handed to the standard library would be compiled without the instruction set.
+    let mut workspace = WORKSPACE.take();
+    let Workspace { columns, sums } = &mut workspace;
+    columns.resize_with(columns.len().max(strip_width), || Column::EMPTY);
+    for first in block.columns.clone().step_by(strip_width) {
+        let strip = first..block.columns.end.min(first + strip_width);
+        sums.clear();
+        sums.resize(strip.len() * panels.len() * V::ROWS, 0.0);
+        // SAFETY: the caller's promise.
+        unsafe { chunks::<V, F>(weight, x, &strip, &panels, columns, sums) };
+        let out = &mut out[strip.start - block.columns.start..];
+        let rows = block.rows.len();
+        for (at, sums) in sums.chunks_exact(panels.len() * V::ROWS).enumerate() {
+            out[at..].iter_mut().step_by(block.stride()).zip(&sums[..rows]).for_each(|(out, sum)| *out = *sum);
+        }
+    }
+    WORKSPACE.set(workspace);
+}
+
+/// Adds the products of `panels` and the columns `strip` to `sums`, chunk by chunk.
+#[inline(always)]
+unsafe fn chunks<V: RowLanes, F: Format>(
+    weight: &Weight,
+    x: &Panels,
+    strip: &Range<usize>,
+    panels: &Range<usize>,
+    columns: &mut [Column],
+    sums: &mut [f32],
+) {
+    let height = panels.len() * V::ROWS;
+    let columns = &mut columns[..strip.len()];
+    assert_eq!(sums.len(), strip.len() * height, "an output for every column and row");
     for chunk in 0..x.chunks {
-        let x = x.chunk(chunk, block.rows.start, rows);
-        for (at, first) in columns.clone().step_by(COLUMNS).enumerate() {
-            let mut runs = 0;
-            for (i, unpacked) in unpacked.iter_mut().enumerate() {
-                // Lanes beyond the last column repeat it; their results are not read.
-                let column = (first + i).min(columns.end - 1);
-                let bytes = chunk_bytes(weight.ggml_type(), weight.row(column), chunk);
-                F::unpack::<V>(bytes, i, &mut tile, unpacked);
-                runs = bytes.len() / weight.ggml_type().block_bytes();
-            }
-            let out = &mut out[at * COLUMNS..];
-            // SAFETY: sixteen columns and 64 groups, as `interleave` asks; each call below gets as many rows of `x` as it
-            // computes, and `out` has `stride` numbers from the first of each row on, of which sixteen are this tile's.
+        let mut runs = 0;
+        for (column, index) in columns.iter_mut().zip(strip.clone()) {
+            let row = weight.row(index);
+            let bytes = &row[chunk * F::CHUNK_BYTES..row.len().min((chunk + 1) * F::CHUNK_BYTES)];
+            prefetch(bytes.as_ptr().wrapping_add(AHEAD), F::CHUNK_BYTES);
+            // SAFETY: the caller's promise.
             unsafe {
-                V::interleave(unpacked.as_ptr(), tile.q.as_mut_ptr());
-                let mut row = 0;
-                while row + 8 <= rows && V::ROWS >= 8 {
-                    F::rows::<V, 8>(&tile, runs, &x[row..row + 8], out[row * stride..].as_mut_ptr(), stride);
-                    row += 8;
+                runs = V::unpack::<F>(bytes, column);
+                if F::LEVELS == Levels::Signed {
+                    V::widen(column);
                 }
-                while row + 4 <= rows && V::ROWS >= 4 {
-                    F::rows::<V, 4>(&tile, runs, &x[row..row + 4], out[row * stride..].as_mut_ptr(), stride);
-                    row += 4;
-                }
-                while row + 2 <= rows {
-                    F::rows::<V, 2>(&tile, runs, &x[row..row + 2], out[row * stride..].as_mut_ptr(), stride);
-                    row += 2;
-                }
-                if row < rows {
-                    F::rows::<V, 1>(&tile, runs, &x[row..row + 1], out[row * stride..].as_mut_ptr(), stride);
-                }
+            }
+        }
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let count = if panel + V::PANELS <= panels.end { V::PANELS } else { 1 };
+            let mut at = 0;
+            while at < columns.len() {
+                let width = if at + V::COLUMNS <= columns.len() { V::COLUMNS } else { 1 };
+                let sums = &mut sums[at * height + (panel - panels.start) * V::ROWS..];
+                let tile = Tile { columns: &columns[at..at + width], panels: x.panels(chunk, panel, count), runs, height };
+                // SAFETY: the caller's promise.
+                unsafe { tile.add::<V, F>(sums) };
+                at += width;
+            }
+            panel += count;
+        }
+    }
+}
+
+/// A few columns and panels of one chunk.
+struct Tile<'a> {
+    columns: &'a [Column],
+    panels: Panel<'a>,
+    runs: usize,
+    /// Distance of two columns of sums.
+    height: usize,
+}
+
+impl Tile<'_> {
+    /// Picks the register tile.
+    #[inline(always)]
+    unsafe fn add<V: RowLanes, F: Format>(&self, sums: &mut [f32]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (self.columns.len(), self.panels.count) {
+                (1, 1) => self.sized::<V, F, 1, 1>(sums),
+                (1, 2) => self.sized::<V, F, 1, 2>(sums),
+                (3, 1) => self.sized::<V, F, 3, 1>(sums),
+                (3, 2) => self.sized::<V, F, 3, 2>(sums),
+                (4, 1) => self.sized::<V, F, 4, 1>(sums),
+                (4, 2) => self.sized::<V, F, 4, 2>(sums),
+                (columns, panels) => unreachable!("no tile of {columns} x {panels}"),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sized<V: RowLanes, F: Format, const C: usize, const P: usize>(&self, sums: &mut [f32]) {
+        // A set's own sizes only: no other tile is compiled.
+        if (C != 1 && C != V::COLUMNS) || (P != 1 && P != V::PANELS) {
+            unreachable!("not a tile of this set");
+        }
+        let columns: &[Column; C] = self.columns.try_into().expect("matched");
+        assert!(self.panels.count == P && sums.len() >= (C - 1) * self.height + P * V::ROWS && self.runs <= 8);
+        // SAFETY: the caller's promise; the tile's sums, columns and panels are there.
+        unsafe {
+            if F::RUNS == 0 {
+                with_float_scales::<V, F, C, P>(columns, &self.panels, self.runs, sums.as_mut_ptr(), self.height);
+            } else {
+                with_integer_scales::<V, F, C, P>(columns, &self.panels, sums.as_mut_ptr(), self.height);
             }
         }
     }
 }
 
-/// A block format, as the tile sees it.
-trait Format {
-    /// Unpacks one column of a chunk: weights into `q`, scales into lane `i` of the tile.
-    fn unpack<V: Lanes>(bytes: &[u8], i: usize, tile: &mut Tile, q: &mut [u8; 256]);
-
-    /// Adds `R` rows of `x` times the tile to `R` rows of 16 outputs.
-    ///
-    /// # Safety
-    /// The CPU has the instruction set; `x` has `R` blocks, `out` `R` rows of 16 numbers, `stride` apart.
-    unsafe fn rows<V: Lanes, const R: usize>(tile: &Tile, runs: usize, x: &[Activation], out: *mut f32, stride: usize);
-}
-
-struct Q4K;
-struct Q5K;
-struct Q6K;
-struct Q8_0;
-struct Q4_0;
-
-impl Format for Q4K {
-    #[inline(always)]
-    fn unpack<V: Lanes>(bytes: &[u8], i: usize, tile: &mut Tile, q: &mut [u8; 256]) {
-        unpack_with_mins::<V>(&KBlock::q4_k(bytes, q), i, tile);
-    }
-
-    #[inline(always)]
-    unsafe fn rows<V: Lanes, const R: usize>(tile: &Tile, _runs: usize, x: &[Activation], out: *mut f32, stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { rows_with_mins::<V, R>(tile, V::DOTS[0], x, out, stride) }
-    }
-}
-
-impl Format for Q5K {
-    #[inline(always)]
-    fn unpack<V: Lanes>(bytes: &[u8], i: usize, tile: &mut Tile, q: &mut [u8; 256]) {
-        unpack_with_mins::<V>(&KBlock::q5_k(bytes, q), i, tile);
-    }
-
-    #[inline(always)]
-    unsafe fn rows<V: Lanes, const R: usize>(tile: &Tile, _runs: usize, x: &[Activation], out: *mut f32, stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { rows_with_mins::<V, R>(tile, V::DOTS[1], x, out, stride) }
-    }
-}
-
+/// Dots that fit a part, of one run of `groups` groups.
 #[inline(always)]
-fn unpack_with_mins<V: Lanes>(block: &KBlock, i: usize, tile: &mut Tile) {
-    (tile.d[0][i], tile.dmin[i]) = (block.d, block.dmin);
-    for s in 0..8 {
-        tile.scales[s][i] = V::pack_scale(block.scales[2 * s]);
-    }
-    for s in 0..4 {
-        tile.pairs[s][i] = pair(block.mins[2 * s], block.mins[2 * s + 1]);
+fn dots<V: RowLanes, F: Format>(groups: usize) -> usize {
+    let most = match F::LEVELS {
+        Levels::Four => V::DOTS[0],
+        Levels::Five => V::DOTS[1],
+        Levels::Six => V::DOTS[2],
+        Levels::Signed => groups,
+    };
+    most.min(groups)
+}
+
+/// How much too large the levels are as a body multiplies them.
+#[inline(always)]
+fn offset<V: RowLanes, F: Format>() -> i32 {
+    match (F::CORRECTION, F::LEVELS) {
+        (Correction::Offset(offset), _) => offset,
+        (_, Levels::Signed) => V::SIGNED_OFFSET,
+        _ => 0,
     }
 }
 
-/// The sums of scaled dots of one chunk: `count` runs of `groups` groups, at most `dots` of them between scalings.
+/// The integer sum of a chunk first, then its two scales.
 #[inline(always)]
-unsafe fn scaled_sums<V: Lanes, const R: usize>(tile: &Tile, groups: usize, dots: usize, x: &[Activation]) -> [V::Int; R] {
-    // SAFETY: the caller has the instruction set; groups run to 64, so tile and activations are read within their arrays.
+unsafe fn with_integer_scales<V: RowLanes, F: Format, const C: usize, const P: usize>(
+    columns: &[Column; C],
+    x: &Panel<'_>,
+    out: *mut f32,
+    height: usize,
+) {
+    // SAFETY: the caller has the instruction set; groups run to 64, runs to 16, so columns and panels are read within their arrays.
     unsafe {
-        let mut sums = [V::int(0); R];
-        for run in 0..64 / groups {
-            let scale = V::load_int(tile.scales[run].as_ptr());
-            let mut group = run * groups;
-            for _ in 0..groups / dots {
-                let w = V::weights(tile.q[group].as_ptr());
-                let mut parts: [V::Part; R] = std::array::from_fn(|r| V::first_dot(w, V::four(x[r].q.as_ptr().add(4 * group))));
-                for g in group + 1..group + dots {
-                    let w = V::weights(tile.q[g].as_ptr());
-                    for (part, x) in parts.iter_mut().zip(x) {
-                        *part = V::add_dot(*part, w, V::four(x.q.as_ptr().add(4 * g)));
+        let groups = 64 / F::RUNS;
+        let dots = dots::<V, F>(groups);
+        let mut sums = [[V::zero(); P]; C];
+        for run in 0..F::RUNS {
+            if F::LEVELS == Levels::Signed {
+                let mut totals = [[V::zero(); P]; C];
+                for g in run * groups..(run + 1) * groups {
+                    add_signed_dots::<V, C, P>(columns, x, g, &mut totals);
+                }
+                for c in 0..C {
+                    for p in 0..P {
+                        sums[c][p] = V::add_scaled_sum(sums[c][p], totals[c][p], &columns[c].scales[run]);
                     }
                 }
-                for (sum, part) in sums.iter_mut().zip(parts) {
-                    *sum = V::add_scaled(*sum, part, scale);
+                continue;
+            }
+            let mut first = run * groups;
+            while first < (run + 1) * groups {
+                let parts = unsigned_dots::<V, C, P>(columns, x, first, dots);
+                first += dots;
+                for c in 0..C {
+                    for p in 0..P {
+                        sums[c][p] = V::add_scaled(sums[c][p], parts[c][p], &columns[c].scales[run]);
+                    }
                 }
-                group += dots;
             }
         }
-        sums
-    }
-}
-
-/// `sum` over `2 * N` runs of `pairs` times sums of activations.
-#[inline(always)]
-unsafe fn pair_sums<V: Lanes, const N: usize>(tile: &Tile, sums: *const i16) -> V::Int {
-    // SAFETY: the caller has the instruction set, and `2 * N` sums.
-    unsafe {
-        let mut total = V::int(0);
-        for p in 0..N {
-            let two = sums.add(2 * p).cast::<i32>().read_unaligned();
-            total = V::add_pairs(total, V::load_int(tile.pairs[p].as_ptr()), V::int(two));
-        }
-        total
-    }
-}
-
-#[inline(always)]
-unsafe fn rows_with_mins<V: Lanes, const R: usize>(tile: &Tile, dots: usize, x: &[Activation], out: *mut f32, stride: usize) {
-    // SAFETY: the caller's promise; four pairs are the eight sums of 32.
-    unsafe {
-        let x = &x[..R];
-        let sums = scaled_sums::<V, R>(tile, 8, dots, x);
-        for r in 0..R {
-            let d_x = V::float(x[r].d[0]);
-            let mins = pair_sums::<V, 4>(tile, x[r].sums32.as_ptr());
-            let at = out.add(r * stride);
-            let acc = V::fma(V::mul(V::load(tile.d[0].as_ptr()), d_x), V::to_float(sums[r]), V::load(at));
-            V::store(at, V::minus_fma(V::mul(V::load(tile.dmin.as_ptr()), d_x), V::to_float(mins), acc));
-        }
-    }
-}
-
-impl Format for Q6K {
-    #[inline(always)]
-    fn unpack<V: Lanes>(bytes: &[u8], i: usize, tile: &mut Tile, q: &mut [u8; 256]) {
-        let block = KBlock::q6_k(bytes, q);
-        tile.d[0][i] = block.d;
-        for s in 0..16 {
-            tile.scales[s][i] = V::pack_scale(block.scales[s]);
-        }
-        for s in 0..8 {
-            tile.pairs[s][i] = pair(block.scales[2 * s], block.scales[2 * s + 1]);
-        }
-    }
-
-    /// The weights pass as `q` and not `q - 32`; 32 times the scaled sums of the activations come off in one go.
-    #[inline(always)]
-    unsafe fn rows<V: Lanes, const R: usize>(tile: &Tile, _runs: usize, x: &[Activation], out: *mut f32, stride: usize) {
-        // SAFETY: the caller's promise; eight pairs are the sixteen sums of 16.
-        unsafe {
-            let x = &x[..R];
-            let sums = scaled_sums::<V, R>(tile, 4, V::DOTS[2], x);
-            for r in 0..R {
-                let offset = V::shift_left_5(pair_sums::<V, 8>(tile, x[r].sums16.as_ptr()));
-                let d = V::mul(V::load(tile.d[0].as_ptr()), V::float(x[r].d[0]));
-                let at = out.add(r * stride);
-                V::store(at, V::fma(d, V::to_float(V::sub(sums[r], offset)), V::load(at)));
+        for p in 0..P {
+            let d_x = V::load(x.d::<V>(p, 0));
+            for (c, column) in columns.iter().enumerate() {
+                // Minima or scales meet the sums of the activations.
+                let pairs = |p: usize| {
+                    let mut total = V::zero();
+                    for i in 0..F::RUNS / 2 {
+                        let sums = if F::RUNS == 16 { x.sums16::<V>(p, i) } else { x.sums32::<V>(p, i) };
+                        total = V::add_pairs(total, V::load_int(sums), &column.pairs[i]);
+                    }
+                    total
+                };
+                let at = out.add(c * height + p * V::ROWS);
+                let offset = offset::<V, F>();
+                let sum = if offset == 0 { sums[c][p] } else { V::minus_times(sums[c][p], pairs(p), offset) };
+                let mut acc = V::fma(V::mul(V::float(column.d[0]), d_x), V::to_float(sum), V::load(at));
+                if F::CORRECTION == Correction::Minima {
+                    acc = V::minus_fma(V::mul(V::float(column.m[0]), d_x), V::to_float(pairs(p)), acc);
+                }
+                V::store(at, acc);
             }
         }
     }
 }
 
-impl Format for Q8_0 {
-    #[inline(always)]
-    fn unpack<V: Lanes>(bytes: &[u8], i: usize, tile: &mut Tile, q: &mut [u8; 256]) {
-        for ((block, q), d) in bytes.chunks_exact(34).zip(q.chunks_exact_mut(32)).zip(&mut tile.d) {
-            d[i] = half_at(block);
-            q.copy_from_slice(&block[2..]);
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn rows<V: Lanes, const R: usize>(tile: &Tile, runs: usize, x: &[Activation], out: *mut f32, stride: usize) {
-        // SAFETY: the caller's promise; there are at most eight runs of eight groups.
-        unsafe {
-            let x = &x[..R];
-            let mut accs: [V::Float; R] = std::array::from_fn(|r| V::load(out.add(r * stride)));
-            for run in 0..runs.min(8) {
-                let mut sums = [V::int(0); R];
+/// Every run of 32 has its own scales.
+#[inline(always)]
+unsafe fn with_float_scales<V: RowLanes, F: Format, const C: usize, const P: usize>(
+    columns: &[Column; C],
+    x: &Panel<'_>,
+    runs: usize,
+    out: *mut f32,
+    height: usize,
+) {
+    // SAFETY: the caller has the instruction set; runs run to 8 and groups to 64, so columns and panels are read within their arrays.
+    unsafe {
+        let dots = dots::<V, F>(8);
+        for run in 0..runs {
+            let mut sums = [[V::zero(); P]; C];
+            if F::LEVELS == Levels::Signed {
                 for g in 8 * run..8 * run + 8 {
-                    let w = V::signed_weights(tile.q[g].as_ptr());
-                    for (sum, x) in sums.iter_mut().zip(x) {
-                        *sum = V::add_signed_dot(*sum, w, V::four(x.q.as_ptr().add(4 * g)));
-                    }
+                    add_signed_dots::<V, C, P>(columns, x, g, &mut sums);
                 }
-                let d_w = V::load(tile.d[run].as_ptr());
-                for r in 0..R {
-                    let mut sum = sums[r];
-                    if V::SIGNED_OFFSET != 0 {
-                        sum = V::sub(sum, V::int(V::SIGNED_OFFSET * i32::from(x[r].sums32[run])));
+            } else {
+                let mut first = 8 * run;
+                while first < 8 * run + 8 {
+                    let parts = unsigned_dots::<V, C, P>(columns, x, first, dots);
+                    first += dots;
+                    for c in 0..C {
+                        for p in 0..P {
+                            // The first sum is the part itself: adding it to zero costs nothing once compiled.
+                            sums[c][p] = V::add(sums[c][p], V::unscaled(parts[c][p]));
+                        }
                     }
-                    accs[r] = V::fma(V::mul(d_w, V::float(x[r].d[run])), V::to_float(sum), accs[r]);
                 }
             }
-            accs.into_iter().enumerate().for_each(|(r, acc)| V::store(out.add(r * stride), acc));
+            let offset = offset::<V, F>();
+            for p in 0..P {
+                let d_x = V::load(x.d::<V>(p, run));
+                // One of the two i16 sums.
+                let total =
+                    V::add_pairs(V::zero(), V::load_int(x.sums32::<V>(p, run / 2)), &(if run.is_multiple_of(2) { 1 } else { 1 << 16 }));
+                for (c, column) in columns.iter().enumerate() {
+                    let sum = if offset == 0 { sums[c][p] } else { V::minus_times(sums[c][p], total, offset) };
+                    let at = out.add(c * height + p * V::ROWS);
+                    let mut acc = V::fma(V::mul(V::float(column.d[run]), d_x), V::to_float(sum), V::load(at));
+                    if F::CORRECTION == Correction::Minima {
+                        acc = V::fma(V::mul(V::float(column.m[run]), d_x), V::to_float(total), acc);
+                    }
+                    V::store(at, acc);
+                }
+            }
         }
     }
 }
 
-impl Format for Q4_0 {
-    #[inline(always)]
-    fn unpack<V: Lanes>(bytes: &[u8], i: usize, tile: &mut Tile, q: &mut [u8; 256]) {
-        for ((block, q), d) in bytes.chunks_exact(18).zip(q.chunks_exact_mut(32)).zip(&mut tile.d) {
-            let (scale, unpacked) = q4_0(block);
-            d[i] = scale;
-            q.copy_from_slice(&unpacked);
-        }
-    }
-
-    /// The weights pass as `q` and not `q - 8`; 8 times the sum of the activations comes off.
-    #[inline(always)]
-    unsafe fn rows<V: Lanes, const R: usize>(tile: &Tile, runs: usize, x: &[Activation], out: *mut f32, stride: usize) {
-        // SAFETY: the caller's promise; there are at most eight runs of eight groups.
-        unsafe {
-            let x = &x[..R];
-            let mut accs: [V::Float; R] = std::array::from_fn(|r| V::load(out.add(r * stride)));
-            for run in 0..runs.min(8) {
-                let w = V::weights(tile.q[8 * run].as_ptr());
-                let mut parts: [V::Part; R] = std::array::from_fn(|r| V::first_dot(w, V::four(x[r].q.as_ptr().add(32 * run))));
-                for g in 8 * run + 1..8 * run + 8 {
-                    let w = V::weights(tile.q[g].as_ptr());
-                    for (part, x) in parts.iter_mut().zip(x) {
-                        *part = V::add_dot(*part, w, V::four(x.q.as_ptr().add(4 * g)));
-                    }
-                }
-                let d_w = V::load(tile.d[run].as_ptr());
-                for r in 0..R {
-                    let sum = V::sub(V::unscaled(parts[r]), V::int(8 * i32::from(x[r].sums32[run])));
-                    accs[r] = V::fma(V::mul(d_w, V::float(x[r].d[run])), V::to_float(sum), accs[r]);
-                }
-            }
-            accs.into_iter().enumerate().for_each(|(r, acc)| V::store(out.add(r * stride), acc));
-        }
-    }
-}
-
+/// `count` dots of unsigned levels from group `first` on, unscaled.
 #[inline(always)]
-fn pair(low: i16, high: i16) -> i32 {
-    i32::from(low as u16) | (i32::from(high) << 16)
+unsafe fn unsigned_dots<V: RowLanes, const C: usize, const P: usize>(
+    columns: &[Column; C],
+    x: &Panel<'_>,
+    first: usize,
+    count: usize,
+) -> [[V::Part; P]; C] {
+    // SAFETY: the caller has the instruction set, and `first + count <= 64`.
+    unsafe {
+        let mut parts = [[V::no_part(); P]; C];
+        for g in first..first + count {
+            let mut rows = [V::zero(); P];
+            for p in 0..P {
+                rows[p] = V::rows(x.q::<V>(p, g));
+            }
+            for c in 0..C {
+                let w = V::four(columns[c].q.as_ptr().add(4 * g));
+                for p in 0..P {
+                    parts[c][p] = V::add_dot(parts[c][p], w, rows[p]);
+                }
+            }
+            one_by_one();
+        }
+        parts
+    }
+}
+
+/// The compiler may not load anything of what comes after before this: it would unroll the groups, load far ahead and run out of
+/// registers (half the speed, on 2026-11-26). No instruction.
+#[inline(always)]
+fn one_by_one() {
+    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+}
+
+/// Adds the dots of signed levels of group `g`.
+#[inline(always)]
+unsafe fn add_signed_dots<V: RowLanes, const C: usize, const P: usize>(
+    columns: &[Column; C],
+    x: &Panel<'_>,
+    g: usize,
+    sums: &mut [[V::Int; P]; C],
+) {
+    // SAFETY: the caller has the instruction set, and `g < 64`.
+    unsafe {
+        let rows: [V::Signed; P] = std::array::from_fn(|p| V::signed(V::rows(x.q::<V>(p, g))));
+        for c in 0..C {
+            for p in 0..P {
+                sums[c][p] = V::add_signed_dot(sums[c][p], &columns[c], g, rows[p]);
+            }
+        }
+        one_by_one();
+    }
+}
+
+/// Asks for `len` bytes from `at` on, any address.
+#[inline(always)]
+pub(super) fn prefetch(at: *const u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..len).step_by(64) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.wrapping_add(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, len);
 }

@@ -1,0 +1,150 @@
+//! [`super::column::Format::unpack`] on 256-bit registers, for the formats that most files are made of.
+//!
+//! Each does what the plain function does; the bodies that use one or the other are tested against each other.
+
+use std::arch::x86_64::*;
+
+use super::column::Column;
+
+/// Q4_K: see [`crate::blocks::KBlock::q4_k`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn q4_k(block: &[u8; 144], column: &mut Column) {
+    let nibbles: &[[u8; 32]; 4] = block[16..].as_chunks().0.try_into().expect("128 bytes");
+    for (nibbles, q) in nibbles.iter().zip(column.q.as_chunks_mut::<64>().0) {
+        let packed = load(nibbles);
+        store(&mut q[..32], low_nibbles(packed));
+        store(&mut q[32..], low_nibbles(_mm256_srli_epi16::<4>(packed)));
+    }
+    scales_and_minima(block[..16].try_into().expect("sixteen bytes"), column);
+}
+
+/// Q5_K: see [`crate::blocks::KBlock::q5_k`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn q5_k(block: &[u8; 176], column: &mut Column) {
+    let mut fifth = load(block[16..48].try_into().expect("32 bytes"));
+    let nibbles: &[[u8; 32]; 4] = block[48..].as_chunks().0.try_into().expect("128 bytes");
+    let bit = _mm256_set1_epi8(16);
+    // The fifth bits of the first two runs move to where they belong; each two runs later they stand two bits higher.
+    for (nibbles, q) in nibbles.iter().zip(column.q.as_chunks_mut::<64>().0) {
+        let packed = load(nibbles);
+        let (low, high) = (_mm256_slli_epi16::<4>(fifth), _mm256_slli_epi16::<3>(fifth));
+        store(&mut q[..32], _mm256_or_si256(low_nibbles(packed), _mm256_and_si256(low, bit)));
+        store(&mut q[32..], _mm256_or_si256(low_nibbles(_mm256_srli_epi16::<4>(packed)), _mm256_and_si256(high, bit)));
+        fifth = _mm256_srli_epi16::<2>(fifth);
+    }
+    scales_and_minima(block[..16].try_into().expect("sixteen bytes"), column);
+}
+
+/// Q6_K: see [`crate::blocks::KBlock::q6_k`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn q6_k(block: &[u8; 210], column: &mut Column) {
+    let (low, pairs): (&[[u8; 32]; 4], &[[u8; 32]; 2]) =
+        (block[..128].as_chunks().0.try_into().expect("128 bytes"), block[128..192].as_chunks().0.try_into().expect("64 bytes"));
+    let two_bits = _mm256_set1_epi8(0x30);
+    for (half, q) in column.q.as_chunks_mut::<128>().0.iter_mut().enumerate() {
+        let (a, b, high) = (load(&low[2 * half]), load(&low[2 * half + 1]), load(&pairs[half]));
+        store(&mut q[..32], _mm256_or_si256(low_nibbles(a), _mm256_and_si256(_mm256_slli_epi16::<4>(high), two_bits)));
+        store(&mut q[32..64], _mm256_or_si256(low_nibbles(b), _mm256_and_si256(_mm256_slli_epi16::<2>(high), two_bits)));
+        store(&mut q[64..96], _mm256_or_si256(low_nibbles(_mm256_srli_epi16::<4>(a)), _mm256_and_si256(high, two_bits)));
+        store(
+            &mut q[96..],
+            _mm256_or_si256(low_nibbles(_mm256_srli_epi16::<4>(b)), _mm256_and_si256(_mm256_srli_epi16::<2>(high), two_bits)),
+        );
+    }
+    let scales = load_128(block[192..208].try_into().expect("sixteen bytes"));
+    let wide = _mm256_cvtepi8_epi16(scales);
+    column.pairs = words(wide);
+    for (scales, eight) in column.scales.as_chunks_mut::<8>().0.iter_mut().zip([scales, _mm_srli_si128::<8>(scales)]) {
+        *scales = words(twice(_mm256_cvtepi8_epi32(eight)));
+    }
+    column.d[0] = half(block[208..].try_into().expect("two bytes"));
+}
+
+/// Q8_0, up to eight blocks of 34 bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn q8_0(blocks: &[[u8; 34]], column: &mut Column) {
+    for ((block, q), d) in blocks.iter().zip(column.q.as_chunks_mut::<32>().0).zip(&mut column.d) {
+        *d = half(block[..2].try_into().expect("two bytes"));
+        store(q, load(block[2..].try_into().expect("32 bytes")));
+    }
+}
+
+/// Q4_0, up to eight blocks of 18 bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn q4_0(blocks: &[[u8; 18]], column: &mut Column) {
+    for ((block, q), d) in blocks.iter().zip(column.q.as_chunks_mut::<32>().0).zip(&mut column.d) {
+        *d = half(block[..2].try_into().expect("two bytes"));
+        let packed = load_128(block[2..].try_into().expect("sixteen bytes"));
+        store(q, low_nibbles(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed)));
+    }
+}
+
+/// The first sixteen bytes of a block of Q4_K or Q5_K: see [`crate::blocks::scales_and_mins`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn scales_and_minima(head: &[u8; 16], column: &mut Column) {
+    let word = |i: usize| u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]);
+    let (a, b, c) = (word(4), word(8), word(12));
+    const SIX: u32 = 0x3f3f_3f3f;
+    const FOUR: u32 = 0x0f0f_0f0f;
+    const TOP: u32 = 0x3030_3030;
+    let eight = |low: u32, high: u32| _mm_cvtsi64_si128((u64::from(low) | (u64::from(high) << 32)) as i64);
+    let scales = eight(a & SIX, (c & FOUR) | ((a >> 2) & TOP));
+    let minima = eight(b & SIX, ((c >> 4) & FOUR) | ((b >> 2) & TOP));
+    *column.scales.first_chunk_mut::<8>().expect("of sixteen") = words(twice(_mm256_cvtepu8_epi32(scales)));
+    column.pairs = words(_mm256_cvtepu8_epi16(minima));
+    let both = _mm_cvtph_ps(_mm_cvtsi32_si128(word(0) as i32));
+    (column.d[0], column.m[0]) = (_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both)));
+}
+
+/// Each number, which fits 16 bits, in both halves of its 32.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn twice(v: __m256i) -> __m256i {
+    _mm256_blend_epi16::<0xaa>(v, _mm256_slli_epi32::<16>(v))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn low_nibbles(v: __m256i) -> __m256i {
+    _mm256_and_si256(v, _mm256_set1_epi8(15))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn half(bytes: &[u8; 2]) -> f32 {
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(*bytes)))))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load(bytes: &[u8; 32]) -> __m256i {
+    // SAFETY: 32 bytes are there; the load needs no alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load_128(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: 16 bytes are there; the load needs no alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn store(to: &mut [u8], v: __m256i) {
+    let to: &mut [u8; 32] = to.try_into().expect("32 bytes");
+    // SAFETY: room for 32 bytes; the store needs no alignment.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
+}
+
+#[inline(always)]
+fn words(v: __m256i) -> [i32; 8] {
+    // SAFETY: the same size, and any bits are an i32.
+    unsafe { std::mem::transmute(v) }
+}
