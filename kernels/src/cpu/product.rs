@@ -49,6 +49,11 @@ impl<'a> DenseRows<'a> {
         Self { stride, values: Cow::Owned(values) }
     }
 
+    fn gather(&self, rows: &[u32]) -> DenseRows<'static> {
+        let values = rows.iter().flat_map(|row| self.row(*row as usize)).copied().collect();
+        DenseRows { stride: self.stride, values: Cow::Owned(values) }
+    }
+
     #[inline]
     pub fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.stride..][..self.stride]
@@ -84,8 +89,19 @@ impl<'a> Inputs<'a> {
         inputs
     }
 
+    /// Rows `rows` of these, in the order given: what was quantised once serves every expert that a row goes to.
+    pub fn gather(&self, rows: &[u32]) -> Inputs<'static> {
+        Inputs {
+            isa: self.isa,
+            rows: rows.len(),
+            dense: self.dense.as_ref().map(|dense| dense.gather(rows)),
+            per256: self.per256.as_ref().map(|quantised| quantised.gather(rows)),
+            per32: self.per32.as_ref().map(|quantised| quantised.gather(rows)),
+        }
+    }
+
     /// Computes one block of outputs of `weight` into `out`, rows of `block.stride()`.
-    fn product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
+    pub fn product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
         let quantized = match scale_for(weight.ggml_type()) {
             None => return self.dense_product(weight, block, out),
             Some(Scale::Per256) => &self.per256,
@@ -213,21 +229,21 @@ pub(crate) fn gated(inputs: &Inputs<'_>, gate: &Weight, up: &Weight, function: G
 }
 
 /// Rows computed before the next rows start: 512 x 64 f32 of scratch stay in the second-level cache.
-const ROWS_MAX: usize = 512;
+pub(super) const ROWS_MAX: usize = 512;
 
 /// Columns of one task: a multiple of 16, small enough that every thread finds several tasks, large enough that taking one
 /// costs nothing beside it.
-fn block_width(rows: usize, columns_total: usize) -> usize {
+pub(super) fn block_width(rows: usize, columns_total: usize) -> usize {
     let widest = if rows <= 4 { 256 } else { 64 };
     (columns_total / (8 * pool::pool().threads())).next_multiple_of(16).clamp(16, widest)
 }
 
-fn cut(total: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn cut(total: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
     (0..total).step_by(width).map(move |start| start..total.min(start + width))
 }
 
 /// Runs `work` on `len` values of this thread's scratch memory, whose contents are left-overs.
-fn with_scratch(len: usize, work: impl FnOnce(&mut [f32])) {
+pub(super) fn with_scratch(len: usize, work: impl FnOnce(&mut [f32])) {
     thread_local! {
         static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     }
