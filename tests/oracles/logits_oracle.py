@@ -29,7 +29,7 @@ DIVERGENCE_MEAN_MAX = 1e-3
 POSITIONS = 1000
 SEQUENCE_TOKENS = 250
 TEXTS = [ROOT / "LICENSE-APACHE", Path(__file__).resolve().parent / "make_fixtures.py"]
-FAMILIES = ["llama", "qwen2", "qwen3"]
+FAMILIES = ["llama", "qwen2", "qwen3", "qwen3moe"]
 MIXES = ["q4_k_m", "q8_0", "q6_k"]
 
 
