@@ -92,9 +92,15 @@ fn rms(values: &[f32]) -> f32 {
 /// The definition: each row alone, each of its experts by `linear` and `ffn_gated`, in ascending order of the experts.
 #[test]
 fn the_sum_is_that_of_single_products_in_a_fixed_order() {
-    for types in [[GgmlType::Q4K, GgmlType::Q4K, GgmlType::Q6K], [GgmlType::Q8_0, GgmlType::Q5K, GgmlType::Q4_0], [GgmlType::BF16; 3]] {
-        let (router, experts) = mixture(types, SHAPE, 50);
-        let (x, residual) = (rows(19, SHAPE.hidden, 51), rows(19, SHAPE.hidden, 52));
+    let odd = [Shape { count: 9, hidden: 96, width: 160 }, Shape { count: 4, hidden: 37, width: 29 }];
+    for (types, shape) in [
+        ([GgmlType::Q4K, GgmlType::Q4K, GgmlType::Q6K], SHAPE),
+        ([GgmlType::Q8_0, GgmlType::Q5K, GgmlType::Q4_0], SHAPE),
+        ([GgmlType::Q8_0, GgmlType::F16, GgmlType::Q4_0], odd[0]),
+        ([GgmlType::BF16, GgmlType::F32, GgmlType::F16], odd[1]),
+    ] {
+        let (router, experts) = mixture(types, shape, 50);
+        let (x, residual) = (rows(19, shape.hidden, 51), rows(19, shape.hidden, 52));
         let before = values(&residual);
         moe_ffn_add_(&residual, &x, &router, &experts, spec(4)).unwrap();
         let after = values(&residual);
@@ -103,14 +109,14 @@ fn the_sum_is_that_of_single_products_in_a_fixed_order() {
             let routes = route(&linear(&x, &router, None).unwrap(), 4, true).unwrap();
             let mut chosen: Vec<(u32, f32)> = routes.experts().iter().copied().zip(routes.weights().iter().copied()).collect();
             chosen.sort_by_key(|(expert, _)| *expert);
-            let mut sum = vec![0.0f32; SHAPE.hidden];
+            let mut sum = vec![0.0f32; shape.hidden];
             for (expert, weight) in chosen {
                 let expert = expert as usize;
                 let inner = ffn_gated(&x, &experts.gate()[expert], &experts.up()[expert], Activation::Silu).unwrap();
                 let y = values(&linear(&inner, &experts.down()[expert], None).unwrap());
                 sum.iter_mut().zip(&y).for_each(|(sum, y)| *sum += weight * y);
             }
-            let at = row * SHAPE.hidden..(row + 1) * SHAPE.hidden;
+            let at = row * shape.hidden..(row + 1) * shape.hidden;
             let by_hand: Vec<f32> = before[at.clone()].iter().zip(&sum).map(|(r, s)| r + s).collect();
             assert_bits(&after[at], &by_hand, &format!("{types:?} row {row}"));
         }

@@ -56,8 +56,9 @@ pub enum Mix {
 /// What each layer adds to a residual of deviation 1, where the embedding has that. As in a trained model, and unlike in one whose
 /// residual is all noise of layers, rounding errors then do not grow from layer to layer.
 const BRANCH_GAIN: f32 = 0.5;
-/// Standard deviation of a router's logits: a few experts count, and few choices hang on a hair.
-const ROUTER_DEVIATION: f32 = 2.0;
+/// Standard deviation of a router's logits: a few experts count, and the last of them, which rounding may exchange for its
+/// neighbour, counts little.
+const ROUTER_DEVIATION: f32 = 3.0;
 /// Standard deviation of the logits: neither flat nor certain.
 const LOGIT_DEVIATION: f32 = 2.5;
 
