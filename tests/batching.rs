@@ -120,6 +120,11 @@ fn qwen2_answers_alike_in_any_company() {
 }
 
 #[test]
+fn a_mixture_of_experts_answers_alike_in_any_company() {
+    check(Family::Qwen3Moe, GgmlType::Q4K, KvDtype::F16);
+}
+
+#[test]
 fn qwen3_answers_alike_in_any_company() {
     check(Family::Qwen3, GgmlType::Q8_0, KvDtype::F16);
     check(Family::Qwen3, GgmlType::F16, KvDtype::F16);

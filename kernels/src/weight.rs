@@ -97,6 +97,28 @@ impl Weight {
         Ok(Self { bytes, ty, rows, cols, device: device.clone(), on_device })
     }
 
+    /// `count` matrices that lie one after the other in `bytes`, as GGUF keeps the experts of a mixture: each is a window of
+    /// `bytes`, nothing is copied. Errors as [`Self::new`]'s.
+    pub fn stack(
+        bytes: &SharedBytes,
+        ty: GgmlType,
+        count: usize,
+        (rows, cols): (usize, usize),
+        device: &Device,
+    ) -> Result<Vec<Self>, WeightError> {
+        if !cols.is_multiple_of(ty.block_size()) {
+            return Err(WeightError::Columns { ty, cols });
+        }
+        let one = ty.row_bytes(cols).and_then(|row| row.checked_mul(rows)).ok_or(WeightError::Overflow { ty, rows, cols })?;
+        let window = |index: usize| {
+            let wrong =
+                || WeightError::Size { ty, rows: rows.saturating_mul(count), cols, wanted: one.saturating_mul(count), got: bytes.len };
+            let window = index.checked_mul(one).and_then(|start| bytes.slice(start, one)).ok_or_else(wrong)?;
+            if one.checked_mul(count) != Some(bytes.len) { Err(wrong()) } else { Self::new(window, ty, rows, cols, device) }
+        };
+        (0..count).map(window).collect()
+    }
+
     /// Output width `N`.
     pub fn rows(&self) -> usize {
         self.rows

@@ -5,6 +5,7 @@ mod attention_bits;
 mod device;
 mod formats;
 mod linear;
+mod moe;
 mod norm;
 mod rope;
 mod same_bits;

@@ -3,7 +3,7 @@
 //!
 //!     cargo run --release -p models --example generate_gguf -- SHAPE MIX OUT.gguf [--seed N]
 //!
-//! SHAPE: qwen2.5-1.5b | qwen3-0.6b | small-llama | small-qwen2 | small-qwen3 | tiny-llama | tiny-qwen2 | tiny-qwen3
+//! SHAPE: qwen2.5-1.5b | qwen3-0.6b | qwen3-moe-32x8 | small-FAMILY | tiny-FAMILY; FAMILY: llama | qwen2 | qwen3 | qwen3moe
 //! MIX: q4_k_m | q4_k | q5_k | q6_k | q8_0 | q4_0 | bf16 | f16 | f32; q4_k_as_f32 and so on: the same numbers, written as f32
 
 use std::io::{BufWriter, Write};
@@ -15,7 +15,7 @@ use models::testing::random_model::{Mix, RandomModel};
 type Error = Box<dyn std::error::Error>;
 
 const USAGE: &str = "usage: generate_gguf SHAPE MIX OUT.gguf [--seed N]
-SHAPE: qwen2.5-1.5b | qwen3-0.6b | small-llama | small-qwen2 | small-qwen3 | tiny-llama | tiny-qwen2 | tiny-qwen3
+SHAPE: qwen2.5-1.5b | qwen3-0.6b | qwen3-moe-32x8 | small-FAMILY | tiny-FAMILY; FAMILY: llama | qwen2 | qwen3 | qwen3moe
 MIX: q4_k_m | q4_k | q5_k | q6_k | q8_0 | q4_0 | bf16 | f16 | f32; q4_k_as_f32 and so on: the same numbers, written as f32";
 
 fn main() -> Result<(), Error> {
@@ -42,6 +42,7 @@ fn shape_of(shape: &str, mix: Mix, seed: u64) -> Result<RandomModel, Error> {
     match shape {
         "qwen2.5-1.5b" => Ok(RandomModel::qwen2_5_1_5b(mix, seed)),
         "qwen3-0.6b" => Ok(RandomModel::qwen3_0_6b(mix, seed)),
+        "qwen3-moe-32x8" => Ok(RandomModel::qwen3_moe_32x8(mix, seed)),
         other => Err(format!("no shape {other}\n{USAGE}").into()),
     }
 }

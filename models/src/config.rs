@@ -23,12 +23,32 @@ pub struct ModelConfig {
     pub context_max: usize,
 }
 
+/// Which feed-forward layer the blocks of a family have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedForwardKind {
+    /// One, for every row.
+    Dense,
+    /// Many, of which a router chooses some for each row: softmax over all, then the largest.
+    Experts,
+}
+
+/// A mixture of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertParameters {
+    pub count: usize,
+    /// Experts a row uses.
+    pub used: usize,
+    /// Whether the weights of the experts used are divided by their sum.
+    pub renormalise: bool,
+}
+
 /// Everything the metadata says about the computation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hyperparameters {
     pub model: ModelConfig,
-    /// Width of the feed-forward layer.
+    /// Width of the feed-forward layer; where there are experts, of one of them.
     pub feed_forward: usize,
+    pub experts: Option<ExpertParameters>,
     /// Epsilon of every root-mean-square norm.
     pub norm_eps: f32,
     pub attention: AttentionSpec,
@@ -59,6 +79,7 @@ const HIDDEN_MAX: usize = 1 << 20;
 const HEADS_MAX: usize = 1 << 12;
 const HEAD_DIM_MAX: usize = 1 << 10;
 const FEED_FORWARD_MAX: usize = 1 << 24;
+const EXPERTS_MAX: usize = 1 << 16;
 /// Positions are u32, and slots of the cache too.
 const CONTEXT_MAX: usize = 1 << 31;
 const VOCAB_MAX: usize = 1 << 24;
@@ -66,7 +87,6 @@ const VOCAB_MAX: usize = 1 << 24;
 /// Keys that change the computation in a way the families here do not follow, with the value that means "off".
 /// A file that sets one is refused by name: the alternative is a model that talks nonsense.
 const UNSUPPORTED_NUMBERS: &[(&str, f64, &str)] = &[
-    ("expert_count", 0.0, "a mixture of experts"),
     ("logit_scale", 1.0, "scaled logits"),
     ("embedding_scale", 1.0, "scaled embeddings"),
     ("residual_scale", 1.0, "scaled residuals"),
@@ -77,11 +97,22 @@ const UNSUPPORTED_NUMBERS: &[(&str, f64, &str)] = &[
     ("attn_logit_softcapping", 0.0, "capped attention scores"),
     ("final_logit_softcapping", 0.0, "capped logits"),
     ("nextn_predict_layers", 0.0, "layers that predict further tokens"),
+    ("expert_shared_count", 0.0, "experts that every row uses"),
+    ("expert_shared_feed_forward_length", 0.0, "experts that every row uses"),
+    ("expert_weights_scale", 1.0, "scaled weights of experts"),
+    ("expert_gating_func", SOFTMAX_GATING, "another way to choose experts"),
+    ("expert_group_count", 1.0, "experts in groups"),
+    ("leading_dense_block_count", 0.0, "layers without experts"),
+    ("interleave_moe_layer_step", 1.0, "layers without experts"),
+    ("moe_every_n_layers", 1.0, "layers without experts"),
 ];
 
+/// llama.cpp's number for softmax over all experts.
+const SOFTMAX_GATING: f64 = 1.0;
+
 impl Hyperparameters {
-    /// Reads the keys of `architecture` (the prefix of its keys).
-    pub fn read(gguf: &Gguf, architecture: &str) -> Result<Self, ConfigError> {
+    /// Reads the keys of `architecture` (the prefix of its keys), whose feed-forward layers are of `kind`.
+    pub fn read(gguf: &Gguf, architecture: &str, kind: FeedForwardKind) -> Result<Self, ConfigError> {
         let metadata = Metadata::new(gguf, architecture);
         refuse_unsupported(&metadata)?;
 
@@ -89,7 +120,7 @@ impl Hyperparameters {
         let layers = metadata.count("block_count", 1..=gguf.tensors().len())?;
         let hidden = metadata.count("embedding_length", 1..=HIDDEN_MAX)?;
         let context_max = metadata.count("context_length", 1..=CONTEXT_MAX)?;
-        let feed_forward = metadata.count_of_layers("feed_forward_length", layers, 1..=FEED_FORWARD_MAX)?;
+        let (feed_forward, experts) = feed_forward(&metadata, layers, kind)?;
         let heads = metadata.count_of_layers("attention.head_count", layers, 1..=HEADS_MAX)?;
         let kv_heads = match metadata.has("attention.head_count_kv") {
             true => metadata.count_of_layers("attention.head_count_kv", layers, 1..=HEADS_MAX)?,
@@ -117,6 +148,7 @@ impl Hyperparameters {
                 context_max,
             },
             feed_forward,
+            experts,
             norm_eps: norm_eps as f32,
             attention: AttentionSpec {
                 scale: attention_scale(&metadata, head_dim)?,
@@ -145,6 +177,29 @@ fn refuse_unsupported(metadata: &Metadata<'_>) -> Result<(), ConfigError> {
         return Err(metadata.unsupported("use_parallel_residual", true, "attention and feed-forward side by side"));
     }
     Ok(())
+}
+
+/// Width and experts. A dense model must have no experts, a mixture at least one, of which each row uses some.
+fn feed_forward(metadata: &Metadata<'_>, layers: usize, kind: FeedForwardKind) -> Result<(usize, Option<ExpertParameters>), ConfigError> {
+    match kind {
+        FeedForwardKind::Dense => {
+            if let Some(count) = metadata.optional_number("expert_count")?.filter(|count| *count != 0.0) {
+                return Err(metadata.unsupported("expert_count", count, "a mixture of experts"));
+            }
+            Ok((metadata.count_of_layers("feed_forward_length", layers, 1..=FEED_FORWARD_MAX)?, None))
+        }
+        FeedForwardKind::Experts => {
+            let count = metadata.count_of_layers("expert_count", layers, 1..=EXPERTS_MAX)?;
+            let used = metadata.count_of_layers("expert_used_count", layers, 1..=EXPERTS_MAX)?;
+            if used > count {
+                return Err(metadata.bad_value("expert_used_count", used, format!("there are {count} experts")));
+            }
+            // The published mixtures of these families all renormalise, and older converters did not write the key.
+            let renormalise = metadata.flag("expert_weights_norm")?.unwrap_or(true);
+            let width = metadata.count_of_layers("expert_feed_forward_length", layers, 1..=FEED_FORWARD_MAX)?;
+            Ok((width, Some(ExpertParameters { count, used, renormalise })))
+        }
+    }
 }
 
 /// `attention.key_length` where given, else `embedding_length / head_count`; even, since rotation works on pairs.

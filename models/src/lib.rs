@@ -17,7 +17,7 @@ pub mod rope;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use config::{ConfigError, Hyperparameters, ModelConfig};
+pub use config::{ConfigError, ExpertParameters, FeedForwardKind, Hyperparameters, ModelConfig};
 pub use families::Family;
 pub use gguf::{Gguf, GgufError};
 pub use kv_cache::KvCache;

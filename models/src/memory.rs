@@ -31,8 +31,7 @@ pub struct StepSize {
 impl MemoryEstimate {
     /// Reads the metadata only; errors as [`crate::load`] gives for it.
     pub fn of(gguf: &Gguf, kv: KvDtype, step: StepSize) -> Result<Self, ModelError> {
-        let architecture = Family::of(gguf)?.architecture();
-        let hyper = Hyperparameters::read(gguf, architecture).map_err(|problem| ModelError::config(gguf, problem))?;
+        let hyper = Family::of(gguf)?.hyperparameters(gguf).map_err(|problem| ModelError::config(gguf, problem))?;
         Ok(Self {
             weight_bytes: gguf.tensor_bytes(),
             kv_bytes_per_token: KvCache::block_bytes(&hyper.model, kv) / kernels::BLOCK_TOKENS as u64,
@@ -49,6 +48,8 @@ impl MemoryEstimate {
 /// The larger of the two moments when most rows are alive.
 ///
 /// Attention: residual, normed residual, query, key, value, output; feed-forward: residual, normed residual, gate, up, product.
+/// A mixture of experts: residual, normed residual, the router's logits, and for each expert a row uses its input (as f32 where
+/// the weights are not quantized), the inner row and that once more quantised.
 /// Each product also holds its input quantised to 8 bits (9/8 of a byte a value, with scales). Logits exist twice (device, host).
 fn scratch_bytes(hyper: &Hyperparameters, step: StepSize) -> u64 {
     let hidden = hyper.model.hidden as u64;
@@ -56,7 +57,13 @@ fn scratch_bytes(hyper: &Hyperparameters, step: StepSize) -> u64 {
     let feed_forward = hyper.feed_forward as u64;
     let quantised = |width: u64| width * 9 / 8;
     let attention = 4 * (2 * hidden + 2 * query + 2 * key) + quantised(hidden.max(query));
-    let gated = 4 * (2 * hidden + 3 * feed_forward) + quantised(hidden.max(feed_forward));
+    let gated = match hyper.experts {
+        None => 4 * (2 * hidden + 3 * feed_forward) + quantised(hidden.max(feed_forward)),
+        Some(experts) => {
+            let each = 4 * (hidden + feed_forward) + quantised(feed_forward);
+            4 * (2 * hidden + experts.count as u64) + quantised(hidden) + experts.used as u64 * each
+        }
+    };
     let logits = step.logit_rows as u64 * (4 * 2 * hyper.model.vocab as u64 + 8 * hidden);
     step.tokens as u64 * attention.max(gated) + logits
 }

@@ -34,7 +34,8 @@ fn refused_with(family: Family, key: &str, value: impl Into<Entry>, expected: &s
 }
 
 fn hyper(writer: &GgufWriter, architecture: &str) -> Hyperparameters {
-    Hyperparameters::read(&open(writer), architecture).expect("a sane file")
+    let family = Family::ALL.into_iter().find(|family| family.architecture() == architecture).expect("a family");
+    family.hyperparameters(&open(writer)).expect("a sane file")
 }
 
 #[test]
@@ -51,7 +52,7 @@ fn every_family_loads() {
 #[test]
 fn unknown_architecture_names_the_known_ones() {
     let message = refusal(tiny(Family::Llama).set("general.architecture", "mamba"));
-    assert_eq!(message, r#"m.gguf: unknown architecture "mamba"; this build knows llama, qwen2, qwen3"#);
+    assert_eq!(message, r#"m.gguf: unknown architecture "mamba"; this build knows llama, qwen2, qwen3, qwen3moe"#);
     let message = refusal(tiny(Family::Llama).unset("general.architecture"));
     assert_eq!(message, r#"m.gguf: metadata key "general.architecture" is missing"#);
 }
@@ -98,6 +99,76 @@ fn absurd_values_are_refused() {
     refused_with(family, "rope.freq_base", 0.5f32, "it must be above 1");
     refused_with(family, "rope.dimension_count", 128u32, "it must lie between 2 and 64");
     refused_with(family, "rope.dimension_count", 31u32, "rotation works on pairs");
+}
+
+#[test]
+fn a_mixture_of_experts_must_make_sense() {
+    let family = Family::Qwen3Moe;
+    for key in ["expert_count", "expert_used_count", "expert_feed_forward_length"] {
+        let message = refusal(tiny(family).unset(&format!("qwen3moe.{key}")));
+        assert_eq!(message, format!("m.gguf: metadata key \"qwen3moe.{key}\" is missing"));
+        refused_with(family, key, 0u32, "is 0: it must lie between 1 and");
+        refused_with(family, key, u64::MAX, "it must lie between 1 and");
+        refused_with(family, key, "many", "should be a whole number, but is string");
+        refused_with(family, key, vec![8u32, 4], "differs from layer to layer (8 and 4)");
+    }
+    refused_with(family, "expert_used_count", 9u32, "is 9: there are 8 experts");
+    refused_with(family, "expert_weights_norm", 1u32, "should be true or false");
+    // Other kinds of mixtures.
+    refused_with(family, "expert_shared_count", 1u32, "experts that every row uses");
+    refused_with(family, "expert_shared_feed_forward_length", 512u32, "experts that every row uses");
+    refused_with(family, "expert_weights_scale", 2.5f32, "scaled weights of experts");
+    refused_with(family, "expert_gating_func", 2u32, "another way to choose experts");
+    refused_with(family, "expert_group_count", 4u32, "experts in groups");
+    refused_with(family, "leading_dense_block_count", 1u32, "layers without experts");
+    let mut writer = tiny(family);
+    writer.set("qwen3moe.expert_gating_func", 1u32).set("qwen3moe.expert_weights_scale", 1.0f32).set("qwen3moe.expert_shared_count", 0u32);
+    writer.unset("qwen3moe.feed_forward_length");
+    let experts = hyper(&writer, "qwen3moe").experts.expect("a mixture");
+    assert_eq!((experts.count, experts.used, experts.renormalise), (8, 3, true));
+    writer.set("qwen3moe.expert_weights_norm", false);
+    assert!(!hyper(&writer, "qwen3moe").experts.expect("a mixture").renormalise);
+    assert_eq!(hyper(&tiny(Family::Qwen3), "qwen3").experts, None);
+}
+
+#[test]
+fn experts_must_have_the_shape_the_metadata_says() {
+    let mut writer = tiny(Family::Qwen3Moe);
+    let message = refusal(writer.set("qwen3moe.expert_count", 16u32));
+    assert_eq!(message, r#"m.gguf: tensor "blk.0.ffn_gate_inp.weight" has the shape [256, 8], but the metadata says [256, 16]"#);
+    let mut writer = tiny(Family::Qwen3Moe);
+    let message = refusal(writer.set("qwen3moe.expert_feed_forward_length", 512u32));
+    assert_eq!(message, r#"m.gguf: tensor "blk.0.ffn_gate_exps.weight" has the shape [256, 256, 8], but the metadata says [256, 512, 8]"#);
+    let mut writer = tiny(Family::Qwen3Moe);
+    writer.set("qwen3moe.block_count", 3u32);
+    for (name, shape) in [("attn_norm", vec![256]), ("attn_q_norm", vec![64]), ("attn_k_norm", vec![64]), ("ffn_norm", vec![256])] {
+        writer.tensor_f32(&format!("blk.2.{name}.weight"), &shape, &vec![1.0; shape[0]]);
+    }
+    for (name, rows) in [("attn_q", 256), ("attn_k", 128), ("attn_v", 128), ("attn_output", 256)] {
+        writer.tensor_f32(&format!("blk.2.{name}.weight"), &[256, rows], &vec![0.0; 256 * rows]);
+    }
+    // A dense layer among the mixtures.
+    let message = refusal(&writer);
+    assert_eq!(message, r#"m.gguf: tensor "blk.2.ffn_gate_inp.weight" is missing"#);
+    writer.tensor_f32("blk.2.ffn_gate_inp.weight", &[256, 8], &[0.0; 2048]);
+    // Number 16 is IQ2_XXS: 256 weights in 66 bytes.
+    writer.tensor_unchecked("blk.2.ffn_gate_exps.weight", 16, &[256, 256, 8], vec![0; 8 * 256 * 66], None);
+    let message = refusal(&writer);
+    assert!(message.contains("blk.2.ffn_gate_exps.weight") && message.contains("IQ2_XXS"), "{message}");
+}
+
+#[test]
+fn experts_are_used_where_they_lie() {
+    let gguf = open(&tiny(Family::Qwen3Moe));
+    let name = "blk.1.ffn_down_exps.weight";
+    let stack = gguf.stack(name, 8, (256, 256), &Device::Cpu).expect("experts");
+    let all = gguf.tensor(name).expect("a tensor").bytes().as_slice();
+    for (index, expert) in stack.iter().enumerate() {
+        let bytes = expert.bytes().as_slice();
+        assert_eq!((bytes.as_ptr(), bytes.len()), (all[index * 256 * 144..].as_ptr(), 256 * 144));
+    }
+    let error = gguf.stack(name, 7, (256, 256), &Device::Cpu).expect_err("eight are there").to_string();
+    assert!(error.contains(name) && error.contains("294912 given"), "{error}");
 }
 
 #[test]
@@ -226,6 +297,18 @@ fn memory_is_what_the_sums_say() {
     assert_eq!(KvCache::block_bytes(&config, KvDtype::F32), 2 * 32 * estimate.kv_bytes_per_token);
     assert!(estimate.scratch_bytes >= 512 * 4 * (2 * 256 + 2 * 256) + 16 * 320 * 4, "{estimate:?}");
     assert_eq!(estimate.total_bytes(1000), estimate.weight_bytes + estimate.scratch_bytes + 1000 * estimate.kv_bytes_per_token);
+}
+
+#[test]
+fn a_mixture_needs_room_for_each_expert_a_row_uses() {
+    let step = StepSize { tokens: 512, logit_rows: 1 };
+    let scratch = |used: u32| {
+        let mut writer = tiny(Family::Qwen3Moe);
+        writer.set("qwen3moe.expert_used_count", used);
+        MemoryEstimate::of(&open(&writer), KvDtype::F16, step).expect("a sane file").scratch_bytes
+    };
+    // An input row of 256 and an inner row of 256 in f32, and the latter quantised.
+    assert_eq!(scratch(8) - scratch(7), 512 * (4 * 512 + 288));
 }
 
 #[test]

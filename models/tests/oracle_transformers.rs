@@ -85,6 +85,11 @@ fn qwen3_agrees() {
     check("qwen3");
 }
 
+#[test]
+fn qwen3moe_agrees() {
+    check("qwen3moe");
+}
+
 /// Inverse frequencies of every kind of scaling, against those of `transformers` (which computes them in f32).
 #[test]
 fn scaled_frequencies_agree() {

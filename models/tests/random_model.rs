@@ -53,7 +53,12 @@ fn q4_k_m_is_the_usual_mix() {
 #[test]
 fn the_real_shapes_have_their_sizes() {
     // Weights as published: 1.54 billion (1.31 without the embedding table) and 0.6 billion (0.44).
-    for (model, weights) in [(RandomModel::qwen2_5_1_5b(Mix::Q4KM, 0), 1.54e9), (RandomModel::qwen3_0_6b(Mix::Q4KM, 0), 0.596e9)] {
+    // The mixture by the sum: 2 x 151,936 x 2,048 and 12 x (32 x 3 x 768 x 2,048 + 2 x 2,048 x (4,096 + 512)).
+    for (model, weights) in [
+        (RandomModel::qwen2_5_1_5b(Mix::Q4KM, 0), 1.54e9),
+        (RandomModel::qwen3_0_6b(Mix::Q4KM, 0), 0.596e9),
+        (RandomModel::qwen3_moe_32x8(Mix::Q4KM, 0), 2.66e9),
+    ] {
         let counted = model.weights() as f64;
         assert!((counted - weights).abs() < 0.01 * weights, "{}: {counted}", model.name);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use kernels::{BLOCK_TOKENS, KvDtype};
-use models::{Family, Gguf, Hyperparameters, KvCache, MemoryEstimate, StepSize, Tokenizer};
+use models::{Family, Gguf, KvCache, MemoryEstimate, StepSize, Tokenizer};
 
 use super::failure::Failure;
 use super::memory_plan::{self, Budget, Needs, Plan, Size, Wanted};
@@ -117,8 +117,8 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
     let parallel = config.engine.parallel.get();
     let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel };
     let estimate = MemoryEstimate::of(gguf, KvDtype::F16, step).context("this model cannot be run")?;
-    let architecture = Family::of(gguf).context("this model cannot be run")?.architecture();
-    let hyperparameters = Hyperparameters::read(gguf, architecture).with_context(|| gguf.name().to_owned())?;
+    let family = Family::of(gguf).context("this model cannot be run")?;
+    let hyperparameters = family.hyperparameters(gguf).with_context(|| gguf.name().to_owned())?;
     let needs = Needs {
         weight_bytes: estimate.weight_bytes,
         block_bytes: estimate.kv_bytes_per_token * BLOCK_TOKENS as u64,

@@ -20,7 +20,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -58,6 +58,14 @@ MODELS = {
                     head_dim=24, use_sliding_window=False,
                     rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}, **{**COMMON, "hidden_size": 48}),
     ),
+    # Three of ten experts a token, whose weights are renormalised; experts whose width fills no tile.
+    "qwen3moe": (
+        Qwen3MoeForCausalLM,
+        Qwen3MoeConfig(vocab_size=305, intermediate_size=96, num_hidden_layers=2, rms_norm_eps=1e-6, tie_word_embeddings=False,
+                       head_dim=24, use_sliding_window=False, num_experts=10, num_experts_per_tok=3, moe_intermediate_size=20,
+                       norm_topk_prob=True, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+                       **{**COMMON, "hidden_size": 48}),
+    ),
 }
 
 # Prompt lengths: one token, inside one block of 32, across two blocks, across four.
@@ -89,9 +97,9 @@ def randomise(model, seed):
                 values = 6.0 * random.standard_normal(shape) / np.sqrt(shape[1])
             elif "o_proj" in name or "down_proj" in name:
                 # Loud enough that a tied output layer does not just say the input token again.
-                values = 3.0 * random.standard_normal(shape) / np.sqrt(shape[1])
+                values = 3.0 * random.standard_normal(shape) / np.sqrt(shape[-1])
             else:
-                values = 1.3 * random.standard_normal(shape) / np.sqrt(shape[1])
+                values = 1.3 * random.standard_normal(shape) / np.sqrt(shape[-1])
             parameter.copy_(torch.from_numpy(values.astype(np.float32)))
 
 
@@ -123,6 +131,10 @@ def write_gguf(path, model, architecture):
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_rope_dimension_count(head_dim)
+    if architecture == "qwen3moe":
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if head_dim * heads != config.hidden_size:
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
@@ -141,9 +153,19 @@ def write_gguf(path, model, architecture):
         "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
         "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
         "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+        "mlp.gate": "ffn_gate_inp",
     }
     for name, array in weights.items():
         _, _, layer, rest = name.split(".", 3)
+        if rest == "mlp.experts.gate_up_proj":
+            # [experts, gate above up, hidden]
+            gate, up = np.split(array, 2, axis=1)
+            add(f"blk.{layer}.ffn_gate_exps.weight", gate)
+            add(f"blk.{layer}.ffn_up_exps.weight", up)
+            continue
+        if rest == "mlp.experts.down_proj":
+            add(f"blk.{layer}.ffn_down_exps.weight", array)
+            continue
         part, kind = rest.rsplit(".", 1)
         if architecture == "llama" and part.endswith(("q_proj", "k_proj")):
             array = interleave_rows(array, heads if part.endswith("q_proj") else kv_heads)

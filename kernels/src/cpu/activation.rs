@@ -67,6 +67,26 @@ impl Activations {
         Self { rows, chunks, blocks }
     }
 
+    /// Rows `rows` of these, in the order given; a row may be asked for more than once. In parallel over chunks and runs of rows.
+    pub fn gather(&self, rows: &[u32]) -> Self {
+        // 64 blocks are 22 KB to copy, about as long as it takes to wake a thread.
+        const RUN: usize = 64;
+        let mut blocks: Vec<Activation> = Vec::with_capacity(rows.len() * self.chunks);
+        let out = SharedSlice::new(blocks.spare_capacity_mut());
+        let runs = rows.len().div_ceil(RUN);
+        pool::pool().run(runs * self.chunks, |task| {
+            let (chunk, first) = (task / runs, task % runs * RUN);
+            let from = self.chunk(chunk, 0, self.rows);
+            for (at, row) in rows.iter().enumerate().skip(first).take(RUN) {
+                // SAFETY: each (chunk, place) belongs to one task alone.
+                unsafe { out.get(chunk * rows.len() + at) }.write(from[*row as usize].clone());
+            }
+        });
+        // SAFETY: the tasks cover all chunks, and in each all places: every element is written.
+        unsafe { blocks.set_len(rows.len() * self.chunks) };
+        Self { rows: rows.len(), chunks: self.chunks, blocks }
+    }
+
     /// The blocks of rows `first..first + count` in chunk `chunk`.
     #[inline]
     pub fn chunk(&self, chunk: usize, first: usize, count: usize) -> &[Activation] {

@@ -52,6 +52,11 @@ impl<'a> DenseRows<'a> {
         Self { stride, values: Cow::Owned(values) }
     }
 
+    fn gather(&self, rows: &[u32]) -> DenseRows<'static> {
+        let values = rows.iter().flat_map(|row| self.row(*row as usize)).copied().collect();
+        DenseRows { stride: self.stride, values: Cow::Owned(values) }
+    }
+
     #[inline]
     pub fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.stride..][..self.stride]
@@ -67,19 +72,20 @@ pub(crate) struct Inputs<'a> {
     per32: Option<Quantized>,
 }
 
-/// Quantised rows, in the layout of the body that the number of rows asks for.
-enum Quantized {
-    Rows(Activations),
-    Panels(Panels),
+/// Quantised rows, and the same in panels where the number of rows asks for the tiled body.
+struct Quantized {
+    rows: Activations,
+    panels: Option<Panels>,
 }
 
 impl Quantized {
-    fn new(isa: Isa, x: &[f32], rows: usize, cols: usize, scale: Scale) -> Self {
-        let quantised = Activations::quantise(isa, x, rows, cols, scale);
-        match lanes(isa, rows) {
-            None => Self::Rows(quantised),
-            Some(lanes) => Self::Panels(Panels::of(&quantised, lanes)),
-        }
+    fn new(isa: Isa, rows: Activations) -> Self {
+        let panels = lanes(isa, rows.rows).map(|lanes| Panels::of(&rows, lanes));
+        Self { rows, panels }
+    }
+
+    fn gather(&self, isa: Isa, rows: &[u32]) -> Self {
+        Self::new(isa, self.rows.gather(rows))
     }
 }
 
@@ -105,45 +111,50 @@ impl<'a> Inputs<'a> {
         let mut inputs = Self { isa, rows, dense: None, per256: None, per32: None };
         for weight in weights {
             let cols = weight.cols();
+            let quantise = |scale| Quantized::new(isa, Activations::quantise(isa, x, rows, cols, scale));
             match scale_for(weight.ggml_type()) {
-                None if inputs.dense.is_none() => inputs.dense = Some(DenseRows::new(x, rows, cols)),
-                Some(scale @ Scale::Per256) if inputs.per256.is_none() => {
-                    inputs.per256 = Some(Quantized::new(isa, x, rows, cols, scale));
-                }
-                Some(scale @ Scale::Per32) if inputs.per32.is_none() => {
-                    inputs.per32 = Some(Quantized::new(isa, x, rows, cols, scale));
-                }
-                _ => {}
+                None => _ = inputs.dense.get_or_insert_with(|| DenseRows::new(x, rows, cols)),
+                Some(scale @ Scale::Per256) => _ = inputs.per256.get_or_insert_with(|| quantise(scale)),
+                Some(scale @ Scale::Per32) => _ = inputs.per32.get_or_insert_with(|| quantise(scale)),
             }
         }
         inputs
     }
 
-    /// Computes one block of outputs of `weight` into `out`, rows of `block.stride()`.
-    fn product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
+    /// Rows `rows` of these, in the order given: what was quantised once serves every expert that a row goes to.
+    pub fn gather(&self, rows: &[u32]) -> Inputs<'static> {
+        Inputs {
+            isa: self.isa,
+            rows: rows.len(),
+            dense: self.dense.as_ref().map(|dense| dense.gather(rows)),
+            per256: self.per256.as_ref().map(|quantised| quantised.gather(self.isa, rows)),
+            per32: self.per32.as_ref().map(|quantised| quantised.gather(self.isa, rows)),
+        }
+    }
+
+    /// Computes one block of outputs of `weight` into `out`, rows of `block.stride()`. The block's rows begin at a multiple of [`ROWS_MAX`].
+    pub fn product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
         let quantized = match scale_for(weight.ggml_type()) {
             None => return self.dense_product(weight, block, out),
             Some(Scale::Per256) => &self.per256,
             Some(Scale::Per32) => &self.per32,
         };
-        let x = match quantized.as_ref().expect("prepared for every weight") {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a set is chosen only where the CPU has it, and Avx512 only beside AVX2.
-            Quantized::Rows(x) if self.isa != Isa::Scalar => return unsafe { avx2_few::quantized(weight, x, block, out) },
-            Quantized::Rows(x) => return scalar::quantized(weight, x, block, out),
-            Quantized::Panels(x) => x,
-        };
-        match self.isa {
+        let Quantized { rows, panels } = quantized.as_ref().expect("prepared for every weight");
+        match (self.isa, panels) {
             // SAFETY: plain code.
-            Isa::Scalar | Isa::Emulated512 => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
+            (Isa::Scalar | Isa::Emulated512, Some(x)) => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
+            (Isa::Scalar | Isa::Emulated512, None) => scalar::quantized(weight, rows, block, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a set is chosen only where the CPU has it.
+            (Isa::Avx2, Some(x)) => unsafe { avx2::quantized(weight, x, block, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx2 => unsafe { avx2::quantized(weight, x, block, out) },
+            (Isa::Avx512, Some(x)) => unsafe { avx512::quantized(weight, x, block, out) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Isa::Avx512 => unsafe { avx512::quantized(weight, x, block, out) },
+            // SAFETY: as above, and Avx512 only beside AVX2.
+            (Isa::Avx2 | Isa::Avx512, None) => unsafe { avx2_few::quantized(weight, rows, block, out) },
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => unreachable!("not a set of this CPU"),
+            (Isa::Avx2 | Isa::Avx512, _) => unreachable!("not a set of this CPU"),
         }
     }
 
@@ -248,21 +259,21 @@ pub(crate) fn gated(inputs: &Inputs<'_>, gate: &Weight, up: &Weight, function: G
 }
 
 /// Rows computed before the next rows start: 512 x 64 f32 of scratch stay in the second-level cache.
-const ROWS_MAX: usize = 512;
+pub(super) const ROWS_MAX: usize = 512;
 
 /// Columns of one task: a multiple of 16, small enough that every thread finds several tasks, large enough that taking one
 /// costs nothing beside it.
-fn block_width(rows: usize, columns_total: usize) -> usize {
+pub(super) fn block_width(rows: usize, columns_total: usize) -> usize {
     let widest = if rows <= 8 { 256 } else { 48 };
     (columns_total / (8 * pool::pool().threads())).next_multiple_of(16).clamp(16, widest)
 }
 
-fn cut(total: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn cut(total: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
     (0..total).step_by(width).map(move |start| start..total.min(start + width))
 }
 
 /// Runs `work` on `len` values of this thread's scratch memory, whose contents are left-overs.
-fn with_scratch(len: usize, work: impl FnOnce(&mut [f32])) {
+pub(super) fn with_scratch(len: usize, work: impl FnOnce(&mut [f32])) {
     thread_local! {
         static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     }

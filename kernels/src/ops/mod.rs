@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod embed;
 pub mod linear;
+pub mod moe;
 pub mod norm;
 pub mod rope;
 pub mod softmax;

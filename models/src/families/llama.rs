@@ -5,7 +5,13 @@
 
 use kernels::ops::rope::RopeStyle;
 
+use crate::config::FeedForwardKind;
 use crate::layers::decoder::DecoderLayout;
 
-pub const LAYOUT: DecoderLayout =
-    DecoderLayout { architecture: "llama", rope_style: RopeStyle::Interleaved, qk_norm: false, qkv_bias_required: false };
+pub const LAYOUT: DecoderLayout = DecoderLayout {
+    architecture: "llama",
+    rope_style: RopeStyle::Interleaved,
+    qk_norm: false,
+    qkv_bias_required: false,
+    feed_forward: FeedForwardKind::Dense,
+};

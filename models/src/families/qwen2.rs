@@ -2,7 +2,13 @@
 
 use kernels::ops::rope::RopeStyle;
 
+use crate::config::FeedForwardKind;
 use crate::layers::decoder::DecoderLayout;
 
-pub const LAYOUT: DecoderLayout =
-    DecoderLayout { architecture: "qwen2", rope_style: RopeStyle::Neox, qk_norm: false, qkv_bias_required: true };
+pub const LAYOUT: DecoderLayout = DecoderLayout {
+    architecture: "qwen2",
+    rope_style: RopeStyle::Neox,
+    qk_norm: false,
+    qkv_bias_required: true,
+    feed_forward: FeedForwardKind::Dense,
+};

@@ -2,7 +2,13 @@
 
 use kernels::ops::rope::RopeStyle;
 
+use crate::config::FeedForwardKind;
 use crate::layers::decoder::DecoderLayout;
 
-pub const LAYOUT: DecoderLayout =
-    DecoderLayout { architecture: "qwen3", rope_style: RopeStyle::Neox, qk_norm: true, qkv_bias_required: false };
+pub const LAYOUT: DecoderLayout = DecoderLayout {
+    architecture: "qwen3",
+    rope_style: RopeStyle::Neox,
+    qk_norm: true,
+    qkv_bias_required: false,
+    feed_forward: FeedForwardKind::Dense,
+};

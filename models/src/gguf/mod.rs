@@ -152,6 +152,14 @@ impl Gguf {
             .map_err(|source| self.error(GgufProblem::Weight { name: name.to_owned(), source }))
     }
 
+    /// The tensor `name` as `count` matrices of `rows` x `cols` one after the other, each where it lies. Errors: absent, of another
+    /// size, a type that cannot be computed (by tensor name).
+    pub fn stack(&self, name: &str, count: usize, (rows, cols): (usize, usize), device: &Device) -> Result<Vec<Weight>, GgufError> {
+        let tensor = self.tensor(name)?;
+        Weight::stack(&tensor.bytes, tensor.ty, count, (rows, cols), device)
+            .map_err(|source| self.error(GgufProblem::Weight { name: name.to_owned(), source }))
+    }
+
     /// A small tensor (norm, bias) as f32 on the device, in Candle's order of sizes (rows first). Errors: absent, a type that
     /// cannot be computed (by tensor name).
     pub fn dense_f32(&self, name: &str, device: &Device) -> Result<Tensor, GgufError> {

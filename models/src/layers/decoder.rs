@@ -11,9 +11,10 @@ use kernels::{Step, Weight};
 use super::attention::{Attention, Place};
 use super::feed_forward::FeedForward;
 use super::loader::Loader;
+use super::mixture_of_experts::MixtureOfExperts;
 use super::norm::Norm;
 use super::output::Output;
-use crate::config::{Hyperparameters, ModelConfig};
+use crate::config::{FeedForwardKind, Hyperparameters, ModelConfig};
 use crate::gguf::Gguf;
 use crate::kv_cache::KvCache;
 use crate::model::{Logits, Model, ModelError};
@@ -27,6 +28,7 @@ pub struct DecoderLayout {
     pub qk_norm: bool,
     /// Biases on query, key and value must be there; otherwise they are used where a file has them.
     pub qkv_bias_required: bool,
+    pub feed_forward: FeedForwardKind,
 }
 
 /// A loaded stack.
@@ -45,13 +47,21 @@ struct Block {
     attention_norm: Norm,
     attention: Attention,
     feed_forward_norm: Norm,
-    feed_forward: FeedForward,
+    feed_forward: AnyFeedForward,
+}
+
+/// One variant a [`FeedForwardKind`].
+#[derive(Debug)]
+enum AnyFeedForward {
+    Dense(FeedForward),
+    Experts(MixtureOfExperts),
 }
 
 impl Decoder {
     /// Takes every tensor of the file; one that is left over is an error.
     pub fn load(gguf: &Gguf, device: &Device, layout: DecoderLayout) -> Result<Self, ModelError> {
-        let hyper = Hyperparameters::read(gguf, layout.architecture).map_err(|problem| ModelError::config(gguf, problem))?;
+        let hyper =
+            Hyperparameters::read(gguf, layout.architecture, layout.feed_forward).map_err(|problem| ModelError::config(gguf, problem))?;
         let mut loader = Loader::new(gguf, device, layout.architecture);
         let ModelConfig { layers, hidden, vocab, .. } = hyper.model;
 
@@ -65,13 +75,30 @@ impl Decoder {
                     attention_norm: Norm::load(&mut loader, &format!("{prefix}.attn_norm"), hidden, hyper.norm_eps)?,
                     attention: Attention::load(&mut loader, &prefix, &hyper, layout)?,
                     feed_forward_norm: Norm::load(&mut loader, &format!("{prefix}.ffn_norm"), hidden, hyper.norm_eps)?,
-                    feed_forward: FeedForward::load(&mut loader, &prefix, hidden, hyper.feed_forward)?,
+                    feed_forward: AnyFeedForward::load(&mut loader, &prefix, &hyper)?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
         let output = Output::load(&mut loader, &embedding, &hyper)?;
         loader.finish()?;
         Ok(Self { config: hyper.model, device: device.clone(), rope, embedding, blocks, output })
+    }
+}
+
+impl AnyFeedForward {
+    fn load(loader: &mut Loader<'_>, prefix: &str, hyper: &Hyperparameters) -> Result<Self, ModelError> {
+        let (hidden, width) = (hyper.model.hidden, hyper.feed_forward);
+        Ok(match hyper.experts {
+            None => Self::Dense(FeedForward::load(loader, prefix, hidden, width)?),
+            Some(experts) => Self::Experts(MixtureOfExperts::load(loader, prefix, (hidden, width), experts)?),
+        })
+    }
+
+    fn forward_add_(&self, residual: &Tensor, x: &Tensor) -> candle_core::Result<()> {
+        match self {
+            Self::Dense(layer) => layer.forward_add_(residual, x),
+            Self::Experts(layer) => layer.forward_add_(residual, x),
+        }
     }
 }
 

@@ -48,6 +48,12 @@ impl<'a> Loader<'a> {
         Ok(self.gguf.weight(name, self.device)?)
     }
 
+    /// A stack of `count` matrices `[rows, cols]`, each where it lies.
+    pub fn stack(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<Weight>, ModelError> {
+        self.take(name, &[cols, rows, count])?;
+        Ok(self.gguf.stack(name, count, (rows, cols), self.device)?)
+    }
+
     /// A vector of `len`, as f32.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<Tensor, ModelError> {
         self.take(name, &[len])?;

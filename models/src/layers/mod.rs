@@ -4,6 +4,7 @@ pub mod decoder;
 
 pub mod attention;
 pub mod feed_forward;
+pub mod mixture_of_experts;
 pub mod norm;
 pub mod output;
 

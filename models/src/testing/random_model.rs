@@ -23,7 +23,10 @@ pub struct RandomModel {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
+    /// Width of the feed-forward layer, or of each expert.
     pub feed_forward: usize,
+    /// The family [`Family::Qwen3Moe`] has some, the others have none.
+    pub experts: Option<Experts>,
     pub vocab: usize,
     pub context: usize,
     pub rope_base: f32,
@@ -33,7 +36,14 @@ pub struct RandomModel {
     pub seed: u64,
 }
 
-/// Types of the matrices. Norms and biases are always f32.
+/// Experts there are, and how many of them each row uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Experts {
+    pub count: usize,
+    pub used: usize,
+}
+
+/// Types of the matrices. Norms, biases and routers are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mix {
     All(GgmlType),
@@ -46,6 +56,9 @@ pub enum Mix {
 /// What each layer adds to a residual of deviation 1, where the embedding has that. As in a trained model, and unlike in one whose
 /// residual is all noise of layers, rounding errors then do not grow from layer to layer.
 const BRANCH_GAIN: f32 = 0.5;
+/// Standard deviation of a router's logits: a few experts count, and the last of them, which rounding may exchange for its
+/// neighbour, counts little.
+const ROUTER_DEVIATION: f32 = 3.0;
 /// Standard deviation of the logits: neither flat nor certain.
 const LOGIT_DEVIATION: f32 = 2.5;
 
@@ -61,6 +74,7 @@ impl RandomModel {
             kv_heads: 2,
             head_dim: 64,
             feed_forward: 256,
+            experts: (family == Family::Qwen3Moe).then_some(Experts { count: 8, used: 3 }),
             vocab: 320,
             context: 4096,
             rope_base: 10_000.0,
@@ -96,6 +110,7 @@ impl RandomModel {
             kv_heads: 2,
             head_dim: 128,
             feed_forward: 8960,
+            experts: None,
             vocab: 151_936,
             context: 32_768,
             rope_base: 1_000_000.0,
@@ -116,10 +131,32 @@ impl RandomModel {
             kv_heads: 8,
             head_dim: 128,
             feed_forward: 3072,
+            experts: None,
             vocab: 151_936,
             context: 40_960,
             rope_base: 1_000_000.0,
             tied: true,
+            mix,
+            seed,
+        }
+    }
+
+    /// A mixture of 32 experts, 8 of them for each row, in layers of the shape of Qwen3-30B-A3B's, 12 of them (2.7 billion weights).
+    pub fn qwen3_moe_32x8(mix: Mix, seed: u64) -> Self {
+        Self {
+            name: "random weights, 12 layers in the shape of Qwen3-30B-A3B with 32 experts".to_owned(),
+            family: Family::Qwen3Moe,
+            layers: 12,
+            hidden: 2048,
+            heads: 32,
+            kv_heads: 4,
+            head_dim: 128,
+            feed_forward: 768,
+            experts: Some(Experts { count: 32, used: 8 }),
+            vocab: 151_936,
+            context: 40_960,
+            rope_base: 1_000_000.0,
+            tied: false,
             mix,
             seed,
         }
@@ -178,6 +215,11 @@ impl RandomModel {
         for (key, count) in counts {
             writer.set(&format!("{architecture}.{key}"), count as u32);
         }
+        if let Some(Experts { count, used }) = self.experts {
+            for (key, count) in [("expert_count", count), ("expert_used_count", used), ("expert_feed_forward_length", self.feed_forward)] {
+                writer.set(&format!("{architecture}.{key}"), count as u32);
+            }
+        }
         writer.set(&format!("{architecture}.rope.freq_base"), self.rope_base);
         writer.set(&format!("{architecture}.attention.layer_norm_rms_epsilon"), 1e-6f32);
     }
@@ -187,28 +229,36 @@ impl RandomModel {
         let (query, key) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let output = LOGIT_DEVIATION / (self.hidden as f32).sqrt();
         let output_type = if self.mix == Mix::Q4KM { GgmlType::Q6K } else { self.mix.plain() };
-        let mut matrix = |name: String, cols: usize, rows: usize, ty: GgmlType, deviation: f32| {
-            tensors.push(PlannedTensor { name, shape: vec![cols, rows], values: Values::Matrix { ty, deviation } });
+        let mut matrix = |name: String, shape: Vec<usize>, ty: GgmlType, deviation: f32| {
+            tensors.push(PlannedTensor { name, shape, values: Values::Matrix { ty, deviation } });
         };
         // A tied table has the deviation its logits need; the first layers drown it, or every token would predict itself.
         let branch = if self.tied { 1.0 } else { BRANCH_GAIN };
         if self.tied {
-            matrix("token_embd.weight".into(), self.hidden, self.vocab, output_type, output);
+            matrix("token_embd.weight".into(), vec![self.hidden, self.vocab], output_type, output);
         } else {
-            matrix("token_embd.weight".into(), self.hidden, self.vocab, self.mix.plain(), 1.0);
-            matrix("output.weight".into(), self.hidden, self.vocab, output_type, output);
+            matrix("token_embd.weight".into(), vec![self.hidden, self.vocab], self.mix.plain(), 1.0);
+            matrix("output.weight".into(), vec![self.hidden, self.vocab], output_type, output);
         }
         for layer in 0..self.layers {
             let (plain, better) = (self.mix.plain(), self.mix.of_sensitive(layer, self.layers));
             let keeping = |cols: usize| 1.0 / (cols as f32).sqrt();
             let name = |name: &str| format!("blk.{layer}.{name}.weight");
-            matrix(name("attn_q"), self.hidden, query, plain, keeping(self.hidden));
-            matrix(name("attn_k"), self.hidden, key, plain, keeping(self.hidden));
-            matrix(name("attn_v"), self.hidden, key, better, keeping(self.hidden));
-            matrix(name("attn_output"), query, self.hidden, plain, branch * keeping(query));
-            matrix(name("ffn_gate"), self.hidden, self.feed_forward, plain, keeping(self.hidden));
-            matrix(name("ffn_up"), self.hidden, self.feed_forward, plain, keeping(self.hidden));
-            matrix(name("ffn_down"), self.feed_forward, self.hidden, better, branch * keeping(self.feed_forward));
+            matrix(name("attn_q"), vec![self.hidden, query], plain, keeping(self.hidden));
+            matrix(name("attn_k"), vec![self.hidden, key], plain, keeping(self.hidden));
+            matrix(name("attn_v"), vec![self.hidden, key], better, keeping(self.hidden));
+            matrix(name("attn_output"), vec![query, self.hidden], plain, branch * keeping(query));
+            let (into, out_of) = (keeping(self.hidden), branch * keeping(self.feed_forward));
+            if let Some(Experts { count, .. }) = self.experts {
+                matrix(name("ffn_gate_inp"), vec![self.hidden, count], GgmlType::F32, ROUTER_DEVIATION * into);
+                matrix(name("ffn_gate_exps"), vec![self.hidden, self.feed_forward, count], plain, into);
+                matrix(name("ffn_up_exps"), vec![self.hidden, self.feed_forward, count], plain, into);
+                matrix(name("ffn_down_exps"), vec![self.feed_forward, self.hidden, count], better, out_of);
+            } else {
+                matrix(name("ffn_gate"), vec![self.hidden, self.feed_forward], plain, into);
+                matrix(name("ffn_up"), vec![self.hidden, self.feed_forward], plain, into);
+                matrix(name("ffn_down"), vec![self.feed_forward, self.hidden], better, out_of);
+            }
         }
         let mut vector = |name: String, len: usize, mean: f32, deviation: f32| {
             tensors.push(PlannedTensor { name, shape: vec![len], values: Values::Vector { mean, deviation } });
@@ -224,7 +274,7 @@ impl RandomModel {
                         vector(format!("blk.{layer}.{name}.bias"), len, 0.0, 0.3);
                     }
                 }
-                Family::Qwen3 => {
+                Family::Qwen3 | Family::Qwen3Moe => {
                     vector(format!("blk.{layer}.attn_q_norm.weight"), self.head_dim, 1.0, 0.25);
                     vector(format!("blk.{layer}.attn_k_norm.weight"), self.head_dim, 1.0, 0.25);
                 }
@@ -305,6 +355,6 @@ enum Values {
 fn pre_tokenizer(family: Family) -> &'static str {
     match family {
         Family::Llama => "llama-bpe",
-        Family::Qwen2 | Family::Qwen3 => "qwen2",
+        Family::Qwen2 | Family::Qwen3 | Family::Qwen3Moe => "qwen2",
     }
 }
