@@ -6,6 +6,7 @@ mod device;
 mod formats;
 mod linear;
 mod norm;
+mod profile;
 mod rope;
 mod same_bits;
 mod softmax;

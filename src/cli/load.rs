@@ -46,6 +46,7 @@ pub struct About {
     /// The context the model declares.
     pub context_max: usize,
     pub device: String,
+    pub is_cpu: bool,
     pub threads: usize,
 }
 
@@ -178,6 +179,7 @@ fn about(gguf: &Gguf, id: String, model: &models::ModelConfig, config: &Config, 
         }
     }
     let weight_type = by_type.into_iter().max_by_key(|(_, elements)| *elements).map_or_else(String::new, |(name, _)| name);
+    let is_cpu = device.is_cpu();
     let device = match device {
         candle_core::Device::Cpu => format!("CPU, {} threads", config.engine.threads),
         candle_core::Device::Cuda(_) => "CUDA".to_owned(),
@@ -191,6 +193,7 @@ fn about(gguf: &Gguf, id: String, model: &models::ModelConfig, config: &Config, 
         file_bytes: gguf.file_bytes(),
         context_max: model.context_max,
         device,
+        is_cpu,
         threads: config.engine.threads.get(),
     }
 }
