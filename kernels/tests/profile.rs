@@ -47,11 +47,7 @@ fn a_step_is_the_sum_of_its_ops() {
 
     let expected = |op, detail: &str, cost: Cost| {
         let totals = steps.ops.get(&Key { op, detail: detail.to_owned() }).unwrap_or_else(|| panic!("{op} {detail} in {:?}", steps.ops));
-        let twice = Cost {
-            bytes: 2 * cost.bytes,
-            int8_operations: 2 * cost.int8_operations,
-            float_operations: 2 * cost.float_operations,
-        };
+        let twice = Cost { bytes: 2 * cost.bytes, int8_operations: 2 * cost.int8_operations, float_operations: 2 * cost.float_operations };
         assert_eq!((totals.calls, totals.cost), (2, twice), "{op} {detail}");
         assert!(totals.seconds > 0.0, "{op} {detail}");
     };

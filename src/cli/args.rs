@@ -102,6 +102,9 @@ pub struct EngineArgs {
     /// Budget for weights, cache and scratch, like 8G [default: half of what is available]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
+    /// map: weights stay in the mapped file; huge: they are copied once to huge pages [default: map]
+    #[arg(long, value_name = "HOW")]
+    weights: Option<String>,
     /// Requests answered at once [default: 8]
     #[arg(long, value_name = "N")]
     parallel: Option<String>,
@@ -251,6 +254,7 @@ impl EngineArgs {
         layers.flag("threads", one(&self.threads));
         layers.flag("context", one(&self.context));
         layers.flag("memory", one(&self.memory));
+        layers.flag("weights", one(&self.weights));
         layers.flag("parallel", one(&self.parallel));
         layers.flag("queue", one(&self.queue));
         layers.flag("device", one(&self.device));

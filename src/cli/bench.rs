@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::args::{BenchArgs, BenchPart};
 use super::failure::Failure;
-use super::load::load;
+use super::load::{WeightPages, load};
 use super::memory_plan::Size;
 use super::{machine, print, version};
 use crate::config::Config;
@@ -36,6 +36,8 @@ pub struct Figures {
     pub date: String,
     pub threads: usize,
     pub device: String,
+    /// Where the weights lie: `mapped`, or copied to huge pages.
+    pub weights: String,
     pub build: String,
     pub runs: usize,
     /// From the command's start until the first request can be taken.
@@ -52,6 +54,8 @@ pub struct Figures {
     /// Resident memory when all was measured, mapped weights included; and the most there ever was.
     pub memory_bytes: Option<u64>,
     pub memory_peak_bytes: Option<u64>,
+    /// Of the cache, as far as tokens ever reached: part of the memory.
+    pub cache_bytes: u64,
     pub limits: Option<LimitFigures>,
     pub profile: Vec<StepProfile>,
 }
@@ -107,10 +111,17 @@ fn measure(config: &Config, args: &BenchArgs) -> Result<Figures, Failure> {
     }
     // Before the limits take memory of their own.
     let resident = machine::resident_bytes();
+    let stats = loaded.engine.stats();
+    let cache_bytes = (stats.blocks_used + stats.blocks_cached) as u64 * (loaded.plan.cache_bytes / loaded.plan.blocks as u64);
     let wants_limits = args.measures(BenchPart::Profile) && loaded.about.is_cpu;
+    let pages = match loaded.about.weights {
+        WeightPages::Copied { bytes, huge_bytes } if huge_bytes >= bytes / 2 => PageSize::Huge,
+        _ => PageSize::Ordinary,
+    };
     let limits = if wants_limits { Some(limits()?) } else { None };
     let recorded = measured.iter().flat_map(|depth| depth.recorded.iter().map(move |recorded| (depth.figure.depth, recorded)));
-    let profile = limits.map_or_else(Vec::new, |limits| recorded.map(|(depth, recorded)| recorded.profile(depth, &limits)).collect());
+    let profile =
+        limits.map_or_else(Vec::new, |limits| recorded.map(|(depth, recorded)| recorded.profile(depth, &limits.of_ops(pages))).collect());
     let at_0 = measured.iter().find(|measured| measured.figure.depth == 0);
     let streams = at_0.map_or_else(Vec::new, |measured| measured.streams.clone());
     Ok(Figures {
@@ -120,6 +131,7 @@ fn measure(config: &Config, args: &BenchArgs) -> Result<Figures, Failure> {
         date: date(SystemTime::now()),
         threads: loaded.about.threads,
         device: loaded.about.device.clone(),
+        weights: loaded.about.weights.to_string(),
         build: format!("understudy {}, {}", env!("CARGO_PKG_VERSION"), version::build()),
         runs: args.runs.get(),
         start_ms,
@@ -130,6 +142,7 @@ fn measure(config: &Config, args: &BenchArgs) -> Result<Figures, Failure> {
         depths: measured.iter().map(|measured| measured.figure).filter(|figure| figure.depth > 0).collect(),
         memory_bytes: resident.map(|(now, _)| now),
         memory_peak_bytes: resident.map(|(_, peak)| peak),
+        cache_bytes,
         limits,
         profile,
     })
@@ -169,8 +182,8 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn profile(&self, depth: usize, limits: &LimitFigures) -> StepProfile {
-        StepProfile::new(self.what.clone(), depth, self.rows, &self.steps, &limits.of_ops())
+    fn profile(&self, depth: usize, limits: &Limits) -> StepProfile {
+        StepProfile::new(self.what.clone(), depth, self.rows, &self.steps, limits)
     }
 }
 
@@ -200,9 +213,10 @@ async fn at_depth(driver: &mut Driver<'_>, args: &BenchArgs, depth: usize) -> an
         }
     }
     let first_token_ms = median(first_tokens_ms);
-    let figures = counts.into_iter().zip(rates).filter_map(|(streams, rates)| {
-        median(rates).map(|tokens_per_s| StreamFigure { streams, tokens_per_s })
-    });
+    let figures = counts
+        .into_iter()
+        .zip(rates)
+        .filter_map(|(streams, rates)| median(rates).map(|tokens_per_s| StreamFigure { streams, tokens_per_s }));
     let streams: Vec<StreamFigure> = figures.collect();
     let figure = DepthFigure {
         depth,
@@ -246,16 +260,20 @@ fn limits() -> anyhow::Result<LimitFigures> {
 }
 
 impl LimitFigures {
-    /// What the ops are held against: weights are mapped, so they are read through ordinary pages.
-    fn of_ops(&self) -> Limits {
-        Limits { read_gb: self.read_gb, int8_gops: self.int8_gops, float_gops: self.f32_gops }
+    /// What ops are held against whose weights lie on such pages.
+    fn of_ops(&self, pages: PageSize) -> Limits {
+        let read_gb = match pages {
+            PageSize::Ordinary => self.read_gb,
+            PageSize::Huge => self.read_huge_gb,
+        };
+        Limits { read_gb, int8_gops: self.int8_gops, float_gops: self.f32_gops }
     }
 }
 
 fn table(figures: &Figures) -> String {
     let mut lines = vec![
         format!("model    {}", figures.model),
-        format!("machine  {}; {}", figures.machine, figures.device),
+        format!("machine  {}; {}; weights {}", figures.machine, figures.device, figures.weights),
         format!("build    {}; {}; median of {}", figures.build, figures.date, figures.runs),
         String::new(),
         format!("{:<36}{:>12.1} ms", "start until ready", figures.start_ms),

@@ -21,6 +21,10 @@ pub struct StepProfile {
     pub ops_ms: f64,
     /// The shortest time this machine could need for the ops; their operations that nobody counts are taken to cost nothing.
     pub roof_ms: f64,
+    /// What a step cannot do without: weights, keys and values, and arithmetic.
+    pub bytes: u64,
+    pub int8_operations: u64,
+    pub float_operations: u64,
     /// The slowest first.
     pub ops: Vec<OpProfile>,
 }
@@ -67,6 +71,8 @@ impl StepProfile {
             })
             .collect();
         ops.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+        let mut cost = Cost::default();
+        steps.ops.values().for_each(|totals| cost += totals.cost);
         let roof: f64 = steps.ops.values().map(|totals| totals.cost.seconds_at_least(limits)).sum();
         Self {
             what,
@@ -76,13 +82,16 @@ impl StepProfile {
             step_ms: per_step(steps.seconds),
             ops_ms: per_step(steps.seconds_in_ops()),
             roof_ms: per_step(roof),
+            bytes: cost.bytes / steps.steps,
+            int8_operations: cost.int8_operations / steps.steps,
+            float_operations: cost.float_operations / steps.steps,
             ops,
         }
     }
 
     /// A heading, a line an op, what no op accounts for, and the sum.
     pub fn table(&self) -> String {
-        let Self { what, depth, rows, steps, step_ms, ops_ms, roof_ms, ops } = self;
+        let Self { what, depth, rows, steps, step_ms, ops_ms, roof_ms, ops, .. } = self;
         let mut lines = vec![format!("{what}, at depth {depth}: mean of {steps} steps of {rows} rows")];
         let head = ["ms", "share", "calls", "GB/s", "Gop/s", "of roof"];
         lines.push(format!("  {:<44}{:>9}{:>9}{:>7}{:>8}{:>8}{:>9}", "op", head[0], head[1], head[2], head[3], head[4], head[5]));
@@ -121,11 +130,8 @@ mod tests {
     use super::*;
 
     fn profile() -> StepProfile {
-        let totals = |calls, seconds, bytes, int8_operations| Totals {
-            calls,
-            seconds,
-            cost: Cost { bytes, int8_operations, float_operations: 0 },
-        };
+        let totals =
+            |calls, seconds, bytes, int8_operations| Totals { calls, seconds, cost: Cost { bytes, int8_operations, float_operations: 0 } };
         let steps = Steps {
             steps: 2,
             seconds: 0.2,
@@ -145,6 +151,7 @@ mod tests {
         let profile = profile();
         let sum: f64 = profile.ops.iter().map(|op| op.ms).sum();
         assert!((sum - profile.ops_ms).abs() < 1e-9 && (sum - 85.0).abs() < 1e-9, "{sum}");
+        assert_eq!((profile.bytes, profile.int8_operations), (251_000_000, 10_000_000_000));
         assert!((profile.step_ms - 100.0).abs() < 1e-9);
         let shares: f64 = profile.ops.iter().map(|op| op.share).sum();
         assert!((shares - 0.85).abs() < 1e-9);
