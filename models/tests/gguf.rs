@@ -377,7 +377,7 @@ fn copied_weights_are_the_same_bytes_elsewhere() {
         assert!(copied.bytes >= gguf.tensor_bytes() && copied.huge_bytes <= copied.bytes, "{copied:?}");
         for (tensor, (place, bytes)) in gguf.tensors().iter().zip(before) {
             let copy = tensor.bytes().as_slice();
-            assert!(copy == bytes && copy.as_ptr() != place && copy.as_ptr() as usize % 64 == 0, "{}", tensor.name);
+            assert!(copy == bytes && copy.as_ptr() != place && (copy.as_ptr() as usize).is_multiple_of(64), "{}", tensor.name);
         }
         // Metadata still lies in the file.
         if let Some(tokens) = gguf.get::<&Array>("tokenizer.ggml.tokens").expect("an array") {
