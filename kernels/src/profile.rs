@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -106,6 +106,8 @@ impl Steps {
 pub type Profile = BTreeMap<usize, Steps>;
 
 static WANTED: AtomicBool = AtomicBool::new(false);
+/// Steps being recorded now.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 static RECORDED: Mutex<Profile> = Mutex::new(Profile::new());
 
 thread_local! {
@@ -119,16 +121,23 @@ pub fn record(wanted: bool) {
     WANTED.store(wanted, Ordering::Relaxed);
 }
 
-/// What was recorded since the last call.
+/// What was recorded since the last call. Waits for steps that are under way on other threads: whoever has read the last token of a
+/// stream may be faster than the end of the step that made it.
 pub fn take() -> Profile {
+    while UNDER_WAY.load(Ordering::Acquire) > 0 {
+        std::thread::yield_now();
+    }
     std::mem::take(&mut *RECORDED.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Times the step that begins now on this thread and ends when the result is dropped. Steps do not nest.
 pub fn step(rows: usize) -> StepTimer {
-    let started = WANTED.load(Ordering::Relaxed).then(Instant::now);
-    ACTIVE.set(started.is_some());
-    StepTimer { rows, started }
+    let wanted = WANTED.load(Ordering::Relaxed);
+    ACTIVE.set(wanted);
+    if wanted {
+        UNDER_WAY.fetch_add(1, Ordering::Relaxed);
+    }
+    StepTimer { rows, started: wanted.then(Instant::now) }
 }
 
 /// See [`step`].
@@ -145,6 +154,7 @@ impl Drop for StepTimer {
         ACTIVE.set(false);
         let ops = OPS.take();
         RECORDED.lock().unwrap_or_else(PoisonError::into_inner).entry(self.rows).or_default().add(seconds, ops);
+        UNDER_WAY.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -207,9 +207,9 @@ async fn at_depth(driver: &mut Driver<'_>, args: &BenchArgs, depth: usize) -> an
     }
     let mut recorded = Vec::new();
     if args.measures(BenchPart::Profile) {
-        recorded.extend(record_prefill(driver, &context).await?);
+        recorded.push(record_prefill(driver, &context).await?);
         for count in &counts {
-            recorded.extend(record_decode(driver, *count, &context).await?);
+            recorded.push(record_decode(driver, *count, &context).await?);
         }
     }
     let first_token_ms = median(first_tokens_ms);
@@ -228,24 +228,24 @@ async fn at_depth(driver: &mut Driver<'_>, args: &BenchArgs, depth: usize) -> an
 }
 
 /// Once more with the ops' clocks running, which costs a few percent where steps are short: so not in the figures.
-async fn record_prefill(driver: &mut Driver<'_>, context: &[u32]) -> anyhow::Result<Option<Recorded>> {
+async fn record_prefill(driver: &mut Driver<'_>, context: &[u32]) -> anyhow::Result<Recorded> {
     op_profile::record(true);
     let outcome = driver.first_token_ms(context).await;
-    op_profile::record(false);
-    let mut profile = op_profile::take();
-    outcome?;
-    let steps = profile.remove(&PREFILL_TOKENS);
-    Ok(steps.map(|steps| Recorded { what: format!("prefill, {PREFILL_TOKENS} tokens"), rows: PREFILL_TOKENS, steps }))
+    outcome.and(recorded(format!("prefill, {PREFILL_TOKENS} tokens"), PREFILL_TOKENS))
 }
 
-async fn record_decode(driver: &mut Driver<'_>, count: usize, context: &[u32]) -> anyhow::Result<Option<Recorded>> {
+async fn record_decode(driver: &mut Driver<'_>, count: usize, context: &[u32]) -> anyhow::Result<Recorded> {
     op_profile::record(true);
     let outcome = driver.decode_tokens_per_s(count, context).await;
-    op_profile::record(false);
-    let mut profile = op_profile::take();
-    outcome?;
     // Steps in which all decode have a row of each; those of the prompts have more.
-    Ok(profile.remove(&count).map(|steps| Recorded { what: streams_name("decode", count), rows: count, steps }))
+    outcome.and(recorded(streams_name("decode", count), count))
+}
+
+/// Ends the recording; what it holds of steps of `rows` rows.
+fn recorded(what: String, rows: usize) -> anyhow::Result<Recorded> {
+    op_profile::record(false);
+    let steps = op_profile::take().remove(&rows).with_context(|| format!("{what}: no step of {rows} rows was seen"))?;
+    Ok(Recorded { what, rows, steps })
 }
 
 fn limits() -> anyhow::Result<LimitFigures> {

@@ -155,6 +155,8 @@ struct Merge<'a> {
 fn read_merges(gguf: &Gguf, vocab: &Vocab, array: &Array) -> Result<HashMap<Pair, Merged, Seed>, TokenizerError> {
     let mut merges = HashMap::with_capacity_and_hasher(array.len(), Seed::new());
     let mut joined = String::new();
+    // Vocabularies mostly have their tokens in the order of the merges that make them.
+    let mut expected = 0;
     for (index, bytes) in array.strings().enumerate() {
         let merge = Merge::parse(index, bytes).ok_or_else(|| {
             let (file, merge) = (gguf.name().to_owned(), String::from_utf8_lossy(bytes).into_owned());
@@ -162,10 +164,11 @@ fn read_merges(gguf: &Gguf, vocab: &Vocab, array: &Array) -> Result<HashMap<Pair
         })?;
         joined.clear();
         joined.extend([merge.left, merge.right]);
-        let text_id = |name| merge.text_id(gguf, vocab, name);
-        let Some(left) = text_id(merge.left)? else { continue };
-        let Some(right) = text_id(merge.right)? else { continue };
-        let Some(id) = text_id(&joined)? else { continue };
+        let text_id = |name, id| merge.text_id(gguf, vocab, name, id);
+        let Some(left) = text_id(merge.left, vocab.id(merge.left))? else { continue };
+        let Some(right) = text_id(merge.right, vocab.id(merge.right))? else { continue };
+        let Some(id) = text_id(&joined, vocab.id_near(&joined, expected))? else { continue };
+        expected = id.saturating_add(1);
         merges.insert((left, right), Merged { rank: index as u32, id });
     }
     Ok(merges)
@@ -181,9 +184,9 @@ impl<'a> Merge<'a> {
         (!right.is_empty()).then_some(Self { index, whole, left, right })
     }
 
-    /// The token of that name; `None` for one that no text may become. Error: there is none.
-    fn text_id(&self, gguf: &Gguf, vocab: &Vocab, name: &str) -> Result<Option<u32>, TokenizerError> {
-        match vocab.id(name) {
+    /// `id`, where text can become that token. Error: there is none called `name`.
+    fn text_id(&self, gguf: &Gguf, vocab: &Vocab, name: &str, id: Option<u32>) -> Result<Option<u32>, TokenizerError> {
+        match id {
             Some(id) => Ok(Some(id).filter(|id| !vocab.kind(*id).is_some_and(|kind| kind.is_reserved()))),
             None => {
                 let (file, index, merge) = (gguf.name().to_owned(), self.index, self.whole.to_owned());

@@ -94,6 +94,14 @@ impl Vocab {
         self.by_name.id(&self.names, name.as_bytes())
     }
 
+    /// [`Self::id`], with a guess that is looked at first: two reads of memory fewer where it is right.
+    pub(super) fn id_near(&self, name: &str, guess: u32) -> Option<u32> {
+        match self.names.string_bytes(guess as usize) {
+            Some(found) if found == name.as_bytes() && !name.is_empty() => Some(guess),
+            _ => self.id(name),
+        }
+    }
+
     /// [`Self::id`] of tokens that text can become.
     pub(super) fn text_id(&self, name: &str) -> Option<u32> {
         self.id(name).filter(|id| !self.kinds[*id as usize].is_reserved())
