@@ -80,7 +80,18 @@ fn options() -> Result<Options, Error> {
 
 fn understudy(options: &Options) -> Result<Value, Error> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_understudy"));
-    command.arg("bench").arg(&options.model).args(["--json", "--runs", "1", "--device", "cpu", "--log-level", "error", "--threads"]);
+    command.arg("bench").arg(&options.model).args([
+        "--only",
+        "prefill,decode",
+        "--json",
+        "--runs",
+        "1",
+        "--device",
+        "cpu",
+        "--log-level",
+        "error",
+        "--threads",
+    ]);
     figures_of(command.arg(options.threads.to_string()))
 }
 

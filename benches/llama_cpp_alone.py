@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""llama.cpp through llama-cpp-python, measured as `understudy bench` measures itself, without sampling. `cargo bench --bench figures` runs it.
+"""llama.cpp through llama-cpp-python, measured as `understudy bench` measures itself, without sampling. `cargo bench` runs it.
 
     pip install llama-cpp-python
-    benches/llama_cpp_alone.py MODEL.gguf THREADS        (prints JSON)
+    benches/llama_cpp_alone.py MODEL.gguf THREADS [--streams 1,4] [--depth 0,8192] [--only prefill,decode]
+                               [--no-repack] [--flash-attention on|off|auto]        (prints JSON)
+
+`--no-repack` leaves the weights as the file has them (`use_extra_bufts`), which some builds compute faster.
 """
 
+import argparse
 import ctypes
 import json
 import random
@@ -14,49 +18,74 @@ import time
 import llama_cpp
 
 PREFILL_TOKENS, DECODE_PROMPT_TOKENS, DECODE_TOKENS = 512, 32, 128
-STREAMS = [1, 4, 8, 16]
-CONTEXT_OF_A_STREAM = 1024
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 
 def main():
-    path, threads = sys.argv[1], int(sys.argv[2])
+    options = arguments()
     start = time.perf_counter()
-    engine = LlamaCpp(path, threads)
+    engine = LlamaCpp(options)
     start_ms = (time.perf_counter() - start) * 1e3
     engine.decode([(0, position, engine.token()) for position in range(DECODE_PROMPT_TOKENS)])
-    engine.clear()
-    prompt = [(0, position, engine.token()) for position in range(PREFILL_TOKENS)]
-    start = time.perf_counter()
-    engine.decode(prompt)
-    first_token_s = time.perf_counter() - start
-    streams = [{"streams": count, "tokens_per_s": engine.streams(count)} for count in STREAMS]
-    print(json.dumps({
-        "start_ms": start_ms,
-        "first_token_ms": first_token_s * 1e3,
-        "prefill_tokens_per_s": PREFILL_TOKENS / first_token_s,
-        "streams": streams,
-        "memory_peak_bytes": peak_bytes(),
-    }))
+    figures = {"start_ms": start_ms, "streams": [], "depths": []}
+    for depth in options.depth:
+        engine.clear()
+        engine.fill(0, depth)
+        at_depth = {}
+        if "prefill" in options.only:
+            first_token_s = engine.prefill(depth)
+            at_depth |= {"first_token_ms": first_token_s * 1e3, "prefill_tokens_per_s": PREFILL_TOKENS / first_token_s}
+        if "decode" in options.only:
+            if depth:
+                at_depth["decode_tokens_per_s"] = engine.one_stream(depth)
+            else:
+                figures["streams"] = [{"streams": count, "tokens_per_s": engine.streams(count)} for count in options.streams]
+        if depth:
+            figures["depths"].append({"depth": depth} | at_depth)
+        else:
+            figures |= at_depth
+    figures["memory_peak_bytes"] = peak_bytes()
+    print(json.dumps(figures))
+
+
+def arguments():
+    numbers = lambda text: [int(number) for number in text.split(",")]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("threads", type=int)
+    parser.add_argument("--streams", type=numbers, default=[1, 4, 8, 16])
+    parser.add_argument("--depth", type=numbers, default=[0])
+    parser.add_argument("--only", type=lambda text: text.split(","), default=["prefill", "decode"])
+    parser.add_argument("--no-repack", action="store_true")
+    parser.add_argument("--flash-attention", choices=FLASH_ATTENTION, default="auto")
+    return parser.parse_args()
 
 
 class LlamaCpp:
-    """One model and a context with room for the widest test."""
+    """One model and a context with room for the widest and the deepest test."""
 
-    def __init__(self, path, threads):
+    def __init__(self, options):
         self.quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self.quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
-        self.model = llama_cpp.llama_load_model_from_file(path.encode(), parameters)
+        if options.no_repack:
+            parameters.use_extra_bufts = False
+        self.model = llama_cpp.llama_load_model_from_file(options.model.encode(), parameters)
         if not self.model:
-            sys.exit(f"{path}: llama.cpp cannot load it")
+            sys.exit(f"{options.model}: llama.cpp cannot load it")
         parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = max(STREAMS) * CONTEXT_OF_A_STREAM
+        # A context is divided evenly among the sequences; each has room for its own prompt and answer.
+        sequences = max(options.streams) if 0 in options.depth and "decode" in options.only else 1
+        parameters.n_ctx = sequences * (max(options.depth) + 1024)
         parameters.n_batch = parameters.n_ubatch = PREFILL_TOKENS
-        parameters.n_seq_max = max(STREAMS)
-        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.n_seq_max = sequences
+        parameters.n_threads = parameters.n_threads_batch = options.threads
+        parameters.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
         self.context = llama_cpp.llama_new_context_with_model(self.model, parameters)
+        if not self.context:
+            sys.exit(f"{options.model}: llama.cpp has no context of {parameters.n_ctx} tokens")
         self.batch = llama_cpp.llama_batch_init(PREFILL_TOKENS, 0, 1)
         self.random = random.Random(1)
 
@@ -66,6 +95,9 @@ class LlamaCpp:
 
     def clear(self):
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+
+    def forget_from(self, sequence, position):
+        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.context), sequence, position, -1)
 
     def decode(self, rows):
         """Rows of (sequence, position, token); logits of each sequence's last row."""
@@ -80,6 +112,26 @@ class LlamaCpp:
         if llama_cpp.llama_decode(self.context, self.batch) != 0:
             sys.exit("llama.cpp cannot run the batch")
         llama_cpp.llama_synchronize(self.context)
+
+    def fill(self, sequence, depth):
+        for start in range(0, depth, PREFILL_TOKENS):
+            self.decode([(sequence, position, self.token()) for position in range(start, min(depth, start + PREFILL_TOKENS))])
+
+    def prefill(self, depth):
+        """Seconds of 512 tokens behind `depth` tokens, which stay."""
+        prompt = [(0, position, self.token()) for position in range(depth, depth + PREFILL_TOKENS)]
+        start = time.perf_counter()
+        self.decode(prompt)
+        seconds = time.perf_counter() - start
+        self.forget_from(0, depth)
+        return seconds
+
+    def one_stream(self, depth):
+        """Tokens a second behind `depth` tokens."""
+        start = time.perf_counter()
+        for position in range(depth, depth + DECODE_TOKENS):
+            self.decode([(0, position, self.token())])
+        return DECODE_TOKENS / (time.perf_counter() - start)
 
     def streams(self, count):
         """Tokens a second of `count` sequences together."""

@@ -51,6 +51,7 @@ pub struct Engine {
     pub device: DeviceChoice,
     pub context: Context,
     pub memory: Memory,
+    pub weights: Weights,
     /// Sequences that run at once.
     pub parallel: NonZeroUsize,
     /// Requests that may wait; beyond them a request is answered 503.
@@ -105,6 +106,15 @@ pub enum Context {
     OfModel,
     /// Exactly this, or a refusal.
     Tokens(usize),
+}
+
+/// Where the weights lie on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// In the mapped file: nothing to wait for, and shared with every process that maps it.
+    Map,
+    /// In a copy of our own on huge pages, made when the model is loaded.
+    Huge,
 }
 
 /// The budget for weights, cache and scratch.
@@ -169,6 +179,7 @@ impl Config {
                 memory: layers
                     .one("memory", values::bytes)?
                     .map_or(Memory::HalfOfAvailable { bytes: machine.memory_available_bytes / 2 }, |bytes| Memory::Told { bytes }),
+                weights: layers.one("weights", values::weights)?.unwrap_or(Weights::Map),
                 parallel: layers.one("parallel", values::parallel)?.unwrap_or(PARALLEL),
                 queue: layers.one("queue", values::queue)?.unwrap_or(QUEUE),
             },
@@ -282,6 +293,7 @@ mod tests {
             api-key = ["one", "two"]
             device = "cuda:1"
             log_format = "json"
+            weights = "huge"
         "#;
         let config = resolve(&[], &[], file).unwrap();
         assert_eq!(config.models.model, "org/repo:Q4_K_M");
@@ -291,6 +303,7 @@ mod tests {
         assert!(config.server.strict_model);
         assert_eq!(config.server.api_keys.iter().map(ApiKey::as_str).collect::<Vec<_>>(), ["one", "two"]);
         assert_eq!(config.log.format, LogFormat::Json);
+        assert_eq!(config.engine.weights, Weights::Huge);
     }
 
     #[test]
@@ -302,6 +315,7 @@ mod tests {
         assert_eq!(error(&[], &[], "zzzzzzzz = 1"), "understudy.toml line 1: unknown key \"zzzzzzzz\"");
         assert_eq!(error(&[], &[], "[port]\nx = 1"), "understudy.toml line 1: port: expected a number or a text, found a table");
         assert_eq!(error(&[], &[], "port = [1, 2]"), "understudy.toml line 1: port: expected one value, found 2");
+        assert_eq!(error(&[("weights", "copy")], &[], ""), "--weights: \"copy\" is no way to hold weights (map, huge)");
         assert!(error(&[], &[], "port = ").starts_with("understudy.toml line 1: "));
         assert!(error(&[], &[("UNDERSTUDY_PORT", "tcp://10.0.0.1:7878")], "").contains("enableServiceLinks: false"));
         assert_eq!(error(&[("threads", "0")], &[], ""), "--threads: \"0\" is not a number from 1 to 1024");

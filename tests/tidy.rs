@@ -30,7 +30,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("ureq", &["src/hub"]),
     ("minijinja", &["src/chat"]),
     ("tokenizers", &["models"]),
-    ("memmap2", &["models/src/gguf"]),
+    ("memmap2", &["models/src/gguf", "kernels/src/huge.rs"]),
     ("candle_core", &["kernels", "models", "src/engine/model_runner.rs", "src/cli"]),
     ("candle_nn", &["kernels", "models"]),
     ("candle_transformers", &["models", "benches"]),

@@ -6,8 +6,10 @@
 pub mod blocks;
 pub mod device;
 pub mod ggml_type;
+pub mod huge;
 pub mod kv;
 pub mod ops;
+pub mod profile;
 pub mod quantize;
 pub mod step;
 pub mod weight;

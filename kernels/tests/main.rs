@@ -7,6 +7,7 @@ mod formats;
 mod linear;
 mod moe;
 mod norm;
+mod profile;
 mod rope;
 mod same_bits;
 mod softmax;

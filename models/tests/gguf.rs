@@ -362,6 +362,31 @@ fn all_parts_of_a_split_model_are_opened_from_any_of_them() {
 }
 
 #[test]
+fn copied_weights_are_the_same_bytes_elsewhere() {
+    let folder = Folder::new("copied");
+    for number in 0..3 {
+        folder.write(&format!("m-{:05}-of-00003.gguf", number + 1), &part(number, 3, 3));
+    }
+    let split = Gguf::open(&folder.0.join("m-00001-of-00003.gguf")).expect("a sound model");
+    let one = Gguf::open(&folder.write("a.gguf", &sample())).expect("a sound file");
+    let in_memory = open(sample().to_bytes()).expect("a sound file");
+    for mut gguf in [split, one, in_memory] {
+        let before: Vec<(*const u8, Vec<u8>)> =
+            gguf.tensors().iter().map(|tensor| (tensor.bytes().as_slice().as_ptr(), tensor.bytes().as_slice().to_vec())).collect();
+        let copied = gguf.copy_weights().expect("memory");
+        assert!(copied.bytes >= gguf.tensor_bytes() && copied.huge_bytes <= copied.bytes, "{copied:?}");
+        for (tensor, (place, bytes)) in gguf.tensors().iter().zip(before) {
+            let copy = tensor.bytes().as_slice();
+            assert!(copy == bytes && copy.as_ptr() != place && (copy.as_ptr() as usize).is_multiple_of(64), "{}", tensor.name);
+        }
+        // Metadata still lies in the file.
+        if let Some(tokens) = gguf.get::<&Array>("tokenizer.ggml.tokens").expect("an array") {
+            assert_eq!(tokens.strings().collect::<Vec<_>>(), ["<s>".as_bytes(), "▁the".as_bytes(), b""]);
+        }
+    }
+}
+
+#[test]
 fn split_models_that_do_not_fit_together_are_refused() {
     let folder = Folder::new("unfit");
     folder.write("m-00001-of-00002.gguf", &part(0, 2, 2));

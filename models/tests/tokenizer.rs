@@ -7,6 +7,8 @@ use models::gguf::writer::{Entry, GgufWriter};
 use models::{Detokenizer, Gguf, Tokenizer, TokenizerError};
 use proptest::prelude::*;
 use serde_json::Value as Json;
+use tokenizers::Model as _;
+use tokenizers::models::bpe::{BPE as CrateBpe, Vocab as CrateVocab};
 
 static FIXTURE: LazyLock<Json> =
     LazyLock::new(|| serde_json::from_str(include_str!("fixtures/tokenizer.json")).expect("the fixture is JSON"));
@@ -429,6 +431,43 @@ proptest! {
             let bytes: Vec<u8> = ids.iter().flat_map(|id| tokenizer.token_bytes(*id, false).to_vec()).collect();
             prop_assert_eq!(detokenize(Detokenizer::continuing(tokenizer.clone()), &ids), String::from_utf8_lossy(&bytes));
         }
+    }
+
+    /// The merging itself, of whatever merge list, is the `tokenizers` crate's: merges that lead to tokens several ways, in any order.
+    #[test]
+    fn merges_are_those_of_the_tokenizers_crate(
+        pieces in prop::collection::vec("[abc]{2,5}", 1..24),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 48),
+        order in prop::collection::vec(any::<u32>(), 48),
+        text in "[abc]{0,40}",
+    ) {
+        let mut tokens: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let mut merges = Vec::new();
+        for (piece, cut) in pieces.iter().zip(cuts) {
+            // Every part of it becomes a token, so that the merge is one.
+            let cut = 1 + cut.index(piece.len() - 1);
+            for token in [piece, &piece[..cut].to_owned(), &piece[cut..].to_owned()] {
+                if !tokens.contains(token) {
+                    tokens.push(token.clone());
+                }
+            }
+            merges.push((piece[..cut].to_owned(), piece[cut..].to_owned()));
+        }
+        // Single letters make the first merges possible at all.
+        merges.extend(tokens.iter().filter(|token| token.len() == 2).map(|token| (token[..1].to_owned(), token[1..].to_owned())));
+        let mut keyed: Vec<_> = order.into_iter().cycle().zip(merges).collect();
+        keyed.sort();
+        keyed.dedup_by(|a, b| a.1 == b.1);
+        let merges: Vec<(String, String)> = keyed.into_iter().map(|(_, merge)| merge).collect();
+
+        let mut writer = GgufWriter::new();
+        writer.set("tokenizer.ggml.model", "gpt2").set("tokenizer.ggml.pre", "qwen2").set("tokenizer.ggml.tokens", tokens.clone());
+        writer.set("tokenizer.ggml.merges", merges.iter().map(|(left, right)| format!("{left} {right}")).collect::<Vec<_>>());
+        let ours = load(&writer).expect("sound").encode(&text, false).expect("every byte has a token");
+        let vocab: CrateVocab = tokens.into_iter().zip(0..).collect();
+        let theirs = CrateBpe::builder().vocab_and_merges(vocab, merges).build().expect("sound");
+        let theirs: Vec<u32> = theirs.tokenize(&text).expect("tokenizes").iter().map(|token| token.id).collect();
+        prop_assert_eq!(ours, theirs);
     }
 
     /// A damaged vocabulary is loaded or refused, and a loaded one encodes or says why not.

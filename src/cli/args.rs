@@ -1,9 +1,13 @@
 //! What can be typed. Every setting is taken as text and read by `config`, so that a flag, a variable and a line of the file
 //! get the same reading and the same errors.
 
+use std::num::NonZeroUsize;
+
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
+use kernels::BLOCK_TOKENS;
 
 use crate::chat::SamplingOptions;
+use crate::config::PARALLEL_MAX;
 use crate::config::settings::Layers;
 
 /// A local LLM server with OpenAI-compatible endpoints; it brings a small model along.
@@ -98,6 +102,9 @@ pub struct EngineArgs {
     /// Budget for weights, cache and scratch, like 8G [default: half of what is available]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
+    /// map: weights stay in the mapped file; huge: they are copied once to huge pages [default: map]
+    #[arg(long, value_name = "HOW")]
+    weights: Option<String>,
     /// Requests answered at once [default: 8]
     #[arg(long, value_name = "N")]
     parallel: Option<String>,
@@ -174,11 +181,37 @@ pub struct BenchArgs {
     pub json: bool,
     /// Runs of each figure; the median is printed
     #[arg(long, value_name = "N", default_value = "3")]
-    pub runs: std::num::NonZeroUsize,
+    pub runs: NonZeroUsize,
+    /// Measure only these: prefill, decode, profile (time op by op, beside what the machine could do) [default: all]
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    pub only: Vec<BenchPart>,
+    /// Streams that decode together
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,4,8,16", value_parser = streams)]
+    pub streams: Vec<NonZeroUsize>,
+    /// Measure prefill and decode of one stream behind so many tokens; multiples of 32
+    #[arg(long, value_name = "TOKENS,..", value_delimiter = ',', default_value = "0", value_parser = depth)]
+    pub depth: Vec<usize>,
+    /// Also at 4096, 8192 and 16384, as far as the context holds them (that takes minutes with a large model)
+    #[arg(long)]
+    pub depths: bool,
     #[command(flatten)]
     pub engine: EngineArgs,
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// What `bench` can measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchPart {
+    Prefill,
+    Decode,
+    Profile,
+}
+
+impl BenchArgs {
+    pub fn measures(&self, part: BenchPart) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 impl Args {
@@ -221,6 +254,7 @@ impl EngineArgs {
         layers.flag("threads", one(&self.threads));
         layers.flag("context", one(&self.context));
         layers.flag("memory", one(&self.memory));
+        layers.flag("weights", one(&self.weights));
         layers.flag("parallel", one(&self.parallel));
         layers.flag("queue", one(&self.queue));
         layers.flag("device", one(&self.device));
@@ -233,6 +267,17 @@ impl CommonArgs {
         layers.flag("log_format", one(&self.log_format));
         layers.flag("log_level", one(&self.log_level));
     }
+}
+
+fn streams(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse::<NonZeroUsize>().ok().filter(|number| number.get() <= PARALLEL_MAX);
+    number.ok_or_else(|| format!("must be a number from 1 to {PARALLEL_MAX}"))
+}
+
+/// The cache keeps whole blocks, so only such a context is found in it whole.
+fn depth(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|number| number.is_multiple_of(BLOCK_TOKENS));
+    number.ok_or_else(|| format!("must be a multiple of {BLOCK_TOKENS}"))
 }
 
 /// Within what a request to the server may ask for.
@@ -292,6 +337,19 @@ mod tests {
         for wrong in ["nan", "-1", "inf", "-inf", "2.1", "warm", ""] {
             let error = Args::try_parse_from(["understudy", "chat", "--temperature", wrong]).unwrap_err().to_string();
             assert!(error.contains("must be a number from 0 to 2") || wrong == "-inf", "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn streams_and_depths_of_a_benchmark() {
+        let bench = |words: &[&str]| Args::try_parse_from(["understudy", "bench"].iter().chain(words)).map(|args| args.command);
+        let Ok(Some(Command::Bench(args))) = bench(&["--depth", "0,4096", "--streams", "2", "--only", "decode,profile"]) else {
+            panic!("bench was typed")
+        };
+        assert_eq!((args.depth.as_slice(), args.streams.len()), ([0, 4096].as_slice(), 1));
+        assert!(args.measures(BenchPart::Decode) && !args.measures(BenchPart::Prefill));
+        for wrong in [["--depth", "100"], ["--depth", "x"], ["--streams", "0"], ["--streams", "1,513"], ["--only", "all"]] {
+            assert!(bench(&wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use kernels::{BLOCK_TOKENS, KvDtype};
+use models::gguf::WeightCopy;
 use models::{Family, Gguf, KvCache, MemoryEstimate, StepSize, Tokenizer};
 
 use super::failure::Failure;
@@ -15,7 +16,7 @@ use super::memory_plan::{self, Budget, Needs, Plan, Size, Wanted};
 use crate::chat::chat_template::ChatTemplate;
 use crate::chat::prepare::TextModel;
 use crate::chat::{SamplingDefaults, SamplingOptions};
-use crate::config::{Config, PARALLEL_MAX};
+use crate::config::{Config, PARALLEL_MAX, Weights};
 use crate::engine::model_runner::LoadedRunner;
 use crate::engine::{Engine, EngineConfig};
 use crate::hub::{HubOptions, ModelFile, ModelSource, builtin, progress};
@@ -46,20 +47,41 @@ pub struct About {
     /// The context the model declares.
     pub context_max: usize,
     pub device: String,
+    pub is_cpu: bool,
+    pub weights: WeightPages,
     pub threads: usize,
+}
+
+/// Where the weights ended up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightPages {
+    Mapped,
+    Copied { bytes: u64, huge_bytes: u64 },
+}
+
+impl std::fmt::Display for WeightPages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::Mapped => f.write_str("mapped"),
+            Self::Copied { bytes, huge_bytes } => {
+                write!(f, "copied, {:.0} % on huge pages", 100.0 * huge_bytes.min(bytes) as f64 / bytes.max(1) as f64)
+            }
+        }
+    }
 }
 
 /// Loads the model and starts the engine. Blocking, and long for a model that has to be fetched.
 pub fn load(config: &Config) -> Result<Loaded, Failure> {
     // A variable that asks for what this machine lacks would otherwise fail every step of a server that looks well.
     kernels::cpu::isa::isa().map_err(|error| Failure::Usage(error.to_string()))?;
-    let (gguf, id) = open(config)?;
+    let (mut gguf, id) = open(config)?;
     let plan = plan(&gguf, config)?;
     kernels::cpu::pool::set_threads(config.engine.threads);
     let opened = kernels::device::open(config.engine.device).with_context(|| config.source("device").to_string())?;
     for error in &opened.passed_over {
         tracing::warn!("{error}");
     }
+    let weights = place_weights(&mut gguf, config, &opened.device)?;
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).context("tokenizer")?);
     let template = ChatTemplate::of(&tokenizer).context(gguf.name().to_owned())?;
     let text = TextModel::new(tokenizer, template, sampling_defaults(&gguf)?);
@@ -72,7 +94,7 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
         tracing::warn!("the model's chat template shows no tools; those of a request will not reach it");
     }
     let kv = KvCache::new(model.config(), plan.blocks, KvDtype::F16, &opened.device).context("the cache cannot be had")?;
-    let about = about(&gguf, id, model.config(), config, &opened.device);
+    let about = about(&gguf, id, model.config(), config, &opened.device, weights);
     let engine = Engine::start(
         Box::new(LoadedRunner::new(model, kv)),
         EngineConfig {
@@ -84,6 +106,27 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
         },
     );
     Ok(Loaded { engine, text: Arc::new(text), about, plan })
+}
+
+/// Leaves the weights where they lie, or copies them: how it went is said here, and in [`About::weights`].
+fn place_weights(gguf: &mut Gguf, config: &Config, device: &candle_core::Device) -> Result<WeightPages, Failure> {
+    if config.engine.weights == Weights::Map {
+        return Ok(WeightPages::Mapped);
+    }
+    if !device.is_cpu() {
+        tracing::warn!("{}: weights on huge pages are for the CPU; they stay mapped", config.source("weights"));
+        return Ok(WeightPages::Mapped);
+    }
+    let available = super::machine::machine().memory_available_bytes;
+    memory_plan::copy_fits(gguf.tensor_bytes(), available, config.source("weights")).with_context(|| gguf.name().to_owned())?;
+    let WeightCopy { bytes, huge_bytes } = gguf.copy_weights().with_context(|| config.source("weights").to_string())?;
+    if huge_bytes < bytes / 2 {
+        let (huge, all) = (Size(huge_bytes), Size(bytes));
+        tracing::warn!(
+            "the system gave {huge} of huge pages for {all} of weights; the rest lies on ordinary ones (see /sys/kernel/mm/transparent_hugepage)"
+        );
+    }
+    Ok(WeightPages::Copied { bytes, huge_bytes })
 }
 
 /// What the model's name means.
@@ -167,7 +210,14 @@ fn recommended(gguf: &Gguf, key: &str, bounds: RangeInclusive<f64>) -> anyhow::R
     Ok(Some(number))
 }
 
-fn about(gguf: &Gguf, id: String, model: &models::ModelConfig, config: &Config, device: &candle_core::Device) -> About {
+fn about(
+    gguf: &Gguf,
+    id: String,
+    model: &models::ModelConfig,
+    config: &Config,
+    device: &candle_core::Device,
+    weights: WeightPages,
+) -> About {
     let parameters = gguf.tensors().iter().map(|tensor| tensor.elements() as u64).sum();
     let mut by_type: Vec<(String, usize)> = Vec::new();
     for tensor in gguf.tensors() {
@@ -178,6 +228,7 @@ fn about(gguf: &Gguf, id: String, model: &models::ModelConfig, config: &Config, 
         }
     }
     let weight_type = by_type.into_iter().max_by_key(|(_, elements)| *elements).map_or_else(String::new, |(name, _)| name);
+    let is_cpu = device.is_cpu();
     let device = match device {
         candle_core::Device::Cpu => format!("CPU, {} threads", config.engine.threads),
         candle_core::Device::Cuda(_) => "CUDA".to_owned(),
@@ -191,6 +242,8 @@ fn about(gguf: &Gguf, id: String, model: &models::ModelConfig, config: &Config, 
         file_bytes: gguf.file_bytes(),
         context_max: model.context_max,
         device,
+        is_cpu,
+        weights,
         threads: config.engine.threads.get(),
     }
 }

@@ -1,6 +1,8 @@
 //! How much context and cache a budget buys. Pure: sizes in, a plan or a refusal with numbers out.
 //!
-//! Weights count in full although they are mapped: an understudy whose weights are paged out is not ready.
+//! Weights count in full although they are mapped: an understudy whose weights are paged out is not ready. Copied to huge pages they
+//! count the same, since the system takes the file's pages back before it refuses memory to anybody; but then they must fit in what
+//! is available, whatever the budget says.
 
 use std::fmt;
 
@@ -71,6 +73,11 @@ pub enum DoesNotFit {
     Context { origin: Source, context: usize, cache_bytes: u64, other_bytes: u64, possible: usize, budget: String },
     #[error("{origin}: {context} is more than the {context_max} tokens this model was made for")]
     BeyondModel { origin: Source, context: usize, context_max: usize },
+    #[error(
+        "{origin}: a copy of the weights takes {} and {} are available; free memory, or leave the weights mapped (--weights map)",
+        Size(*weight_bytes), Size(*available_bytes)
+    )]
+    Copy { origin: Source, weight_bytes: u64, available_bytes: u64 },
 }
 
 /// Below this a chat is over before it begins.
@@ -122,6 +129,15 @@ pub fn plan(needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
         scratch_bytes: needs.scratch_bytes,
         budget_bytes,
     })
+}
+
+/// Whether a copy of the weights fits, told by `origin`: a budget may promise more than there is, and pages of a file can be given
+/// back where those of a copy cannot.
+pub fn copy_fits(weight_bytes: u64, available_bytes: u64, origin: &Source) -> Result<(), DoesNotFit> {
+    match weight_bytes <= available_bytes {
+        true => Ok(()),
+        false => Err(DoesNotFit::Copy { origin: origin.clone(), weight_bytes, available_bytes }),
+    }
 }
 
 /// Blocks that hold so many tokens.
@@ -220,6 +236,13 @@ mod tests {
         assert!(error.contains("take a smaller model") && !error.contains("--context"), "nothing fits, so no context does: {error}");
         let error = plan(QWEN, wanted(Context::Tokens(40_000), told)).unwrap_err().to_string();
         assert_eq!(error, "UNDERSTUDY_CONTEXT: 40000 is more than the 32768 tokens this model was made for");
+    }
+
+    #[test]
+    fn a_copy_must_fit_in_what_is_available() {
+        assert_eq!(copy_fits(GIB, GIB, &Source::Flag("weights")), Ok(()));
+        let error = copy_fits(GIB + GIB / 2, GIB, &Source::Flag("weights")).unwrap_err().to_string();
+        assert!(error.starts_with("--weights: a copy of the weights takes 1.5 GiB and 1.0 GiB are available"), "{error}");
     }
 
     #[test]

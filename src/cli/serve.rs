@@ -98,7 +98,7 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
             "event": "serving", "url": url, "address": address.to_string(), "model": about.id, "architecture": about.architecture,
             "parameters": about.parameters, "weight_type": about.weight_type, "device": about.device, "context": plan.context,
             "parallel": config.engine.parallel, "weight_bytes": plan.weight_bytes, "cache_bytes": plan.cache_bytes,
-            "scratch_bytes": plan.scratch_bytes, "budget_bytes": plan.budget_bytes, "version": env!("CARGO_PKG_VERSION"),
+            "weights": about.weights.to_string(), "scratch_bytes": plan.scratch_bytes, "budget_bytes": plan.budget_bytes, "version": env!("CARGO_PKG_VERSION"),
         });
         return line.to_string();
     }
@@ -120,7 +120,7 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
         "understudy {version}\n\
          model    {model}\n\
          context  {context} tokens{shortened}, {parallel} conversations at once\n\
-         memory   {weights} weights + up to {cache} cache + {scratch} scratch; budget {budget}\n\
+         memory   {weights} weights ({pages}) + up to {cache} cache + {scratch} scratch; budget {budget}\n\
          device   {device}\n\
          serving  {url}/v1 ({door})\n\
          try it   curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Who are you?\"}}]}}'",
@@ -129,6 +129,7 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
         context = plan.context,
         parallel = config.engine.parallel,
         weights = Size(plan.weight_bytes),
+        pages = about.weights,
         cache = Size(plan.cache_bytes),
         scratch = Size(plan.scratch_bytes),
         budget = Size(plan.budget_bytes),

@@ -16,6 +16,7 @@ pub const KEYS: &[&str] = &[
     "threads",
     "context",
     "memory",
+    "weights",
     "parallel",
     "queue",
     "device",
@@ -32,8 +33,9 @@ pub const KEYS: &[&str] = &[
     "log_level",
 ];
 
-/// Variables that are ours and no settings: the file's own name, the instruction set the kernels are held to, the benchmark's Python.
-const OTHER_VARIABLES: &[&str] = &["UNDERSTUDY_CONFIG", "UNDERSTUDY_ISA", "UNDERSTUDY_BENCH_PYTHON"];
+/// Variables that are ours and no settings: the file's own name, the instruction set the kernels are held to, the
+/// benchmark's Python and its build of ik_llama.cpp.
+const OTHER_VARIABLES: &[&str] = &["UNDERSTUDY_CONFIG", "UNDERSTUDY_ISA", "UNDERSTUDY_BENCH_PYTHON", "UNDERSTUDY_BENCH_IK"];
 const PREFIX: &str = "UNDERSTUDY_";
 /// Of a variable; the value itself may be a key and is not repeated.
 pub const NOT_UTF_8: &str = "is not valid UTF-8";

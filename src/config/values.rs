@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use kernels::device::DeviceChoice;
 
-use super::{ApiKey, LogFormat, PARALLEL_MAX, QUEUE_MAX, THREADS_MAX};
+use super::{ApiKey, LogFormat, PARALLEL_MAX, QUEUE_MAX, THREADS_MAX, Weights};
 
 pub fn text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
@@ -95,6 +95,14 @@ pub fn boolean(text: &str) -> Result<bool, String> {
 
 pub fn device(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_err(|e: kernels::device::DeviceError| e.to_string())
+}
+
+pub fn weights(text: &str) -> Result<Weights, String> {
+    match text {
+        "map" => Ok(Weights::Map),
+        "huge" => Ok(Weights::Huge),
+        _ => Err(format!("{text:?} is no way to hold weights (map, huge)")),
+    }
 }
 
 pub fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use kernels::profile::{self, Cost, Key, Op};
 use models::Logits;
 use tokio::sync::mpsc;
 
@@ -104,6 +105,7 @@ impl EngineLoop {
         if self.plan.chunks.is_empty() {
             return true;
         }
+        let _timer = profile::step(self.plan.chunks.iter().map(|chunk| chunk.len).sum());
         self.batch.lay_out(&self.plan, &self.scheduler);
         let outbox = match self.forward() {
             Ok(logits) => self.sample_and_commit(&logits),
@@ -226,6 +228,7 @@ impl EngineLoop {
         let client = self.clients.get(&chunk.id).expect("every sequence has a client");
         let cached_tokens = self.scheduler.running(chunk.id).map_or(0, |sequence| sequence.usage().cached_tokens);
         client.notes.cached_tokens.store(cached_tokens, Ordering::Relaxed);
+        let _timer = profile::op(|| (Key::of(Op::Sampling), Cost::default()));
         client.sampler.sample(logits, chunk.start + chunk.len, &mut self.scratch).map_err(|error| error.to_string())
     }
 

@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor
 use super::{chosen_isa, rows_of};
 use crate::cpu::attention::{self as cpu, Pages};
 use crate::cpu::kv_write::{self, Part};
+use crate::profile::{self, cost};
 use crate::{BLOCK_TOKENS, KvLayer, Step, reference::attention as reference};
 
 /// What attention needs to know of a layer.
@@ -27,6 +28,7 @@ pub struct AttentionSpec {
 /// Errors on other shapes and on slots beyond the cache. No two rows may write the same slot.
 pub fn kv_write_(kv: &KvLayer, k: &Tensor, v: &Tensor, step: &Step) -> Result<()> {
     let shape = (step.rows(), kv.kv_heads * kv.head_dim);
+    let _timer = profile::op(|| cost::kv_write(step.rows(), 2 * shape.1 * kv.dtype().size_bytes()));
     if k.dims2()? != shape || v.dims2()? != shape {
         bail!("kv_write_ of keys {:?} and values {:?}; the step and cache want {shape:?}", k.shape(), v.shape());
     }
@@ -54,6 +56,7 @@ pub fn kv_write_(kv: &KvLayer, k: &Tensor, v: &Tensor, step: &Step) -> Result<()
 /// largest value in the cache for scores up to 30 in magnitude.
 pub fn paged_attention(q: &Tensor, kv: &KvLayer, step: &Step, spec: &AttentionSpec) -> Result<Tensor> {
     check_attention(q, kv, step, spec)?;
+    let _timer = profile::op(|| cost::paged_attention(step, spec, kv.dtype().size_bytes()));
     if !kv.device().is_cpu() {
         return reference::paged_attention(q, kv, step, spec);
     }

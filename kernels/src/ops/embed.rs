@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::linear::with_values;
+use crate::profile::{self, Cost, Key, Op, cost};
 use crate::{Weight, blocks};
 
 /// Rows `ids` of `w [V, H]`, dequantised exactly as `blocks::dequantize` does: `[T, H]` f32 on the weight's device.
@@ -10,6 +11,7 @@ use crate::{Weight, blocks};
 ///
 /// On every device the few rows are taken from the blocks in host memory and sent over.
 pub fn embed(w: &Weight, ids: &[u32]) -> Result<Tensor> {
+    let _timer = profile::op(|| cost::embed(ids.len(), w));
     let mut out = vec![0.0; ids.len() * w.cols()];
     for (at, id) in ids.iter().enumerate() {
         let row = *id as usize;
@@ -23,6 +25,7 @@ pub fn embed(w: &Weight, ids: &[u32]) -> Result<Tensor> {
 
 /// Rows `rows` of `x [T, H]` f32: `[rows.len(), H]`, in the order given; repeats are allowed, a row beyond `T` is an error.
 pub fn gather_rows(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    let _timer = profile::op(|| (Key::of(Op::GatherRows), Cost::default()));
     let (height, width) = x.dims2()?;
     if x.dtype() != DType::F32 {
         bail!("gather_rows: the rows are {:?}, not f32", x.dtype());

@@ -8,6 +8,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Module, Result,
 use crate::Weight;
 use crate::cpu::isa::isa;
 use crate::cpu::product::{self, Inputs, Output, Write};
+use crate::profile::{self, Op, cost};
 
 /// Activation function of a gated feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +26,19 @@ pub enum Activation {
 /// eleven bits as in ggml), plus rounding of the sum, about `1e-6 * sum |w x|`; F32, F16, BF16 the rounding alone.
 /// Errors: `x` not f32 `[T, K]`, `bias` not f32 `[N]`, operands on another device than `w`, a bad `UNDERSTUDY_ISA`.
 pub fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
-    let mut outputs = linear_multi(x, &[(w, bias)])?;
+    let _timer = profile::op(|| cost::product(Op::Linear, rows_for_cost(x), [w].into_iter()));
+    let mut outputs = products(x, &[(w, bias)])?;
     Ok(outputs.pop().expect("one weight, one output"))
 }
 
 /// Several products of the same rows: one quantisation of `x`, one parallel region. Each bias may be absent.
 /// Output `i` equals [`linear`] of weight `i`, to the bit; errors as there.
 pub fn linear_multi(x: &Tensor, ws: &[(&Weight, Option<&Tensor>)]) -> Result<Vec<Tensor>> {
+    let _timer = profile::op(|| cost::product(Op::LinearMulti, rows_for_cost(x), ws.iter().map(|(w, _)| *w)));
+    products(x, ws)
+}
+
+fn products(x: &Tensor, ws: &[(&Weight, Option<&Tensor>)]) -> Result<Vec<Tensor>> {
     let rows = check(x, ws)?;
     if !x.device().is_cpu() {
         return ws.iter().map(|(w, bias)| on_device(x, w, *bias)).collect();
@@ -51,6 +58,7 @@ pub fn linear_multi(x: &Tensor, ws: &[(&Weight, Option<&Tensor>)]) -> Result<Vec
 /// `residual += x * w^T + bias`, in place; `residual [T, N]` must be contiguous and owned by the caller alone.
 /// Equals [`linear`] and one addition, to the bit; errors as there.
 pub fn linear_add_(residual: &Tensor, x: &Tensor, w: &Weight, bias: Option<&Tensor>) -> Result<()> {
+    let _timer = profile::op(|| cost::product(Op::LinearAdd, rows_for_cost(x), [w].into_iter()));
     let rows = check(x, &[(w, bias)])?;
     if residual.dims() != [rows, w.rows()] || residual.dtype() != DType::F32 || !residual.is_contiguous() {
         bail!("linear_add_: the residual is {:?}, not contiguous f32 [{rows}, {}]", residual.layout(), w.rows());
@@ -92,6 +100,7 @@ impl InplaceOp1 for AddProduct<'_> {
 
 /// `act(x * gate^T) * (x * up^T)` -> `[T, I]`, for `gate` and `up` `[I, K]`. Errors as [`linear`]'s, and `gate` and `up` of different shapes.
 pub fn ffn_gated(x: &Tensor, gate: &Weight, up: &Weight, act: Activation) -> Result<Tensor> {
+    let _timer = profile::op(|| cost::product(Op::FfnGated, rows_for_cost(x), [gate, up].into_iter()));
     let rows = check(x, &[(gate, None), (up, None)])?;
     if gate.rows() != up.rows() {
         bail!("ffn_gated: the gate has {} outputs, the up projection {}", gate.rows(), up.rows());
@@ -111,6 +120,11 @@ pub fn ffn_gated(x: &Tensor, gate: &Weight, up: &Weight, act: Activation) -> Res
         Ok(())
     })?;
     Tensor::from_vec(out, (rows, gate.rows()), &Device::Cpu)
+}
+
+/// The number of rows; of what is not `[T, K]`, which is refused afterwards, none.
+fn rows_for_cost(x: &Tensor) -> usize {
+    x.dims2().map_or(0, |(rows, _)| rows)
 }
 
 /// The number of rows, once everything fits together.

@@ -6,12 +6,14 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
 
 use super::{chosen_isa, rows_mut, rows_of};
 use crate::cpu::norm as cpu;
+use crate::profile::{self, cost};
 use crate::reference::attention as reference;
 
 /// `[T, H]` -> `[T, H]`; `w [H]` f32.
 ///
 /// Relative error against f64 below `(log2(H) + 4) * 2^-24`. Errors on other shapes and types.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
+    let _timer = profile::op(|| cost::rms_norm(x.elem_count()));
     check(x, w)?;
     if !x.device().is_cpu() {
         return reference::rms_norm(x, w, eps);
@@ -24,6 +26,7 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
 
 /// `residual += delta`, then the norm of it: `[T, H]`. `residual` is contiguous and not the same tensor as `delta`.
 pub fn add_rms_norm_(residual: &Tensor, delta: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
+    let _timer = profile::op(|| cost::rms_norm(residual.elem_count()));
     check(residual, w)?;
     if residual.shape() != delta.shape() {
         bail!("add_rms_norm_ of {:?} and {:?}", residual.shape(), delta.shape());

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, bail};
 
 use super::{chosen_isa, rows_mut, rows_of};
 use crate::cpu::rope as cpu;
+use crate::profile::{self, Cost, Key, Op, cost};
 use crate::{Step, reference::attention as reference};
 
 /// Which two elements of a head rotate together.
@@ -36,6 +37,7 @@ pub struct RopeAngles {
 impl Rope {
     /// Sines and cosines of every row's position, computed in f64 and rounded once.
     pub fn angles(&self, step: &Step, device: &Device) -> Result<RopeAngles> {
+        let _timer = profile::op(|| (Key::of(Op::RopeAngles), Cost::default()));
         let half = self.inverse_frequency.len();
         let factor = f64::from(self.attention_factor);
         let (mut cos, mut sin) = (Vec::with_capacity(step.rows() * half), Vec::with_capacity(step.rows() * half));
@@ -78,6 +80,10 @@ pub fn qk_norm_rope_(q: &Tensor, k: &Tensor, head_dim: usize, angles: &RopeAngle
             bail!("head norm weights {:?} for heads of {head_dim}", w.shape());
         }
     }
+    let _timer = profile::op(|| {
+        let values = q.elem_count() + k.elem_count();
+        cost::qk_norm_rope(values / head_dim, half, if norm.is_some() { values } else { 0 })
+    });
     if !q.device().is_cpu() {
         return reference::qk_norm_rope_(q, k, head_dim, angles, norm);
     }

@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use kernels::blocks::dequantize;
 use kernels::{GgmlType, SharedBytes, Weight, WeightError};
 
+mod copy;
 mod cursor;
 mod error;
 mod file;
@@ -19,10 +21,12 @@ mod shards;
 #[cfg(feature = "testing")]
 pub mod writer;
 
+pub use copy::WeightCopy;
 pub use error::{GgufError, GgufProblem};
 pub use metadata::{Array, FromValue, Value, ValueType};
 
 use file::{File, read_file};
+use map::MappedFile;
 use shards::ShardName;
 
 /// A GGUF file (or all parts of a split one), mapped.
@@ -36,6 +40,8 @@ pub struct Gguf {
     tensors: Vec<TensorInfo>,
     /// Each tensor's place in `tensors`.
     index: HashMap<String, usize>,
+    /// What the tensors' bytes and the metadata's arrays lie in; empty for a file that was in memory already.
+    maps: Vec<Arc<MappedFile>>,
 }
 
 #[derive(Debug, Clone)]
@@ -61,11 +67,11 @@ impl TensorInfo {
 impl Gguf {
     /// Opens a file; where it is one part of a split model (`NAME-00001-of-00003.gguf`, any of them), all its parts.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let (bytes, file) = open_one(path)?;
+        let (map, file) = open_one(path)?;
         let name = path.display().to_string();
         let count = split_number(&file, "split.count").map_err(|problem| problem.in_file(&name))?.unwrap_or(1);
         if count <= 1 {
-            return Ok(Self::assemble(name, bytes.as_slice().len() as u64, file));
+            return Ok(Self::of_map(name, map, file));
         }
         let shard = match ShardName::parse(path) {
             Some(shard) if shard.count == count => shard,
@@ -141,6 +147,14 @@ impl Gguf {
         self.find_tensor(name).ok_or_else(|| self.error(GgufProblem::MissingTensor(name.to_owned())))
     }
 
+    /// Copies every tensor, on all threads of the pool, into memory on huge pages where the system has them, and uses the copy from then
+    /// on; what was mapped leaves this process' memory. Errors: the memory is not to be had.
+    pub fn copy_weights(&mut self) -> Result<WeightCopy, GgufError> {
+        let copied = copy::copy_tensors(&mut self.tensors).map_err(|source| self.error(GgufProblem::Io(source)))?;
+        self.maps.iter().for_each(|map| map.let_go());
+        Ok(copied)
+    }
+
     /// The weight matrix `name`, `[shape[1], shape[0]]`, where it lies. Errors: absent, not of two dimensions, a type that cannot
     /// be computed (by tensor name).
     pub fn weight(&self, name: &str, device: &Device) -> Result<Weight, GgufError> {
@@ -183,7 +197,12 @@ impl Gguf {
     fn assemble(name: String, file_bytes: u64, file: File) -> Self {
         let tensors: Vec<TensorInfo> = file.tensors.into_iter().map(TensorInfo::from).collect();
         let index = tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
-        Self { name, version: file.version, file_bytes, metadata: file.metadata, tensors, index }
+        Self { name, version: file.version, file_bytes, metadata: file.metadata, tensors, index, maps: Vec::new() }
+    }
+
+    fn of_map(name: String, map: Arc<MappedFile>, file: File) -> Self {
+        let file_bytes = (*map).as_ref().len() as u64;
+        Self { maps: vec![map], ..Self::assemble(name, file_bytes, file) }
     }
 }
 
@@ -193,11 +212,11 @@ impl From<file::Entry> for TensorInfo {
     }
 }
 
-fn open_one(path: &Path) -> Result<(SharedBytes, File), GgufError> {
+fn open_one(path: &Path) -> Result<(Arc<MappedFile>, File), GgufError> {
     let name = path.display().to_string();
-    let bytes = map::map(path).map_err(|source| GgufProblem::Io(source).in_file(&name))?;
-    let file = read_file(&bytes).map_err(|problem| problem.in_file(&name))?;
-    Ok((bytes, file))
+    let map = Arc::new(map::map(path).map_err(|source| GgufProblem::Io(source).in_file(&name))?);
+    let file = read_file(&SharedBytes::new(map.clone())).map_err(|problem| problem.in_file(&name))?;
+    Ok((map, file))
 }
 
 /// Opens every part; the first one's metadata is the model's, the tensors are everybody's.
@@ -207,12 +226,12 @@ fn open_parts(path: &Path, shard: &ShardName) -> Result<Gguf, GgufError> {
     for number in 1..=shard.count {
         let part_path = shard.sibling(path, number);
         let name = part_path.display().to_string();
-        let (bytes, file) = open_one(&part_path).map_err(|error| match *error.problem {
+        let (map, file) = open_one(&part_path).map_err(|error| match *error.problem {
             GgufProblem::Io(source) => GgufProblem::ShardMissing { number, count: shard.count, source }.in_file(&name),
             other => other.in_file(&name),
         })?;
         check_part(&file, number, shard.count).map_err(|problem| problem.in_file(&name))?;
-        let part = Gguf::assemble(name, bytes.as_slice().len() as u64, file);
+        let part = Gguf::of_map(name, map, file);
         match &mut whole {
             None => whole = Some(part),
             Some(whole) => whole.join(part)?,
@@ -251,6 +270,7 @@ impl Gguf {
     /// Takes the tensors of a further part.
     fn join(&mut self, part: Self) -> Result<(), GgufError> {
         self.file_bytes += part.file_bytes;
+        self.maps.extend(part.maps);
         for tensor in part.tensors {
             if self.index.insert(tensor.name.clone(), self.tensors.len()).is_some() {
                 return Err(GgufProblem::DuplicateTensor(tensor.name).in_file(&part.name));

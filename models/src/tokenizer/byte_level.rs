@@ -16,9 +16,10 @@ pub(super) fn characters() -> [char; 256] {
     })
 }
 
-/// The bytes a token stands for; `None` where a character of it stands for no byte (an added token written in plain text).
-pub(super) fn bytes_of(token: &str) -> Option<Vec<u8>> {
-    token.chars().map(byte_of).collect()
+/// Appends the bytes a token stands for; false where a character of it stands for no byte (an added token written in plain text), and
+/// then some may have been appended.
+pub(super) fn push_bytes_of(token: &str, bytes: &mut Vec<u8>) -> bool {
+    token.chars().all(|character| byte_of(character).map(|byte| bytes.push(byte)).is_some())
 }
 
 fn byte_of(character: char) -> Option<u8> {
@@ -47,8 +48,8 @@ mod tests {
             assert_eq!(byte_of(characters[usize::from(byte)]), Some(byte));
         }
         assert_eq!((characters[b' ' as usize], characters[b'\n' as usize], characters[b'A' as usize]), ('Ġ', 'Ċ', 'A'));
-        assert_eq!(bytes_of("Ġthe"), Some(b" the".to_vec()));
-        assert_eq!(bytes_of("a b"), None);
-        assert_eq!(bytes_of("中"), None);
+        let mut bytes = Vec::new();
+        assert!(push_bytes_of("Ġthe", &mut bytes) && bytes == b" the");
+        assert!(!push_bytes_of("a b", &mut bytes) && !push_bytes_of("中", &mut bytes));
     }
 }

@@ -37,6 +37,4 @@ pub enum TokenizerError {
     NoByteToken(u8),
     #[error("the special tokens cannot be searched for: {0}")]
     Patterns(String),
-    #[error("byte-level BPE: {0}")]
-    Bpe(String),
 }

@@ -7,6 +7,8 @@ mod bpe;
 mod byte_level;
 mod detokenizer;
 mod error;
+mod hash;
+mod name_table;
 mod pre_tokenizer;
 mod special;
 mod spm;
@@ -16,7 +18,7 @@ pub use detokenizer::Detokenizer;
 pub use error::TokenizerError;
 pub use special::FimTokens;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::gguf::Gguf;
 
@@ -29,8 +31,6 @@ use vocab::{Kind, Vocab};
 /// The tokenizer of one model; cheap to share (put it in an `Arc`).
 pub struct Tokenizer {
     vocab: Vocab,
-    /// Tokens that no text may become, by name; the other names are in `model`.
-    reserved: HashMap<String, u32>,
     model: Model,
     finder: Finder,
     roles: Roles,
@@ -68,16 +68,10 @@ impl Tokenizer {
         // SentencePiece puts <unk>, <s>, </s> first; files may leave that unsaid.
         let defaults = if is_spm { Defaults { bos: Some(1), eos: Some(2), unknown: Some(0) } } else { Defaults::default() };
         let roles = Roles::read(gguf, &mut vocab, defaults)?;
-        let reserved = vocab.reserved(gguf.name())?;
         let model = match pre_tokenizer {
-            Some(pre_tokenizer) => Model::Bpe(Box::new(Bpe::read(gguf, &vocab, &reserved, pre_tokenizer)?)),
+            Some(pre_tokenizer) => Model::Bpe(Box::new(Bpe::read(gguf, &vocab, pre_tokenizer)?)),
             None => Model::Spm(Box::new(Spm::read(gguf, &vocab, roles.unknown)?)),
         };
-        for (name, second) in &reserved {
-            if let Some(first) = model.id(name) {
-                return Err(TokenizerError::DuplicateToken { file: file(), token: name.clone(), first, second: *second });
-            }
-        }
         let pieces = Pieces::read(gguf, &vocab, is_spm)?;
         let adds_bos = read_flag(gguf, "tokenizer.ggml.add_bos_token", "tokenizer.ggml.bos_token_id", roles.bos, model.adds_bos())?;
         let adds_eos = read_flag(gguf, "tokenizer.ggml.add_eos_token", "tokenizer.ggml.eos_token_id", roles.eos, false)?;
@@ -85,19 +79,7 @@ impl Tokenizer {
         let finder = Finder::new(gguf, &vocab)?;
         let chat_template = gguf.get::<&str>("tokenizer.chat_template")?.map(str::to_owned);
         let named_chat_templates = read_named_templates(gguf)?;
-        Ok(Self {
-            vocab,
-            reserved,
-            model,
-            finder,
-            roles,
-            pieces,
-            adds_bos,
-            adds_eos,
-            adds_space_prefix,
-            chat_template,
-            named_chat_templates,
-        })
+        Ok(Self { vocab, model, finder, roles, pieces, adds_bos, adds_eos, adds_space_prefix, chat_template, named_chat_templates })
     }
 
     /// Ids of `text`. `parse_special`: control tokens written in the text, and the unknown one, become their ids (rendered chat
@@ -137,9 +119,9 @@ impl Tokenizer {
     fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         match &self.model {
             _ if text.is_empty() => Ok(()),
-            Model::Bpe(bpe) => bpe.encode(text, ids),
-            Model::Spm(spm) if self.adds_space_prefix => spm.encode(&[" ", text].concat(), ids),
-            Model::Spm(spm) => spm.encode(text, ids),
+            Model::Bpe(bpe) => bpe.encode(&self.vocab, text, ids),
+            Model::Spm(spm) if self.adds_space_prefix => spm.encode(&self.vocab, &[" ", text].concat(), ids),
+            Model::Spm(spm) => spm.encode(&self.vocab, text, ids),
         }
     }
 
@@ -175,7 +157,7 @@ impl Tokenizer {
     }
 
     pub fn token_id(&self, name: &str) -> Option<u32> {
-        self.reserved.get(name).copied().or_else(|| self.model.id(name))
+        self.vocab.id(name)
     }
 
     /// Whether [`Self::encode`] makes the token of its name with `parse_special`, and plain text without: the control tokens, and
@@ -239,13 +221,6 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Model {
-    fn id(&self, name: &str) -> Option<u32> {
-        match self {
-            Self::Bpe(bpe) => bpe.id(name),
-            Self::Spm(spm) => spm.id(name),
-        }
-    }
-
     /// Whether texts start with bos where the metadata does not say.
     fn adds_bos(&self) -> bool {
         match self {
@@ -264,10 +239,13 @@ impl Pieces {
                 Kind::Control | Kind::Unknown | Kind::UserDefined => pieces.bytes.extend(name.as_bytes()),
                 Kind::Byte if !name.is_empty() => pieces.bytes.push(spm::byte_of(name, gguf)?),
                 Kind::Normal if is_spm => pieces.bytes.extend(name.replace(spm::SPACE, " ").as_bytes()),
-                Kind::Normal => match byte_level::bytes_of(name) {
-                    Some(bytes) => pieces.bytes.extend(bytes),
-                    None => pieces.bytes.extend(name.as_bytes()),
-                },
+                Kind::Normal => {
+                    let start = pieces.bytes.len();
+                    if !byte_level::push_bytes_of(name, &mut pieces.bytes) {
+                        pieces.bytes.truncate(start);
+                        pieces.bytes.extend(name.as_bytes());
+                    }
+                }
                 Kind::Unused | Kind::Byte => {}
             }
             pieces.ends.push(pieces.bytes.len());

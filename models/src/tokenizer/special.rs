@@ -145,18 +145,15 @@ fn special_id(gguf: &Gguf, vocab: &Vocab, key: &'static str) -> Result<Option<u3
     Ok(Some(id as u32))
 }
 
-/// The well-known names this vocabulary has: found in one pass, since most vocabularies have few of them.
-struct WellKnown(Vec<(String, u32)>);
+/// The well-known names this vocabulary has. Looked up beforehand: the kinds of its tokens change while they are asked for.
+struct WellKnown(Vec<(&'static str, u32)>);
 
 impl WellKnown {
     fn find(vocab: &Vocab) -> Self {
         let lists = [END_OF_TURN, END_OF_MESSAGE, END_OF_GENERATION, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE];
         let more = [FIM_PAD, FIM_REPOSITORY, FIM_FILE_SEPARATOR, HARMONY];
-        let names: std::collections::HashSet<&str> = lists.into_iter().chain(more).flatten().copied().collect();
-        // Cheap to ask of 150,000 tokens, and true of few.
-        let may_be = |name: &str| name.starts_with(['<', '[', '_', '▁']) && name.ends_with(['>', ']', '[']);
-        let known = vocab.iter().filter(|(_, name, _)| may_be(name) && names.contains(name));
-        Self(known.map(|(id, name, _)| (name.to_owned(), id)).collect())
+        let names = lists.into_iter().chain(more).flatten();
+        Self(names.filter_map(|name| Some((*name, vocab.id(name)?))).collect())
     }
 
     fn id(&self, name: &str) -> Option<u32> {
@@ -192,8 +189,8 @@ impl Finder {
         let all = Patterns::new(vocab, |kind| kind == Kind::UserDefined || kind.is_special())?;
         let model_name = gguf.get::<&str>("general.name")?.unwrap_or("").to_ascii_lowercase();
         let strips_right = model_name.contains("phi-3") || model_name.contains("phi3");
-        let keeps_right = vocab.iter().filter(|token| strips_right && ["<unk>", "<s>", "<|endoftext|>"].contains(&token.1));
-        let keeps_right = keeps_right.map(|token| token.0).collect();
+        let keeps_right = ["<unk>", "<s>", "<|endoftext|>"].into_iter().filter(|_| strips_right);
+        let keeps_right = keeps_right.filter_map(|name| vocab.id(name)).collect();
         Ok(Self { user_defined, all, strips_right, keeps_right })
     }
 
@@ -226,7 +223,7 @@ impl Finder {
 
 impl Patterns {
     fn new(vocab: &Vocab, wanted: impl Fn(Kind) -> bool) -> Result<Self, TokenizerError> {
-        let (ids, names): (Vec<u32>, Vec<&str>) = vocab.iter().filter(|token| wanted(token.2)).map(|(id, name, _)| (id, name)).unzip();
+        let (ids, names): (Vec<u32>, Vec<&str>) = vocab.of_kind(wanted).unzip();
         if ids.is_empty() {
             return Ok(Self::default());
         }

@@ -3,7 +3,7 @@
 //! merged as a whole. Knows no special tokens: no text given to it becomes one.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 
 use crate::gguf::{Array, Gguf};
 
@@ -14,8 +14,8 @@ use super::vocab::{Kind, Vocab, wrong_type};
 pub(super) const SPACE: &str = "▁";
 
 pub(super) struct Spm {
-    /// Tokens that text can become, with their scores.
-    tokens: HashMap<String, (u32, f32)>,
+    /// Of every token.
+    scores: Vec<f32>,
     /// The byte tokens.
     bytes: [Option<u32>; 256],
     unknown: Option<u32>,
@@ -47,34 +47,20 @@ impl Spm {
         if scores.len() != vocab.len() {
             return Err(TokenizerError::Length { file: file(), key, found: scores.len(), wanted: vocab.len() });
         }
-        let mut tokens = HashMap::with_capacity(vocab.len());
         let mut bytes = [None; 256];
-        for (id, name, kind) in vocab.iter() {
-            match kind {
-                Kind::Byte => bytes[usize::from(byte_of(name, gguf)?)] = Some(id),
-                kind if kind.is_reserved() => {}
-                _ => {
-                    let score = scores[id as usize];
-                    if let Some((first, _)) = tokens.insert(name.to_owned(), (id, score)) {
-                        return Err(TokenizerError::DuplicateToken { file: file(), token: name.to_owned(), first, second: id });
-                    }
-                }
-            }
+        for (id, name) in vocab.of_kind(|kind| kind == Kind::Byte) {
+            bytes[usize::from(byte_of(name, gguf)?)] = Some(id);
         }
-        Ok(Self { tokens, bytes, unknown })
+        Ok(Self { scores, bytes, unknown })
     }
 
-    pub(super) fn id(&self, name: &str) -> Option<u32> {
-        self.tokens.get(name).map(|token| token.0)
-    }
-
-    /// Appends the tokens of a text without special tokens; spaces in it are still spaces.
-    pub(super) fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+    /// Appends the tokens of a text without special tokens; spaces in it are still spaces. `vocab` is the one it was read with.
+    pub(super) fn encode(&self, vocab: &Vocab, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let text = text.replace(' ', SPACE);
         let mut symbols = characters(&text);
         let mut pairs = BinaryHeap::new();
         for right in 1..symbols.len() as u32 {
-            pairs.extend(self.pair(&text, &symbols, Some(right - 1), Some(right)));
+            pairs.extend(self.pair(vocab, &text, &symbols, [Some(right - 1), Some(right)]));
         }
         while let Some(pair) = pairs.pop() {
             let (left, right) = (symbols[pair.left as usize], symbols[pair.right as usize]);
@@ -86,27 +72,28 @@ impl Spm {
             if let Some(next) = right.next {
                 symbols[next as usize].previous = Some(pair.left);
             }
-            pairs.extend(self.pair(&text, &symbols, left.previous, Some(pair.left)));
-            pairs.extend(self.pair(&text, &symbols, Some(pair.left), right.next));
+            pairs.extend(self.pair(vocab, &text, &symbols, [left.previous, Some(pair.left)]));
+            pairs.extend(self.pair(vocab, &text, &symbols, [Some(pair.left), right.next]));
         }
         for symbol in symbols.iter().filter(|symbol| symbol.len_bytes > 0) {
-            self.write(&text[symbol.start..symbol.start + symbol.len_bytes], ids)?;
+            self.write(vocab, &text[symbol.start..symbol.start + symbol.len_bytes], ids)?;
         }
         Ok(())
     }
 
-    fn pair(&self, text: &str, symbols: &[Symbol], left: Option<u32>, right: Option<u32>) -> Option<Pair> {
+    /// Two neighbours, where both are there and make a token.
+    fn pair(&self, vocab: &Vocab, text: &str, symbols: &[Symbol], [left, right]: [Option<u32>; 2]) -> Option<Pair> {
         let (left, right) = (left?, right?);
         let start = symbols[left as usize].start;
         let len_bytes = symbols[left as usize].len_bytes + symbols[right as usize].len_bytes;
-        let (_, score) = self.tokens.get(&text[start..start + len_bytes])?;
-        Some(Pair { score: *score, left, right, len_bytes })
+        let id = vocab.text_id(&text[start..start + len_bytes])?;
+        Some(Pair { score: self.scores[id as usize], left, right, len_bytes })
     }
 
     /// A symbol's token, or its bytes', or for a vocabulary without byte tokens the unknown one.
-    fn write(&self, symbol: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
-        if let Some((id, _)) = self.tokens.get(symbol) {
-            ids.push(*id);
+    fn write(&self, vocab: &Vocab, symbol: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        if let Some(id) = vocab.text_id(symbol) {
+            ids.push(id);
             return Ok(());
         }
         match symbol.bytes().find(|byte| self.bytes[usize::from(*byte)].is_none()) {
