@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use kernels::{BLOCK_TOKENS, KvDtype};
+use kernels::BLOCK_TOKENS;
 use models::{Family, Gguf, Hyperparameters, KvCache, MemoryEstimate, StepSize, Tokenizer};
 
 use super::failure::Failure;
@@ -71,7 +71,9 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     if !text.template.knows_tools() {
         tracing::warn!("the model's chat template shows no tools; those of a request will not reach it");
     }
-    let kv = KvCache::new(model.config(), plan.blocks, KvDtype::F16, &opened.device).context("the cache cannot be had")?;
+    let kv = KvCache::new(model.config(), plan.blocks, config.engine.kv_type, &opened.device)
+        .with_context(|| config.source("kv_type").to_string())
+        .context("the cache cannot be had")?;
     let about = about(&gguf, id, model.config(), config, &opened.device);
     let engine = Engine::start(
         Box::new(LoadedRunner::new(model, kv)),
@@ -116,7 +118,7 @@ fn file_stem(path: &Path) -> String {
 fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
     let parallel = config.engine.parallel.get();
     let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel };
-    let estimate = MemoryEstimate::of(gguf, KvDtype::F16, step).context("this model cannot be run")?;
+    let estimate = MemoryEstimate::of(gguf, config.engine.kv_type, step).context("this model cannot be run")?;
     let architecture = Family::of(gguf).context("this model cannot be run")?.architecture();
     let hyperparameters = Hyperparameters::read(gguf, architecture).with_context(|| gguf.name().to_owned())?;
     let needs = Needs {

@@ -18,6 +18,7 @@ pub const KEYS: &[&str] = &[
     "memory",
     "parallel",
     "queue",
+    "kv_type",
     "device",
     "api_key",
     "api_key_file",

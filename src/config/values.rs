@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 
+use kernels::KvDtype;
 use kernels::device::DeviceChoice;
 
 use super::{ApiKey, LogFormat, PARALLEL_MAX, QUEUE_MAX, THREADS_MAX};
@@ -95,6 +96,10 @@ pub fn boolean(text: &str) -> Result<bool, String> {
 
 pub fn device(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_err(|e: kernels::device::DeviceError| e.to_string())
+}
+
+pub fn kv_type(text: &str) -> Result<KvDtype, String> {
+    text.parse().map_err(|e: kernels::UnknownKvDtype| e.to_string())
 }
 
 pub fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -19,6 +19,7 @@ pub(crate) mod gate;
 pub(crate) mod kv_write;
 pub(crate) mod lanes;
 pub(crate) mod norm;
+pub(crate) mod page;
 pub(crate) mod product;
 pub(crate) mod rope;
 pub(crate) mod scalar;
