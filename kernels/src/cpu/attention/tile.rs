@@ -341,7 +341,9 @@ impl<'a, F: Format> Pass<'a, F> {
         let width = panel_width::<L>();
         for block in blocks.clone() {
             let (first_token, page) = (block * BLOCK_TOKENS - split * SPLIT_TOKENS, self.page(self.k, block));
-            let ahead = Ahead::of(if block + 1 < blocks.end { self.page(self.k, block + 1) } else { self.page(self.v, blocks.start) });
+            // The values of this very block are wanted soon, too: unasked for, each of their lines would be waited for.
+            let next = self.page(self.k, (block + 1).min(blocks.end - 1));
+            let ahead = [Ahead::of(next), Ahead::of(self.page(self.v, block))];
             let wide = &mut self.wide[..BLOCK_TOKENS * head_dim];
             L::call(WidenKeys::<F> { page, head_dim, ahead, out: wide });
             for start in (0..BLOCK_TOKENS).step_by(width) {
@@ -457,7 +459,7 @@ const fn panel_width<L: Lanes>() -> usize {
 struct WidenKeys<'a, F: Format> {
     page: &'a [F::Unit],
     head_dim: usize,
-    ahead: Ahead,
+    ahead: [Ahead; 2],
     out: &'a mut [f32],
 }
 
@@ -468,13 +470,15 @@ impl<F: Format> Kernel for WidenKeys<'_, F> {
     fn run<L: Lanes>(self) {
         let Self { page, head_dim, ahead, out } = self;
         assert!(page.len() == F::page_len(head_dim) && out.len() == BLOCK_TOKENS * head_dim, "a page into its room");
-        let step = ahead.bytes / head_dim;
+        let steps = ahead.map(|ahead| ahead.bytes / head_dim);
         let mut run = 0;
         while run < head_dim {
             // SAFETY: `run < head_dim`; the page is whole.
             let scales: [_; 2] = std::array::from_fn(|n| unsafe { F::key_scales::<L, Sixteen>(page.as_ptr(), head_dim, run, 16 * n) });
             for d in run..head_dim.min(run.saturating_add(F::RUN)) {
-                L::prefetch(ahead.start.wrapping_add(d * step));
+                for (ahead, step) in ahead.iter().zip(steps) {
+                    L::prefetch(ahead.start.wrapping_add(d * step));
+                }
                 for (n, &scales) in scales.iter().enumerate() {
                     // SAFETY: `d < head_dim`; the page and its room are whole.
                     unsafe {
