@@ -114,7 +114,7 @@ fn attend_typed<F: Format>(isa: Isa, inputs: &Inputs<'_>, k: &[F::Unit], v: &[F:
 }
 
 thread_local! {
-    /// Kept between calls: a tile's queries and accumulators are up to some 200 kB.
+    /// Kept between calls: a tile's scores, queries and accumulators are up to some 450 kB with heads of 128.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
