@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 
+use kernels::KvDtype;
 use kernels::device::DeviceChoice;
 
 pub mod settings;
@@ -56,6 +57,8 @@ pub struct Engine {
     pub parallel: NonZeroUsize,
     /// Requests that may wait; beyond them a request is answered 503.
     pub queue: usize,
+    /// How the cache holds keys and values.
+    pub kv_type: KvDtype,
 }
 
 /// Which model, and whether the network may be asked for it.
@@ -182,6 +185,7 @@ impl Config {
                 weights: layers.one("weights", values::weights)?.unwrap_or(Weights::Map),
                 parallel: layers.one("parallel", values::parallel)?.unwrap_or(PARALLEL),
                 queue: layers.one("queue", values::queue)?.unwrap_or(QUEUE),
+                kv_type: layers.one("kv_type", values::kv_type)?.unwrap_or_default(),
             },
             models: Models {
                 model: layers.one("model", values::text)?.unwrap_or_else(|| "builtin".to_owned()),
@@ -291,6 +295,7 @@ mod tests {
             memory = "1.5G"
             strict_model = true
             api-key = ["one", "two"]
+            kv-type = "q8_0"
             device = "cuda:1"
             log_format = "json"
             weights = "huge"
@@ -299,6 +304,7 @@ mod tests {
         assert_eq!(config.models.model, "org/repo:Q4_K_M");
         assert_eq!(config.engine.context, Context::Tokens(32_768));
         assert_eq!(config.engine.memory, Memory::Told { bytes: 3 << 29 });
+        assert_eq!(config.engine.kv_type, KvDtype::Q8_0);
         assert_eq!(config.engine.device, DeviceChoice::Cuda(1));
         assert!(config.server.strict_model);
         assert_eq!(config.server.api_keys.iter().map(ApiKey::as_str).collect::<Vec<_>>(), ["one", "two"]);
@@ -320,6 +326,10 @@ mod tests {
         assert!(error(&[], &[("UNDERSTUDY_PORT", "tcp://10.0.0.1:7878")], "").contains("enableServiceLinks: false"));
         assert_eq!(error(&[("threads", "0")], &[], ""), "--threads: \"0\" is not a number from 1 to 1024");
         assert_eq!(error(&[("memory", "8Q")], &[], ""), "--memory: \"8Q\" is not a size (like 512M, 8G, 1.5G or a number of bytes)");
+        assert_eq!(
+            error(&[], &[("UNDERSTUDY_KV_TYPE", "q4_0")], ""),
+            "UNDERSTUDY_KV_TYPE: unknown type of cache \"q4_0\": expected f16, f32 or q8_0"
+        );
         assert_eq!(error(&[("device", "tpu")], &[], ""), "--device: unknown device \"tpu\": expected auto, cpu, cuda, cuda:N or metal");
     }
 

@@ -19,6 +19,6 @@ pub mod reference;
 
 pub use device::{DeviceChoice, DeviceError, OpenDevice};
 pub use ggml_type::GgmlType;
-pub use kv::{KvDtype, KvLayer};
+pub use kv::{KvDtype, KvLayer, UnknownKvDtype};
 pub use step::{BLOCK_TOKENS, LogitRows, Span, Step, StepBuildError, StepBuilder, StepError};
 pub use weight::{SharedBytes, Weight, WeightError};

@@ -1,5 +1,7 @@
 //! Attention and the cache: against f64 and the reference, over shapes, windows, caps and extreme values.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 use kernels::cpu::isa::{Isa, with_isa};
@@ -11,7 +13,19 @@ use proptest::prelude::*;
 use crate::support::{Random, assert_bits, rows, values};
 
 pub fn spec(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionSpec {
-    AttentionSpec { scale: 1.0 / (head_dim as f32).sqrt(), heads, kv_heads, head_dim, window: None, softcap: None }
+    AttentionSpec { scale: 1.0 / (head_dim as f32).sqrt(), heads, kv_heads, head_dim, window: None, softcap: None, sinks: None }
+}
+
+pub const TYPES: [KvDtype; 3] = [KvDtype::F16, KvDtype::F32, KvDtype::Q8_0];
+
+/// Whether a cache of this type takes such heads.
+pub fn fits(spec: &AttentionSpec, dtype: KvDtype) -> bool {
+    spec.head_dim.is_multiple_of(dtype.head_dim_multiple())
+}
+
+/// A sink for each query head, from far below the scores to far above.
+pub fn sinks(heads: usize) -> Option<Arc<[f32]>> {
+    Some((0..heads).map(|head| [0.5, -3.0, 4.0, -40.0, 1.0, 30.0][head % 6]).collect())
 }
 
 /// Sequences with a query, a key and a value for each position, and blocks of their own in one cache, in no order.
@@ -88,7 +102,7 @@ impl World {
 
     /// The formula in f64 over the cache's rounded keys and values.
     fn exact(&self, parts: &[(usize, usize, usize)]) -> Vec<f64> {
-        let AttentionSpec { scale, heads, kv_heads, head_dim, window, softcap } = self.spec;
+        let AttentionSpec { scale, heads, kv_heads, head_dim, window, softcap, ref sinks } = self.spec;
         let mut out = Vec::new();
         for &(sequence, computed, new) in parts {
             let sequence = &self.sequences[sequence];
@@ -105,8 +119,9 @@ impl World {
                         softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
                     };
                     let scores: Vec<f64> = (start..=position).map(score).collect();
-                    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                    let sink = sinks.as_ref().map(|sinks| f64::from(sinks[head]));
+                    let max = scores.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
+                    let sum: f64 = scores.iter().copied().chain(sink).map(|s| (s - max).exp()).sum();
                     let weighted = |d: usize| {
                         let terms = scores.iter().enumerate();
                         terms.map(|(i, s)| (s - max).exp() * f64::from(v[at(start + i) + d])).sum::<f64>() / sum
@@ -134,7 +149,7 @@ const SHAPES: [(usize, usize, usize); 9] =
 #[test]
 fn attention_follows_the_formula_in_every_shape() {
     for (heads, kv_heads, head_dim) in SHAPES {
-        for dtype in [KvDtype::F16, KvDtype::F32] {
+        for dtype in TYPES.into_iter().filter(|dtype| fits(&spec(heads, kv_heads, head_dim), *dtype)) {
             let world = World::new(&spec(heads, kv_heads, head_dim), dtype, &[45, 1, 300], 11);
             world.write(&[(0, 0, 30), (2, 0, 290)]);
             let parts = [(0, 30, 15), (1, 0, 1), (2, 290, 10)];
@@ -149,19 +164,37 @@ fn attention_follows_the_formula_in_every_shape() {
 }
 
 #[test]
-fn windows_and_caps_follow_the_formula() {
-    for window in [None, Some(1), Some(2), Some(31), Some(32), Some(33), Some(100), Some(1000)] {
+fn windows_caps_and_sinks_follow_the_formula() {
+    // 32 and 256 tokens are the borders of a block and of a split.
+    for window in [None, Some(1), Some(2), Some(31), Some(32), Some(33), Some(100), Some(255), Some(256), Some(257), Some(1000)] {
         for softcap in [None, Some(0.7), Some(50.0)] {
-            let spec = AttentionSpec { window, softcap, ..spec(6, 3, 32) };
-            let world = World::new(&spec, KvDtype::F16, &[600, 70], 12);
-            world.write(&[(0, 0, 560), (1, 0, 20)]);
-            let parts = [(0, 560, 40), (1, 20, 50)];
-            let got = world.advance(&parts);
-            assert_close(&got, &world.exact(&parts), 4e-6, &format!("{window:?} {softcap:?}"));
-            let [q, _, _] = world.qkv(&parts);
-            let other = values(&reference::paged_attention(&q, &world.kv, &world.step(&parts), &world.spec).unwrap());
-            got.iter().zip(&other).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{window:?} {softcap:?}: {a} and {b}"));
+            for (sinks, dtype) in [(None, KvDtype::F16), (sinks(6), KvDtype::F32), (sinks(6), KvDtype::Q8_0)] {
+                let what = format!("{window:?} {softcap:?} {sinks:?} {dtype}");
+                let spec = AttentionSpec { window, softcap, sinks, ..spec(6, 3, 32) };
+                let world = World::new(&spec, dtype, &[600, 70], 12);
+                world.write(&[(0, 0, 560), (1, 0, 20)]);
+                let parts = [(0, 560, 40), (1, 20, 50)];
+                let got = world.advance(&parts);
+                assert_close(&got, &world.exact(&parts), 4e-6, &what);
+                let [q, _, _] = world.qkv(&parts);
+                let other = values(&reference::paged_attention(&q, &world.kv, &world.step(&parts), &world.spec).unwrap());
+                got.iter().zip(&other).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{what}: {a} and {b}"));
+            }
         }
+    }
+}
+
+#[test]
+fn a_sink_takes_its_share_and_no_more() {
+    // Equal scores of 0 and a sink of ln(8): of 8 + 8 parts the values have 8.
+    let spec = AttentionSpec { scale: 0.0, sinks: Some([8f32.ln(), f32::NEG_INFINITY].into()), ..spec(2, 1, 16) };
+    let world = World::new(&spec, KvDtype::F32, &[8], 18);
+    let got = world.advance(&[(0, 0, 8)]);
+    let (_, v) = world.kv.gather(&world.sequences[0].table, 8).unwrap();
+    let mean = values(&v.mean(1).unwrap());
+    let last = &got[7 * 32..];
+    for d in 0..16 {
+        assert!((last[d] - mean[d] / 2.0).abs() < 1e-6 && (last[16 + d] - mean[d]).abs() < 1e-6, "{d}: {last:?} of {mean:?}");
     }
 }
 
@@ -184,13 +217,44 @@ fn extreme_scores_stay_finite_and_right() {
 
 #[test]
 fn what_stands_in_slots_beyond_the_sequence_never_matters() {
-    let world = World::new(&spec(4, 2, 32), KvDtype::F16, &[64], 15);
-    let before = world.advance(&[(0, 0, 40)]);
-    // Not a number in the rest of the last block, as a freed block of another sequence might hold.
-    let width = 2 * 32;
-    let poison = Tensor::from_vec(vec![f32::NAN; 24 * width], (24, width), &Device::Cpu).unwrap();
-    kv_write_(&world.kv, &poison, &poison, &world.step(&[(0, 40, 24)])).unwrap();
-    assert_bits(&world.attend(&[(0, 0, 40)]), &before, "poisoned slots");
+    for dtype in TYPES {
+        let world = World::new(&spec(4, 2, 32), dtype, &[64], 15);
+        let before = world.advance(&[(0, 0, 40)]);
+        // Not a number in the rest of the last block, as a freed block of another sequence might hold.
+        let width = 2 * 32;
+        let poison = Tensor::from_vec(vec![f32::NAN; 24 * width], (24, width), &Device::Cpu).unwrap();
+        kv_write_(&world.kv, &poison, &poison, &world.step(&[(0, 40, 24)])).unwrap();
+        assert_bits(&world.attend(&[(0, 0, 40)]), &before, &format!("poisoned slots, {dtype}"));
+        // Once they are seen, they are.
+        assert!(world.attend(&[(0, 40, 1)]).iter().all(|x| x.is_nan()), "{dtype}");
+        let sunk = World { spec: AttentionSpec { sinks: sinks(4), ..world.spec.clone() }, ..world };
+        assert!(sunk.attend(&[(0, 40, 1)]).iter().all(|x| x.is_nan()), "a sink hides no NaN, {dtype}");
+    }
+}
+
+#[test]
+fn bytes_are_within_half_a_scale_and_the_same_on_every_instruction_set() {
+    let mut first: Option<[Vec<f32>; 2]> = None;
+    for isa in Isa::available() {
+        let world = World::new(&spec(2, 2, 64), KvDtype::Q8_0, &[77], 19);
+        let [_, k, v] = world.qkv(&[(0, 0, 77)]);
+        // Blocks of very different size beside each other.
+        let k =
+            (k * &Tensor::from_vec((0..77 * 128).map(|i| 10f32.powi(i / 32 % 9 - 5)).collect(), (77, 128), &Device::Cpu).unwrap()).unwrap();
+        with_isa(isa, || kv_write_(&world.kv, &k, &v, &world.step(&[(0, 0, 77)]))).unwrap();
+        let (k_back, v_back) = world.kv.gather(&world.sequences[0].table, 77).unwrap();
+        // [heads, tokens, 64] -> [tokens, heads * 64]
+        let back = [k_back, v_back].map(|back| values(&back.transpose(0, 1).unwrap().contiguous().unwrap()));
+        for (written, back) in [(&k, &back[0]), (&v, &back[1])] {
+            for (written, back) in values(written).chunks(32).zip(back.chunks(32)) {
+                let largest = written.iter().fold(0f32, |a, x| a.max(x.abs()));
+                let half = largest / 127.0 * (0.5 + 1e-3) + 3e-8;
+                assert!(written.iter().zip(back).all(|(x, y)| (x - y).abs() <= half), "{isa}: {written:?} {back:?}");
+            }
+        }
+        let first = first.get_or_insert_with(|| back.clone());
+        (0..2).for_each(|i| assert_bits(&back[i], &first[i], isa.name()));
+    }
 }
 
 #[test]
@@ -228,6 +292,7 @@ fn an_empty_step_and_wrong_shapes() {
         AttentionSpec { heads: 4, kv_heads: 4, ..world.spec.clone() },
         AttentionSpec { head_dim: 16, heads: 8, ..world.spec.clone() },
         AttentionSpec { window: Some(0), ..world.spec.clone() },
+        AttentionSpec { sinks: sinks(3), ..world.spec.clone() },
     ] {
         assert!(paged_attention(&q, &world.kv, &step, &wrong).is_err(), "{wrong:?}");
     }
@@ -242,6 +307,8 @@ fn an_empty_step_and_wrong_shapes() {
     assert!(paged_attention(&q, &world.kv, &gap, &world.spec).is_err());
     assert!(KvLayer::new(1, 1, 12, KvDtype::F16, &Device::Cpu).is_err());
     assert!(KvLayer::new(1, 0, 16, KvDtype::F16, &Device::Cpu).is_err());
+    let error = KvLayer::new(1, 1, 80, KvDtype::Q8_0, &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("a cache of q8_0 needs heads of a multiple of 32 elements, not 80"), "{error}");
 }
 
 #[test]
@@ -268,14 +335,19 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn any_batch_follows_the_formula(
-        shape in prop::sample::select(vec![(4usize, 2usize, 16usize), (3, 1, 24), (2, 2, 8), (6, 2, 40)]),
+        shape in prop::sample::select(vec![(4usize, 2usize, 16usize), (3, 1, 24), (2, 2, 8), (6, 2, 40), (8, 1, 32), (14, 2, 64)]),
         lengths in prop::collection::vec((0usize..330, 1usize..50), 1..4),
         window in prop::option::of(1usize..200),
+        dtype in prop::sample::select(&TYPES),
+        softcap in prop::option::of(1f32..50.0),
+        sunk: bool,
         seed: u64,
     ) {
-        let spec = AttentionSpec { window, ..spec(shape.0, shape.1, shape.2) };
+        let sinks = if sunk { sinks(shape.0) } else { None };
+        let spec = AttentionSpec { window, softcap, sinks, ..spec(shape.0, shape.1, shape.2) };
+        let dtype = if fits(&spec, dtype) { dtype } else { KvDtype::F16 };
         let totals: Vec<usize> = lengths.iter().map(|(computed, new)| computed + new).collect();
-        let world = World::new(&spec, KvDtype::F16, &totals, seed);
+        let world = World::new(&spec, dtype, &totals, seed);
         let before: Vec<_> = lengths.iter().enumerate().filter(|(_, l)| l.0 > 0).map(|(i, l)| (i, 0, l.0)).collect();
         world.write(&before);
         let parts: Vec<_> = lengths.iter().enumerate().map(|(i, l)| (i, l.0, l.1)).collect();

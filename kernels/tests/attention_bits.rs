@@ -9,7 +9,7 @@ use kernels::cpu::pool::with_threads;
 use kernels::ops::attention::AttentionSpec;
 use proptest::prelude::*;
 
-use crate::attention::{World, spec};
+use crate::attention::{TYPES, World, fits, sinks, spec};
 use crate::support::assert_bits;
 
 /// All rows of sequence `index`, computed in chunks of `chunk`.
@@ -22,13 +22,15 @@ fn cases() -> Vec<AttentionSpec> {
         [(2, 2, 32), (4, 2, 64), (8, 2, 80), (7, 1, 96), (12, 2, 128), (8, 1, 256)].map(|(h, k, d)| spec(h, k, d)).to_vec();
     all.push(AttentionSpec { window: Some(50), ..spec(4, 2, 64) });
     all.push(AttentionSpec { window: Some(300), softcap: Some(20.0), ..spec(6, 3, 24) });
+    all.push(AttentionSpec { window: Some(128), sinks: sinks(16), ..spec(16, 2, 64) });
+    all.push(AttentionSpec { softcap: Some(10.0), sinks: sinks(6), ..spec(6, 2, 32) });
     all
 }
 
 #[test]
 fn chunks_do_not_change_a_bit() {
     for spec in cases() {
-        for dtype in [KvDtype::F16, KvDtype::F32] {
+        for dtype in TYPES.into_iter().filter(|dtype| fits(&spec, *dtype)) {
             let len = 600;
             let whole = chunked(&World::new(&spec, dtype, &[len], 21), 0, len, len);
             for chunk in [7, 64, 512] {
@@ -90,7 +92,8 @@ fn the_place_in_the_cache_does_not_change_a_bit() {
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
     for spec in cases() {
-        let world = World::new(&spec, KvDtype::F16, &[1000, 40], 25);
+        let dtype = if fits(&spec, KvDtype::Q8_0) { KvDtype::Q8_0 } else { KvDtype::F16 };
+        let world = World::new(&spec, dtype, &[1000, 40], 25);
         world.write(&[(0, 0, 1000), (1, 0, 40)]);
         // A lone decode at depth is cut along the keys, a prefill along the rows; how, depends on the threads.
         for parts in [vec![(0, 999, 1)], vec![(0, 900, 100)], vec![(0, 999, 1), (1, 0, 40)]] {
@@ -106,7 +109,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
 #[test]
 fn every_instruction_set_gives_the_same_bits() {
     for spec in cases() {
-        for dtype in [KvDtype::F16, KvDtype::F32] {
+        for dtype in TYPES.into_iter().filter(|dtype| fits(&spec, *dtype)) {
             let lengths = [70, 300];
             let world = World::new(&spec, dtype, &lengths, 24);
             world.write(&[(0, 0, 70), (1, 0, 300)]);
@@ -126,12 +129,14 @@ proptest! {
         cuts in prop::collection::vec(1usize..120, 1..8),
         group in 1usize..9,
         window in prop::option::of(1usize..400),
+        dtype in prop::sample::select(&TYPES),
+        sunk: bool,
         seed: u64,
     ) {
-        let spec = AttentionSpec { window, ..spec(2 * group, 2, 16) };
+        let spec = AttentionSpec { window, sinks: if sunk { sinks(2 * group) } else { None }, ..spec(2 * group, 2, 32) };
         let len = cuts.iter().sum();
-        let whole = chunked(&World::new(&spec, KvDtype::F16, &[len], seed), 0, len, len);
-        let world = World::new(&spec, KvDtype::F16, &[len], seed);
+        let whole = chunked(&World::new(&spec, dtype, &[len], seed), 0, len, len);
+        let world = World::new(&spec, dtype, &[len], seed);
         let mut start = 0;
         let mut parts = Vec::new();
         for cut in cuts {

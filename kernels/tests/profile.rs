@@ -14,7 +14,7 @@ fn a_step_is_the_sum_of_its_ops() {
     let (query, value) = (weight(GgmlType::Q4K, 64, 256, 1), weight(GgmlType::Q6K, 32, 256, 2));
     let (gate, up) = (weight(GgmlType::Q8_0, 288, 256, 3), weight(GgmlType::Q8_0, 288, 256, 4));
     let down = weight(GgmlType::F16, 256, 288, 5);
-    let spec = AttentionSpec { scale: 1.0, heads: 4, kv_heads: 2, head_dim: 16, window: None, softcap: None };
+    let spec = AttentionSpec { scale: 1.0, heads: 4, kv_heads: 2, head_dim: 16, window: None, softcap: None, sinks: None };
     let layer = KvLayer::new(2, 2, 16, KvDtype::F16, &Device::Cpu).expect("a small cache");
     let mut builder = StepBuilder::new();
     builder.push(0, 5, &[1, 0], LogitRows::Last).expect("fits");

@@ -1,6 +1,6 @@
 //! Logits of every position of a token sequence, as raw f32: the hook that other programs compare themselves with.
 //!
-//!     cargo run --release -p models --example logits -- MODEL.gguf TOKENS OUT [--kv f32|f16] [--chunk N] [--threads N]
+//!     cargo run --release -p models --example logits -- MODEL.gguf TOKENS OUT [--kv f32|f16|q8_0] [--chunk N] [--threads N]
 //!
 //! `TOKENS` holds token ids in decimal, separated by white space; a line is a sequence of its own. `OUT` gets
 //! `[positions of all sequences, vocab]` little-endian f32.
@@ -25,7 +25,7 @@ struct Arguments {
     threads: Option<NonZeroUsize>,
 }
 
-const USAGE: &str = "usage: logits MODEL.gguf TOKENS OUT [--kv f32|f16] [--chunk N] [--threads N]";
+const USAGE: &str = "usage: logits MODEL.gguf TOKENS OUT [--kv f32|f16|q8_0] [--chunk N] [--threads N]";
 
 fn main() -> Result<(), Error> {
     let arguments = parse(std::env::args().skip(1))?;
@@ -53,13 +53,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, Error> {
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(USAGE);
         match word.as_str() {
-            "--kv" => {
-                kv = match value()?.as_str() {
-                    "f32" => KvDtype::F32,
-                    "f16" => KvDtype::F16,
-                    other => return Err(format!("--kv is f32 or f16, not {other}").into()),
-                }
-            }
+            "--kv" => kv = value()?.parse()?,
             "--chunk" => chunk = value()?.parse()?,
             "--threads" => threads = Some(value()?.parse()?),
             other if other.starts_with("--") => return Err(format!("unknown option {other}\n{USAGE}").into()),

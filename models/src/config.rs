@@ -157,6 +157,7 @@ impl Hyperparameters {
                 head_dim,
                 window: window(&metadata, context_max)?,
                 softcap: None,
+                sinks: None,
             },
             rope: RopeParameters::read(&metadata, head_dim, context_max)?,
         })

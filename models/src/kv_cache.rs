@@ -13,15 +13,12 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Bytes of one block in all layers: `2 * layers * kv_heads * head_dim * 32 * size_of(dtype)`.
+    /// Bytes of one block in all layers: `dtype.bytes(2 * layers * kv_heads * head_dim * 32)`.
     pub fn block_bytes(config: &ModelConfig, dtype: KvDtype) -> u64 {
-        let size = match dtype {
-            KvDtype::F16 => 2,
-            KvDtype::F32 => 4,
-        };
-        [2, config.layers, config.kv_heads, config.head_dim, kernels::BLOCK_TOKENS, size]
+        let values = [2, config.layers, config.kv_heads, config.head_dim, kernels::BLOCK_TOKENS]
             .into_iter()
-            .fold(1, |product: u64, factor| product.saturating_mul(factor as u64))
+            .fold(1, |product: u64, factor| product.saturating_mul(factor as u64));
+        dtype.bytes(values)
     }
 
     /// Zeroed pages, `blocks * block_bytes` of them. Errors: more slots than a u32 can number, and the device's own.

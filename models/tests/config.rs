@@ -295,6 +295,8 @@ fn memory_is_what_the_sums_say() {
     assert_eq!(estimate.kv_bytes_per_token, 2 * 2 * 2 * 64 * 2);
     let config = hyper(&writer, "qwen3").model;
     assert_eq!(KvCache::block_bytes(&config, KvDtype::F32), 2 * 32 * estimate.kv_bytes_per_token);
+    // 34 bytes for 32 numbers, which f16 has in 64.
+    assert_eq!(KvCache::block_bytes(&config, KvDtype::Q8_0) * 64, 34 * 32 * estimate.kv_bytes_per_token);
     assert!(estimate.scratch_bytes >= 512 * 4 * (2 * 256 + 2 * 256) + 16 * 320 * 4, "{estimate:?}");
     assert_eq!(estimate.total_bytes(1000), estimate.weight_bytes + estimate.scratch_bytes + 1000 * estimate.kv_bytes_per_token);
 }

@@ -81,6 +81,9 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     for error in &opened.passed_over {
         tracing::warn!("{error}");
     }
+    if config.engine.kv_type == KvDtype::Q8_0 && !opened.device.is_cpu() {
+        return Err(Failure::Usage(format!("{}: q8_0 is for the CPU; this device takes f16 or f32", config.source("kv_type"))));
+    }
     let weights = place_weights(&mut gguf, config, &opened.device)?;
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).context("tokenizer")?);
     let template = ChatTemplate::of(&tokenizer).context(gguf.name().to_owned())?;
@@ -93,7 +96,7 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     if !text.template.knows_tools() {
         tracing::warn!("the model's chat template shows no tools; those of a request will not reach it");
     }
-    let kv = KvCache::new(model.config(), plan.blocks, KvDtype::F16, &opened.device).context("the cache cannot be had")?;
+    let kv = KvCache::new(model.config(), plan.blocks, config.engine.kv_type, &opened.device).context("the cache cannot be had")?;
     let about = about(&gguf, id, model.config(), config, &opened.device, weights);
     let engine = Engine::start(
         Box::new(LoadedRunner::new(model, kv)),
@@ -159,9 +162,15 @@ fn file_stem(path: &Path) -> String {
 fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
     let parallel = config.engine.parallel.get();
     let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel };
-    let estimate = MemoryEstimate::of(gguf, KvDtype::F16, step).context("this model cannot be run")?;
+    let estimate = MemoryEstimate::of(gguf, config.engine.kv_type, step).context("this model cannot be run")?;
     let family = Family::of(gguf).context("this model cannot be run")?;
     let hyperparameters = family.hyperparameters(gguf).with_context(|| gguf.name().to_owned())?;
+    let (kv_type, head_dim) = (config.engine.kv_type, hyperparameters.model.head_dim);
+    if !head_dim.is_multiple_of(kv_type.head_dim_multiple()) {
+        let (source, multiple) = (config.source("kv_type"), kv_type.head_dim_multiple());
+        let problem = format!("{kv_type} needs heads of a multiple of {multiple} elements; {} has {head_dim}", gguf.name());
+        return Err(Failure::Usage(format!("{source}: {problem}")));
+    }
     let needs = Needs {
         weight_bytes: estimate.weight_bytes,
         block_bytes: estimate.kv_bytes_per_token * BLOCK_TOKENS as u64,

@@ -19,6 +19,7 @@ pub const KEYS: &[&str] = &[
     "weights",
     "parallel",
     "queue",
+    "kv_type",
     "device",
     "api_key",
     "api_key_file",

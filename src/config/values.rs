@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 
+use kernels::KvDtype;
 use kernels::device::DeviceChoice;
 
 use super::{ApiKey, LogFormat, PARALLEL_MAX, QUEUE_MAX, THREADS_MAX, Weights};
@@ -103,6 +104,10 @@ pub fn weights(text: &str) -> Result<Weights, String> {
         "huge" => Ok(Weights::Huge),
         _ => Err(format!("{text:?} is no way to hold weights (map, huge)")),
     }
+}
+
+pub fn kv_type(text: &str) -> Result<KvDtype, String> {
+    text.parse().map_err(|e: kernels::UnknownKvDtype| e.to_string())
 }
 
 pub fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -1,10 +1,12 @@
 //! Attention over the pages of the CPU's layout: cuts a step into tasks, and puts split results together.
 //!
 //! What a row computes depends on its position alone, never on the tiling: keys are taken in splits of [`SPLIT_BLOCKS`] blocks at
-//! absolute positions, each from a fresh (maximum, sum, accumulator), and the splits are merged in ascending order. Tiles and
-//! tasks only decide which rows share a read of the cache. A tile's arithmetic is in [`tile`] and [`micro`].
+//! absolute positions, each from a fresh (maximum, sum, accumulator), and the splits are merged in ascending order into a state
+//! that is empty or, where the head has a sink, holds that sink alone. Tiles and tasks only decide which rows share a read of the
+//! cache. A tile's arithmetic is in [`tile`], [`softmax`] and [`micro`].
 
 mod micro;
+mod softmax;
 mod tile;
 
 use std::cell::RefCell;
@@ -13,8 +15,9 @@ use std::ops::Range;
 use half::f16;
 
 use self::tile::{Geometry, Partial, Tile, merge, partial_len};
-use super::f32x8::{Element, Kernel, Lanes, run};
+use super::f32x8::{Kernel, Lanes, run};
 use super::isa::Isa;
+use super::page::{F16, F32, Format, Q8_0};
 use super::pool::pool;
 use super::shared_slice::SharedSlice;
 use crate::ops::attention::AttentionSpec;
@@ -22,16 +25,23 @@ use crate::{BLOCK_TOKENS, Step};
 
 /// Blocks of one split: 256 tokens.
 pub const SPLIT_BLOCKS: usize = 8;
+const SPLIT_TOKENS: usize = SPLIT_BLOCKS * BLOCK_TOKENS;
 /// Query rows (positions times heads of a group) that share one pass over the cache.
-const TILE_ROWS: usize = 96;
+///
+/// 144 rows keep 144 KB of scores and 220 KB of queries and accumulators in a second-level cache of 512 KB, and widen a page two
+/// thirds as often as 96 do.
+const TILE_ROWS: usize = 144;
+/// Taller tiles are not cut along the keys: their partial results would cost more than a late thread.
+const CUT_ROWS_MAX: usize = 24;
 /// Below so many multiply-adds a second thread costs more than it brings.
 const SERIAL_WORK_MAX: usize = 128 * 1024;
 
-/// The pages of one layer, `[blocks, kv_heads, head_dim, 32]` (keys) or `[blocks, kv_heads, 32, head_dim]` (values).
+/// The pages of one layer, `[blocks, kv_heads, page]`, as [`super::page`] describes them.
 #[derive(Debug, Clone, Copy)]
 pub enum Pages<'a> {
     F16(&'a [f16]),
     F32(&'a [f32]),
+    Q8_0(&'a [u8]),
 }
 
 /// One call's inputs, checked by [`crate::ops::attention::paged_attention`].
@@ -49,13 +59,14 @@ pub struct Inputs<'a> {
 pub fn attend(isa: Isa, inputs: &Inputs<'_>, out: &mut [f32]) {
     assert_eq!(inputs.q.len(), out.len(), "one output a query");
     match (inputs.k, inputs.v) {
-        (Pages::F16(k), Pages::F16(v)) => attend_typed(isa, inputs, k, v, out),
-        (Pages::F32(k), Pages::F32(v)) => attend_typed(isa, inputs, k, v, out),
+        (Pages::F16(k), Pages::F16(v)) => attend_typed::<F16>(isa, inputs, k, v, out),
+        (Pages::F32(k), Pages::F32(v)) => attend_typed::<F32>(isa, inputs, k, v, out),
+        (Pages::Q8_0(k), Pages::Q8_0(v)) => attend_typed::<Q8_0>(isa, inputs, k, v, out),
         _ => panic!("keys and values have one type"),
     }
 }
 
-fn attend_typed<E: Element>(isa: Isa, inputs: &Inputs<'_>, k: &[E], v: &[E], out: &mut [f32]) {
+fn attend_typed<F: Format>(isa: Isa, inputs: &Inputs<'_>, k: &[F::Unit], v: &[F::Unit], out: &mut [f32]) {
     let (step, spec) = (inputs.step, inputs.spec);
     let geometry = Geometry::new(spec);
     let threads = pool().threads();
@@ -64,7 +75,7 @@ fn attend_typed<E: Element>(isa: Isa, inputs: &Inputs<'_>, k: &[E], v: &[E], out
     let compute = |tile: &Tile, splits: Range<usize>, partials: Option<&mut [f32]>| {
         let table = step.table(&step.spans[tile.span]);
         SCRATCH.with_borrow_mut(|scratch| {
-            run(isa, tile::Compute { geometry: &geometry, tile, table, q: inputs.q, k, v, splits, scratch, out: &out, partials });
+            run(isa, tile::Compute::<F> { geometry: &geometry, tile, table, q: inputs.q, k, v, splits, scratch, out: &out, partials });
         });
     };
 
@@ -73,7 +84,7 @@ fn attend_typed<E: Element>(isa: Isa, inputs: &Inputs<'_>, k: &[E], v: &[E], out
         return tiles.iter().for_each(|tile| compute(tile, tile.splits(&geometry), None));
     }
     // Too few tiles to keep every thread busy, as when one stream decodes at depth: the splits of a tile become tasks of their own.
-    if tiles.len() >= 2 * threads || tiles.iter().any(|tile| tile.rows(&geometry) > TILE_ROWS / 6) {
+    if tiles.len() >= 2 * threads || tiles.iter().any(|tile| tile.rows(&geometry) > CUT_ROWS_MAX) {
         return pool().run(tiles.len(), |index| compute(&tiles[index], tiles[index].splits(&geometry), None));
     }
     let mut tasks = Vec::new();
@@ -103,7 +114,7 @@ fn attend_typed<E: Element>(isa: Isa, inputs: &Inputs<'_>, k: &[E], v: &[E], out
 }
 
 thread_local! {
-    /// Kept between calls: a tile's queries and accumulators are up to some 200 kB.
+    /// Kept between calls: a tile's scores, queries and accumulators are up to some 450 kB with heads of 128.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -128,7 +139,7 @@ fn tiles(step: &Step, spec: &AttentionSpec, threads: usize) -> Vec<Tile> {
 
 /// Folds a tile's splits, each a [`Partial`], from the first to the last, and writes the rows.
 struct MergeTile<'a> {
-    geometry: &'a Geometry,
+    geometry: &'a Geometry<'a>,
     tile: &'a Tile,
     partials: &'a mut [f32],
     out: &'a SharedSlice<'a, f32>,
@@ -140,9 +151,10 @@ impl Kernel for MergeTile<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let (rows, head_dim) = (self.tile.rows(self.geometry), self.geometry.head_dim);
-        let (total, rest) = self.partials.split_at_mut(partial_len(rows, head_dim));
-        let mut total = Partial::new(total, rows);
-        for split in rest.chunks_exact_mut(partial_len(rows, head_dim)) {
+        let mut total = vec![0.0; partial_len(rows, head_dim)];
+        let mut total = Partial::new(&mut total, rows);
+        total.start(self.geometry, self.tile);
+        for split in self.partials.chunks_exact_mut(partial_len(rows, head_dim)) {
             merge::<L>(&mut total, &Partial::new(split, rows), head_dim);
         }
         tile::write_rows::<L>(self.geometry, self.tile, &total, self.out);
@@ -151,6 +163,5 @@ impl Kernel for MergeTile<'_> {
 
 /// Splits that hold positions `positions`.
 fn splits_of(positions: Range<usize>) -> Range<usize> {
-    let split = SPLIT_BLOCKS * BLOCK_TOKENS;
-    positions.start / split..positions.end.div_ceil(split)
+    positions.start / SPLIT_TOKENS..positions.end.div_ceil(SPLIT_TOKENS)
 }

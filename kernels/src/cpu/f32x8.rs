@@ -1,8 +1,11 @@
-//! Eight f32 lanes, written once and compiled per instruction set.
+//! Eight and sixteen f32 lanes, written once and compiled per instruction set.
 //!
 //! A kernel is generic over [`Lanes`] and [`run`] instantiates it for an instruction set. Every operation here is exactly
 //! rounded (IEEE 754, fused multiply-add included) or spelled out lane by lane (the sums), so all sets give the same bits.
 //! Knows no op.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use half::f16;
 
@@ -18,23 +21,35 @@ pub trait Kernel {
 /// Runs `kernel` with the instructions of `isa`, which this CPU must have.
 pub fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa {
-        Isa::Scalar | Isa::Emulated512 => kernel.run::<Scalar>(),
+        Isa::Scalar => kernel.run::<Scalar>(),
+        Isa::Emulated512 => kernel.run::<Plain<2>>(),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => {
+        Isa::Avx2 => {
             assert!(Isa::Avx2.is_available(), "this CPU has no AVX2, FMA and F16C");
             // SAFETY: the features were found just above (a cached look-up).
             unsafe { x86::run_avx2(kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            assert!(Isa::Avx512.is_available(), "this CPU has no AVX-512");
+            // SAFETY: as above.
+            unsafe { x86::run_avx512(kernel) }
         }
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 => panic!("{isa} is for x86-64"),
     }
 }
 
-/// Eight f32 values at a time. Pointers need no alignment.
+/// Eight f32 values at a time, and sixteen where a register tile is built of them. Pointers need no alignment.
 pub trait Lanes: Copy {
     type V: Copy;
-    /// Rows of the largest register tile worth compiling: 6 rows x 16 lanes fill 12 of AVX2's 16 registers.
+    /// Sixteen lanes: one register or two.
+    type Wide: Copy;
+    /// Rows of the largest register tile worth compiling: 6 rows x 16 lanes fill 12 of AVX2's 16 registers,
+    /// 12 rows x 32 lanes 24 of AVX-512's 32.
     const MICRO_ROWS_MAX: usize;
+    /// [`Lanes::Wide`] values that such a tile may hold.
+    const MICRO_WIDE_MAX: usize;
 
     /// Calls a kernel from within a kernel, as a function of its own: compiled once, not inlined where it is called.
     fn call<K: Kernel>(kernel: K) -> K::Output;
@@ -46,6 +61,11 @@ pub trait Lanes: Copy {
     /// # Safety
     /// `from` must be readable for 8 values.
     unsafe fn load_f16(from: *const f16) -> Self::V;
+    /// Eight signed bytes, widened (exact).
+    ///
+    /// # Safety
+    /// `from` must be readable for 8 values.
+    unsafe fn load_i8(from: *const i8) -> Self::V;
     /// # Safety
     /// `to` must be writable for 8 values.
     unsafe fn store(to: *mut f32, v: Self::V);
@@ -76,6 +96,23 @@ pub trait Lanes: Copy {
     /// `((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))` by lane number.
     fn sum_lanes(a: Self::V) -> f32;
 
+    fn wide_splat(x: f32) -> Self::Wide;
+    /// # Safety
+    /// `from` must be readable for 16 values.
+    unsafe fn wide_load(from: *const f32) -> Self::Wide;
+    /// # Safety
+    /// `from` must be readable for 16 values.
+    unsafe fn wide_load_f16(from: *const f16) -> Self::Wide;
+    /// # Safety
+    /// `from` must be readable for 16 values.
+    unsafe fn wide_load_i8(from: *const i8) -> Self::Wide;
+    /// # Safety
+    /// `to` must be writable for 16 values.
+    unsafe fn wide_store(to: *mut f32, v: Self::Wide);
+    fn wide_mul(a: Self::Wide, b: Self::Wide) -> Self::Wide;
+    /// `a * b + c`, rounded once.
+    fn wide_fma(a: Self::Wide, b: Self::Wide, c: Self::Wide) -> Self::Wide;
+
     /// Sum of 32 values in the one order used everywhere: `(v0 + v1) + (v2 + v3)`, then [`Lanes::sum_lanes`].
     #[inline(always)]
     fn sum32(v: [Self::V; 4]) -> f32 {
@@ -83,56 +120,130 @@ pub trait Lanes: Copy {
     }
 }
 
-/// What a page of the cache is made of.
-pub trait Element: Copy + Default + Send + Sync {
+/// How many lanes a panel of a register tile has: the same code for sixteen and for what is left of eight.
+pub trait Width<L: Lanes>: Copy {
+    type V: Copy;
+    const LANES: usize;
+
+    fn splat(x: f32) -> Self::V;
     /// # Safety
-    /// `from` must be readable for 8 values.
-    unsafe fn load<L: Lanes>(from: *const Self) -> L::V;
-    /// Rounds to nearest, ties to even.
-    ///
+    /// `from` must be readable for [`Width::LANES`] values; so in the other loads.
+    unsafe fn load(from: *const f32) -> Self::V;
     /// # Safety
-    /// `to` must be writable for 8 values.
-    unsafe fn store<L: Lanes>(to: *mut Self, v: L::V);
+    /// As [`Width::load`].
+    unsafe fn load_f16(from: *const f16) -> Self::V;
+    /// # Safety
+    /// As [`Width::load`].
+    unsafe fn load_i8(from: *const i8) -> Self::V;
+    /// # Safety
+    /// `to` must be writable for [`Width::LANES`] values.
+    unsafe fn store(to: *mut f32, v: Self::V);
+    fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 }
 
-impl Element for f32 {
+#[derive(Debug, Clone, Copy)]
+pub struct Eight;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Sixteen;
+
+// SAFETY (all blocks below): the same contracts.
+impl<L: Lanes> Width<L> for Eight {
+    type V = L::V;
+    const LANES: usize = 8;
+
     #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const f32) -> L::V {
-        // SAFETY: the same contract.
+    fn splat(x: f32) -> L::V {
+        L::splat(x)
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> L::V {
+        // SAFETY: as above.
         unsafe { L::load(from) }
     }
     #[inline(always)]
-    unsafe fn store<L: Lanes>(to: *mut f32, v: L::V) {
-        // SAFETY: the same contract.
-        unsafe { L::store(to, v) }
-    }
-}
-
-impl Element for f16 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const f16) -> L::V {
-        // SAFETY: the same contract.
+    unsafe fn load_f16(from: *const f16) -> L::V {
+        // SAFETY: as above.
         unsafe { L::load_f16(from) }
     }
     #[inline(always)]
-    unsafe fn store<L: Lanes>(to: *mut f16, v: L::V) {
-        // SAFETY: the same contract.
-        unsafe { L::store_f16(to, v) }
+    unsafe fn load_i8(from: *const i8) -> L::V {
+        // SAFETY: as above.
+        unsafe { L::load_i8(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: L::V) {
+        // SAFETY: as above.
+        unsafe { L::store(to, v) }
+    }
+    #[inline(always)]
+    fn mul(a: L::V, b: L::V) -> L::V {
+        L::mul(a, b)
+    }
+    #[inline(always)]
+    fn fma(a: L::V, b: L::V, c: L::V) -> L::V {
+        L::fma(a, b, c)
     }
 }
 
-/// Plain Rust.
+// SAFETY (all blocks below): the same contracts.
+impl<L: Lanes> Width<L> for Sixteen {
+    type V = L::Wide;
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    fn splat(x: f32) -> L::Wide {
+        L::wide_splat(x)
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> L::Wide {
+        // SAFETY: as above.
+        unsafe { L::wide_load(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> L::Wide {
+        // SAFETY: as above.
+        unsafe { L::wide_load_f16(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> L::Wide {
+        // SAFETY: as above.
+        unsafe { L::wide_load_i8(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: L::Wide) {
+        // SAFETY: as above.
+        unsafe { L::wide_store(to, v) }
+    }
+    #[inline(always)]
+    fn mul(a: L::Wide, b: L::Wide) -> L::Wide {
+        L::wide_mul(a, b)
+    }
+    #[inline(always)]
+    fn fma(a: L::Wide, b: L::Wide, c: L::Wide) -> L::Wide {
+        L::wide_fma(a, b, c)
+    }
+}
+
+/// Plain Rust, with register tiles of up to `ROWS` rows.
 #[derive(Debug, Clone, Copy)]
-pub struct Scalar;
+pub struct Plain<const ROWS: usize>;
+
+/// Plain code knows no register tiles; `Plain<2>` takes panels of 32 lanes as AVX-512 does, so that they are tested on any machine.
+pub type Scalar = Plain<1>;
 
 #[inline(always)]
 fn map2(a: [f32; 8], b: [f32; 8], f: impl Fn(f32, f32) -> f32) -> [f32; 8] {
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
-impl Lanes for Scalar {
+impl<const ROWS: usize> Lanes for Plain<ROWS> {
     type V = [f32; 8];
-    const MICRO_ROWS_MAX: usize = 1;
+    type Wide = [[f32; 8]; 2];
+    const MICRO_ROWS_MAX: usize = ROWS;
+    const MICRO_WIDE_MAX: usize = if ROWS == 1 { 1 } else { 2 * ROWS };
 
     #[inline(never)]
     fn call<K: Kernel>(kernel: K) -> K::Output {
@@ -152,6 +263,11 @@ impl Lanes for Scalar {
     unsafe fn load_f16(from: *const f16) -> [f32; 8] {
         // SAFETY: as in `load`.
         unsafe { from.cast::<[f16; 8]>().read_unaligned() }.map(f16::to_f32)
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> [f32; 8] {
+        // SAFETY: as in `load`.
+        unsafe { from.cast::<[i8; 8]>().read() }.map(f32::from)
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: [f32; 8]) {
@@ -209,132 +325,40 @@ impl Lanes for Scalar {
     fn sum_lanes(a: [f32; 8]) -> f32 {
         ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use half::f16;
-
-    use super::{Kernel, Lanes};
-
-    /// # Safety
-    /// The machine must have AVX2, FMA and F16C.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    #[inline(never)]
-    pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-        kernel.run::<Avx2>()
+    #[inline(always)]
+    fn wide_splat(x: f32) -> Self::Wide {
+        [Self::splat(x); 2]
     }
-
-    /// One `__m256` at a time. Private: only `run_avx2` may name it, so every method runs under its features.
-    #[derive(Debug, Clone, Copy)]
-    struct Avx2;
-
-    // SAFETY (all blocks below): `Avx2` is reachable through `run_avx2` alone, whose caller has found AVX2, FMA and F16C;
-    // loads and stores are unaligned ones over 8 values that the method's contract grants.
-    impl Lanes for Avx2 {
-        type V = __m256;
-        const MICRO_ROWS_MAX: usize = 6;
-
-        #[inline(always)]
-        fn call<K: Kernel>(kernel: K) -> K::Output {
-            // SAFETY: features as above.
-            unsafe { run_avx2(kernel) }
+    #[inline(always)]
+    unsafe fn wide_load(from: *const f32) -> Self::Wide {
+        // SAFETY: readable for 16 values by the contract; so below.
+        unsafe { [Self::load(from), Self::load(from.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn wide_load_f16(from: *const f16) -> Self::Wide {
+        // SAFETY: as above.
+        unsafe { [Self::load_f16(from), Self::load_f16(from.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn wide_load_i8(from: *const i8) -> Self::Wide {
+        // SAFETY: as above.
+        unsafe { [Self::load_i8(from), Self::load_i8(from.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn wide_store(to: *mut f32, v: Self::Wide) {
+        // SAFETY: writable for 16 values by the contract.
+        unsafe {
+            Self::store(to, v[0]);
+            Self::store(to.add(8), v[1]);
         }
-
-        #[inline(always)]
-        fn splat(x: f32) -> __m256 {
-            // SAFETY: features as above.
-            unsafe { _mm256_set1_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> __m256 {
-            // SAFETY: features as above; readable by the contract.
-            unsafe { _mm256_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn load_f16(from: *const f16) -> __m256 {
-            // SAFETY: features as above; readable by the contract.
-            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut f32, v: __m256) {
-            // SAFETY: features as above; writable by the contract.
-            unsafe { _mm256_storeu_ps(to, v) }
-        }
-        #[inline(always)]
-        unsafe fn store_f16(to: *mut f16, v: __m256) {
-            // SAFETY: features as above; writable by the contract.
-            unsafe { _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
-        }
-        #[inline(always)]
-        fn prefetch(at: *const u8) {
-            // SAFETY: a prefetch of any address is harmless.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-        }
-        #[inline(always)]
-        fn add(a: __m256, b: __m256) -> __m256 {
-            // SAFETY: features as above.
-            unsafe { _mm256_add_ps(a, b) }
-        }
-        #[inline(always)]
-        fn sub(a: __m256, b: __m256) -> __m256 {
-            // SAFETY: features as above.
-            unsafe { _mm256_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        fn mul(a: __m256, b: __m256) -> __m256 {
-            // SAFETY: features as above.
-            unsafe { _mm256_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        fn div(a: __m256, b: __m256) -> __m256 {
-            // SAFETY: features as above.
-            unsafe { _mm256_div_ps(a, b) }
-        }
-        #[inline(always)]
-        fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
-            // SAFETY: features as above.
-            unsafe { _mm256_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        fn max(a: __m256, b: __m256) -> __m256 {
-            // SAFETY: features as above.
-            unsafe { _mm256_max_ps(a, b) }
-        }
-        #[inline(always)]
-        fn round(a: __m256) -> __m256 {
-            // SAFETY: features as above.
-            unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-        }
-        #[inline(always)]
-        fn power_of_two(n: __m256) -> __m256 {
-            // SAFETY: features as above.
-            unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)))) }
-        }
-        #[inline(always)]
-        fn select_less(a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
-            // SAFETY: features as above.
-            unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
-        }
-        #[inline(always)]
-        fn max_lane(a: __m256) -> f32 {
-            // SAFETY: features as above.
-            unsafe {
-                let four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
-                let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-                _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
-            }
-        }
-        #[inline(always)]
-        fn sum_lanes(a: __m256) -> f32 {
-            // SAFETY: features as above.
-            unsafe {
-                let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
-                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-                _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
-            }
-        }
+    }
+    #[inline(always)]
+    fn wide_mul(a: Self::Wide, b: Self::Wide) -> Self::Wide {
+        [Self::mul(a[0], b[0]), Self::mul(a[1], b[1])]
+    }
+    #[inline(always)]
+    fn wide_fma(a: Self::Wide, b: Self::Wide, c: Self::Wide) -> Self::Wide {
+        [Self::fma(a[0], b[0], c[0]), Self::fma(a[1], b[1], c[1])]
     }
 }

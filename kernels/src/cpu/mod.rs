@@ -22,6 +22,7 @@ pub(crate) mod f32x8;
 pub(crate) mod gate;
 pub(crate) mod kv_write;
 pub(crate) mod norm;
+pub(crate) mod page;
 pub(crate) mod product;
 pub(crate) mod rope;
 pub(crate) mod router;

@@ -1,10 +1,13 @@
 //! Attention over the paged cache, and the write into it.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 
 use super::{chosen_isa, rows_of};
 use crate::cpu::attention::{self as cpu, Pages};
 use crate::cpu::kv_write::{self, Part};
+use crate::cpu::page::{F16, F32, Q8_0};
 use crate::profile::{self, cost};
 use crate::{BLOCK_TOKENS, KvLayer, Step, reference::attention as reference};
 
@@ -21,14 +24,18 @@ pub struct AttentionSpec {
     pub window: Option<usize>,
     /// `cap * tanh(score / cap)` before the softmax (Gemma 2).
     pub softcap: Option<f32>,
+    /// `[heads]`: a learned score of each query head that takes part in its softmax and has no value (gpt-oss); not capped.
+    pub sinks: Option<Arc<[f32]>>,
 }
 
-/// Writes `k`, `v` `[T, Hkv*D]` f32 into the slots of the step, rounded to the cache's type (to nearest, ties to even).
+/// Writes `k`, `v` `[T, Hkv*D]` f32 into the slots of the step, rounded to the cache's type: f16 to nearest, ties to even; q8_0
+/// within half of its block's scale, which is the block's largest magnitude over 127, rounded up to half precision. A q8_0 block
+/// with a number that is not finite, or beyond `127 * 65504`, reads as NaN.
 ///
 /// Errors on other shapes and on slots beyond the cache. No two rows may write the same slot.
 pub fn kv_write_(kv: &KvLayer, k: &Tensor, v: &Tensor, step: &Step) -> Result<()> {
     let shape = (step.rows(), kv.kv_heads * kv.head_dim);
-    let _timer = profile::op(|| cost::kv_write(step.rows(), 2 * shape.1 * kv.dtype().size_bytes()));
+    let _timer = profile::op(|| cost::kv_write(step.rows(), kv.dtype().bytes(2 * shape.1 as u64)));
     if k.dims2()? != shape || v.dims2()? != shape {
         bail!("kv_write_ of keys {:?} and values {:?}; the step and cache want {shape:?}", k.shape(), v.shape());
     }
@@ -52,11 +59,13 @@ pub fn kv_write_(kv: &KvLayer, k: &Tensor, v: &Tensor, step: &Step) -> Result<()
 /// step, are read from the cache only (after their rounding), so chunking cannot change a bit.
 ///
 /// For a row at position `p`: `softmax_j(cap(scale * q.k_j)) v_j` over `max(0, p + 1 - window) <= j <= p`, by online softmax
-/// (Milakov and Gimelshein 2018) in splits at fixed positions. Error against f64 on the same rounded cache: about 1e-6 of the
+/// (Milakov and Gimelshein 2018) in splits of 256 tokens at absolute positions, merged in ascending order. With a sink `s` the
+/// softmax's denominator has the further term `e^s`: the first split is merged into the state (maximum `s`, sum 1, no value).
+/// Scores, weights and sums are f32 in every type of cache. Error against f64 on the same rounded cache: about 1e-6 of the
 /// largest value in the cache for scores up to 30 in magnitude.
 pub fn paged_attention(q: &Tensor, kv: &KvLayer, step: &Step, spec: &AttentionSpec) -> Result<Tensor> {
     check_attention(q, kv, step, spec)?;
-    let _timer = profile::op(|| cost::paged_attention(step, spec, kv.dtype().size_bytes()));
+    let _timer = profile::op(|| cost::paged_attention(step, spec, kv.dtype()));
     if !kv.device().is_cpu() {
         return reference::paged_attention(q, kv, step, spec);
     }
@@ -71,12 +80,15 @@ pub fn paged_attention(q: &Tensor, kv: &KvLayer, step: &Step, spec: &AttentionSp
 
 /// Everything the bodies rely on for their memory safety.
 fn check_attention(q: &Tensor, kv: &KvLayer, step: &Step, spec: &AttentionSpec) -> Result<()> {
-    let &AttentionSpec { heads, kv_heads, head_dim, window, .. } = spec;
+    let &AttentionSpec { heads, kv_heads, head_dim, window, ref sinks, .. } = spec;
     if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) || kv_heads != kv.kv_heads || head_dim != kv.head_dim {
         bail!("{heads} query heads over {kv_heads} of {head_dim}; the cache has {} of {}", kv.kv_heads, kv.head_dim);
     }
     if window == Some(0) {
         bail!("a window of 0 tokens sees nothing");
+    }
+    if let Some(sinks) = sinks.as_ref().filter(|sinks| sinks.len() != heads) {
+        bail!("{} sinks for {heads} query heads", sinks.len());
     }
     if q.dtype() != DType::F32 || q.dims2()? != (step.rows(), heads * head_dim) {
         bail!("queries are {:?} {:?}, expected f32 [{}, {}]", q.dtype(), q.shape(), step.rows(), heads * head_dim);
@@ -111,7 +123,8 @@ fn pages<'a>(storage: &'a Storage, layout: &Layout) -> Result<Pages<'a>> {
     match storage {
         Storage::Cpu(CpuStorage::F16(values)) => Ok(Pages::F16(&values[start..end])),
         Storage::Cpu(CpuStorage::F32(values)) => Ok(Pages::F32(&values[start..end])),
-        _ => bail!("cache pages are f16 or f32 on the CPU here"),
+        Storage::Cpu(CpuStorage::U8(bytes)) => Ok(Pages::Q8_0(&bytes[start..end])),
+        _ => bail!("cache pages are f16, f32 or bytes on the CPU here"),
     }
 }
 
@@ -132,9 +145,10 @@ impl InplaceOp1 for KvWrite<'_> {
         let (isa, slots) = (chosen_isa()?, &self.step.slots);
         let shape = kv_write::Shape { part: self.part, kv_heads: self.kv.kv_heads, head_dim: self.kv.head_dim };
         rows_of(self.rows, |rows| match storage {
-            CpuStorage::F16(pages) => kv_write::write(isa, &mut pages[start..end], rows, slots, shape),
-            CpuStorage::F32(pages) => kv_write::write(isa, &mut pages[start..end], rows, slots, shape),
-            _ => unreachable!("a KvLayer on the CPU is f16 or f32"),
+            CpuStorage::F16(pages) => kv_write::write::<F16>(isa, &mut pages[start..end], rows, slots, shape),
+            CpuStorage::F32(pages) => kv_write::write::<F32>(isa, &mut pages[start..end], rows, slots, shape),
+            CpuStorage::U8(pages) => kv_write::write::<Q8_0>(isa, &mut pages[start..end], rows, slots, shape),
+            _ => unreachable!("a KvLayer on the CPU is f16, f32 or bytes"),
         })
     }
 }

@@ -15,6 +15,8 @@ use crate::cpu::isa::Isa;
 use crate::cpu::pool;
 use crate::cpu::router;
 use crate::cpu::shared_slice::SharedSlice;
+use crate::profile::cost::{self, Cost};
+use crate::profile::{self, Key, Op};
 use crate::reference::moe::apply_each;
 
 /// How rows are sent to experts, and what an expert does between its products.
@@ -128,6 +130,7 @@ impl Routes {
 ///
 /// Errors: logits not f32 `[T, experts]`, `used` 0 or more than there are.
 pub fn route(logits: &Tensor, used: usize, renormalise: bool) -> Result<Routes> {
+    let _timer = profile::op(|| (Key::of(Op::Route), Cost::default()));
     let (rows, count) = logits.dims2()?;
     if logits.dtype() != DType::F32 {
         bail!("route: the logits are {:?}, not f32", logits.dtype());
@@ -181,6 +184,12 @@ pub fn experts_add_(residual: &Tensor, x: &Tensor, routes: &Routes, experts: &Ex
         return Ok(());
     }
     let pairs = Pairs::sort(routes);
+    let _timer = profile::op(|| {
+        cost::experts(pairs.groups.iter().map(|group| {
+            let matrices = [&experts.gate, &experts.up, &experts.down];
+            (group.pairs.len(), matrices.into_iter().map(move |stack| &stack[group.expert]))
+        }))
+    });
     if !x.device().is_cpu() {
         let sum = (residual + on_device(x, &pairs, experts, act)?)?;
         return residual.slice_set(&sum, 0, 0);

@@ -6,7 +6,7 @@
 use std::ops::AddAssign;
 
 use crate::ops::attention::AttentionSpec;
-use crate::{GgmlType, Step, Weight};
+use crate::{GgmlType, KvDtype, Step, Weight};
 
 use super::{Key, Op};
 
@@ -79,6 +79,21 @@ fn product_of_shapes(op: Op, rows: usize, weights: impl Iterator<Item = (GgmlTyp
     (Key { op, detail: format!("{} {inputs} -> {outputs}", types.join("+")) }, cost)
 }
 
+/// Experts of a mixture: each of `groups`, a number of rows and the matrices of the expert they go to, as [`product`].
+pub fn experts<'a, W>(groups: impl Iterator<Item = (usize, W)>) -> (Key, Cost)
+where
+    W: Iterator<Item = &'a Weight> + Clone,
+{
+    let mut all = Cost::default();
+    let mut detail = String::new();
+    for (rows, weights) in groups {
+        let (key, cost) = product(Op::Experts, rows, weights);
+        all += cost;
+        detail = key.detail;
+    }
+    (Key { op: Op::Experts, detail }, all)
+}
+
 /// Rows of an embedding table, dequantised: their blocks, no arithmetic worth counting.
 pub fn embed(rows: usize, table: &Weight) -> (Key, Cost) {
     let bytes = table.ggml_type().row_bytes(table.cols()).unwrap_or(0) * rows;
@@ -98,21 +113,21 @@ pub fn qk_norm_rope(heads: usize, pairs: usize, normed: usize) -> (Key, Cost) {
 }
 
 /// Keys and values of `rows` rows into the cache, `row_bytes` each.
-pub fn kv_write(rows: usize, row_bytes: usize) -> (Key, Cost) {
-    (Key::of(Op::KvWrite), Cost { bytes: (rows * row_bytes) as u64, ..Cost::default() })
+pub fn kv_write(rows: usize, row_bytes: u64) -> (Key, Cost) {
+    (Key::of(Op::KvWrite), Cost { bytes: rows as u64 * row_bytes, ..Cost::default() })
 }
 
-/// Attention of a step: what any of a span's rows sees of keys and values comes from memory once a span (`element_bytes` a number);
+/// Attention of a step: what any of a span's rows sees of keys and values comes from memory once a span in the form of `kv_type`;
 /// a row at position `p` multiplies and adds over `min(p + 1, window)` keys and as many values.
-pub fn paged_attention(step: &Step, spec: &AttentionSpec, element_bytes: usize) -> (Key, Cost) {
+pub fn paged_attention(step: &Step, spec: &AttentionSpec, kv_type: KvDtype) -> (Key, Cost) {
     let window = spec.window.unwrap_or(usize::MAX);
-    let token_bytes = 2 * spec.kv_heads * spec.head_dim * element_bytes;
+    let token_bytes = kv_type.bytes((2 * spec.kv_heads * spec.head_dim) as u64);
     let mut cost = Cost::default();
     for span in &step.spans {
         let first = span.kv_len - span.q_len;
         let seen_by_any = span.kv_len - (first + 1).saturating_sub(window);
         let seen: usize = (first..span.kv_len).map(|position| (position + 1).min(window)).sum();
-        cost.bytes += (seen_by_any * token_bytes) as u64;
+        cost.bytes += seen_by_any as u64 * token_bytes;
         cost.float_operations += (4 * spec.heads * spec.head_dim * seen) as u64;
     }
     (Key::of(Op::PagedAttention), cost)
@@ -138,17 +153,17 @@ mod tests {
 
     #[test]
     fn attention_counts_what_is_seen() {
-        let spec = AttentionSpec { scale: 1.0, heads: 12, kv_heads: 2, head_dim: 128, window: None, softcap: None };
+        let spec = AttentionSpec { scale: 1.0, heads: 12, kv_heads: 2, head_dim: 128, window: None, softcap: None, sinks: None };
         // Three rows at depth 40 and a decoding step of 33 tokens: 41 + 42 + 43 and 33 keys.
         let mut builder = StepBuilder::new();
         builder.push(40, 3, &[0, 1], LogitRows::Last).expect("fits");
         builder.push(32, 1, &[2, 3], LogitRows::Last).expect("fits");
         let step = builder.finish();
-        let (_, cost) = paged_attention(&step, &spec, 2);
+        let (_, cost) = paged_attention(&step, &spec, KvDtype::F16);
         assert_eq!(cost.bytes, (43 + 33) * 2 * 2 * 128 * 2);
         assert_eq!(cost.float_operations, (41 + 42 + 43 + 33) * 4 * 12 * 128);
         // A window of 10 hides all but 12 keys of the first span, 10 of the second.
-        let (_, cost) = paged_attention(&step, &AttentionSpec { window: Some(10), ..spec }, 2);
+        let (_, cost) = paged_attention(&step, &AttentionSpec { window: Some(10), ..spec }, KvDtype::F16);
         assert_eq!(cost.bytes, (12 + 10) * 2 * 2 * 128 * 2);
         assert_eq!(cost.float_operations, 40 * 4 * 12 * 128);
     }

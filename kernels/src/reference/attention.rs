@@ -111,7 +111,16 @@ pub fn paged_attention(q: &Tensor, kv: &KvLayer, step: &Step, spec: &AttentionSp
         if span.q_len > 1 || spec.window.is_some_and(|window| window < span.kv_len) {
             scores = scores.broadcast_add(&mask(span.q_len, span.kv_len, spec.window, q.device())?)?;
         }
-        let weights = softmax_last(&scores)?.reshape((kv_heads, group * span.q_len, span.kv_len))?;
+        let weights = match &spec.sinks {
+            None => softmax_last(&scores)?,
+            Some(sinks) => {
+                let sinks = Tensor::new(&sinks[..], q.device())?.reshape((kv_heads, group, 1, 1))?;
+                let sinks = sinks.broadcast_as((kv_heads, group, span.q_len, 1))?;
+                // One more key, of which no value is taken.
+                softmax_last(&Tensor::cat(&[&scores, &sinks], 3)?)?.narrow(3, 0, span.kv_len)?
+            }
+        };
+        let weights = weights.contiguous()?.reshape((kv_heads, group * span.q_len, span.kv_len))?;
         let out = weights.matmul(&v)?.reshape((kv_heads, group, span.q_len, head_dim))?;
         outputs.push(out.permute((2, 0, 1, 3))?.contiguous()?.reshape((span.q_len, heads * head_dim))?);
     }

@@ -1,261 +1,258 @@
-//! A few query rows against one block of 32 keys: scores, weights, values.
+//! The register tiles: a few query rows against keys, and their weights against values.
 //!
-//! Per row: scores (one chain of fused multiply-adds over the head for each key), the block's maximum, weights
-//! `2^(score - maximum)`, their sum in [`Lanes::sum32`]'s order, then the values, key by key in ascending order. Keys that
-//! a row does not see are never multiplied in, so what stands in their slots cannot matter. Rows that share a register tile
-//! do so without touching each other's arithmetic.
+//! A score is one chain of fused multiply-adds over the head, an element of the result one chain over the keys of a split that
+//! the row sees, both ascending. Rows share a tile without touching each other's arithmetic, so its height cannot matter.
 
-use super::super::exp::{exp2, exp2_one, tanh};
-use super::super::f32x8::{Element, Kernel, Lanes};
-use super::tile::{Geometry, Partial, Pass};
+use super::super::f32x8::{Eight, Kernel, Lanes, Sixteen, Width};
+use super::super::page::Format;
+use super::SPLIT_TOKENS;
 use crate::BLOCK_TOKENS;
 
-/// A block of 32 keys and the first of the rows that meet it.
-pub struct Block<'a, E> {
-    pub pass: &'a Pass<'a, E>,
-    /// Position of the block's first key.
-    pub start: usize,
-    /// `[head_dim, 32]`
-    pub k: &'a [E],
-    /// `[32, head_dim]`
-    pub v: &'a [E],
-    pub first: usize,
-    /// Pages of keys and values that will be wanted next: asked for while this block is computed.
-    pub ahead: [*const E; 2],
+/// Work on `R` rows, compiled for 1 to 6 rows and for 12: other heights would only take longer to compile.
+pub trait RowsKernel {
+    fn run<L: Lanes, const R: usize>(self);
 }
 
-/// `R` rows against one block.
-pub struct Micro<'a, 's, E, const R: usize> {
-    pub block: Block<'a, E>,
-    pub state: &'a mut Partial<'s>,
-}
+struct Fixed<K, const R: usize>(K);
 
-impl<E: Element, const R: usize> Kernel for Micro<'_, '_, E, R> {
+impl<K: RowsKernel, const R: usize> Kernel for Fixed<K, R> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Block { pass, start, k, v, first, ahead } = self.block;
-        let (geometry, state) = (pass.geometry, self.state);
-        let &Geometry { group, head_dim, cap_factor, .. } = geometry;
-        // Which of the block's keys each row sees.
-        let mut seen: [(usize, usize); R] = [(0, 0); R];
-        for (i, seen) in seen.iter_mut().enumerate() {
-            let sees = geometry.sees(pass.tile.first_position + (first + i) / group);
-            *seen = (sees.start.saturating_sub(start).min(BLOCK_TOKENS), sees.end.saturating_sub(start).min(BLOCK_TOKENS));
-        }
-        if seen.iter().all(|seen| seen.0 >= seen.1) {
-            return;
-        }
-        let packed = &pass.packed[first * head_dim..(first + R) * head_dim];
-        assert!(k.len() == BLOCK_TOKENS * head_dim && v.len() == k.len() && head_dim.is_multiple_of(8), "whole pages");
-        let mut weights = [[0.0f32; BLOCK_TOKENS]; R];
-        // SAFETY: `packed` holds `R * head_dim` values, `k` a page, `weights` `R` rows of 32.
+        self.0.run::<L, R>();
+    }
+}
+
+/// Cuts `rows` into register tiles that [`call_rows`] knows: (first row, rows). As many of twelve as there are where twelve fit,
+/// and what is left, or all, in tiles of nearly equal height.
+pub fn micro_tiles(rows: usize, rows_max: usize) -> impl Iterator<Item = (usize, usize)> {
+    let tall = if rows_max < 12 { 0 } else { rows / 12 };
+    let (start, rest) = (12 * tall, rows - 12 * tall);
+    let count = rest.div_ceil(rows_max.min(6));
+    let cut = move |index: usize| start + index * rest / count;
+    (0..tall).map(|index| (12 * index, 12)).chain((0..count).map(move |index| (cut(index), cut(index + 1) - cut(index))))
+}
+
+/// Runs `kernel` on `rows` rows, a height that [`micro_tiles`] gives.
+#[inline(always)]
+pub fn call_rows<L: Lanes, K: RowsKernel>(rows: usize, kernel: K) {
+    match rows {
+        1 => L::call(Fixed::<K, 1>(kernel)),
+        2 if const { L::MICRO_ROWS_MAX > 1 } => L::call(Fixed::<K, 2>(kernel)),
+        3 if const { L::MICRO_ROWS_MAX > 2 } => L::call(Fixed::<K, 3>(kernel)),
+        4 if const { L::MICRO_ROWS_MAX > 2 } => L::call(Fixed::<K, 4>(kernel)),
+        5 if const { L::MICRO_ROWS_MAX > 2 } => L::call(Fixed::<K, 5>(kernel)),
+        6 if const { L::MICRO_ROWS_MAX > 2 } => L::call(Fixed::<K, 6>(kernel)),
+        12 if const { L::MICRO_ROWS_MAX > 6 } => L::call(Fixed::<K, 12>(kernel)),
+        _ => unreachable!("{rows} rows are no register tile"),
+    }
+}
+
+/// Memory that will be wanted next: asked for while something else is computed. Empty: nothing is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead {
+    pub start: *const u8,
+    pub bytes: usize,
+}
+
+impl Ahead {
+    pub const NOTHING: Self = Self { start: std::ptr::null(), bytes: 0 };
+
+    pub fn of<T>(page: &[T]) -> Self {
+        Self { start: page.as_ptr().cast(), bytes: size_of_val(page) }
+    }
+}
+
+/// `out[r][t] = sum_d q[d][r] * k[d][t]`, `d` ascending.
+pub struct Scores<'a, F: Format, const AHEAD: bool> {
+    /// `[head_dim, R]`
+    pub q: &'a [f32],
+    /// A page of keys.
+    pub page: &'a [F::Unit],
+    pub head_dim: usize,
+    /// Tokens of the page, multiples of 16.
+    pub tokens: (usize, usize),
+    /// Rows of stride [`SPLIT_TOKENS`], beginning at the first token.
+    pub out: &'a mut [f32],
+    /// Ignored without `AHEAD`.
+    pub ahead: Ahead,
+}
+
+impl<F: Format, const AHEAD: bool> RowsKernel for Scores<'_, F, AHEAD> {
+    #[inline(always)]
+    fn run<L: Lanes, const R: usize>(self) {
+        let Self { q, page, head_dim, tokens: (start, end), out, ahead } = self;
+        assert!(q.len() == R * head_dim && page.len() == F::page_len(head_dim), "whole queries and pages");
+        assert!(end <= BLOCK_TOKENS && (end - start).is_multiple_of(16) && start.is_multiple_of(8), "whole panels");
+        assert!(out.len() >= (R - 1) * SPLIT_TOKENS + end - start, "a place for each score");
+        let step = ahead.bytes / (head_dim * (end - start) / if 2 * R <= L::MICRO_WIDE_MAX { 32 } else { 16 }).max(1);
+        let (mut token, mut ahead) = (start, ahead.start);
+        // SAFETY: the extents were checked above.
         unsafe {
-            let out = weights.as_mut_ptr().cast::<f32>();
-            if R <= 3 {
-                scores::<L, E, R, 4, 2>(packed.as_ptr(), k.as_ptr(), head_dim, ahead, out);
-            } else {
-                scores::<L, E, R, 2, 1>(packed.as_ptr(), k.as_ptr(), head_dim, [ahead[0]], out);
-                scores::<L, E, R, 2, 1>(packed.as_ptr(), k.as_ptr().add(16), head_dim, [ahead[1]], out.add(16));
+            let mut at = out.as_mut_ptr();
+            while 2 * R <= L::MICRO_WIDE_MAX && token + 32 <= end {
+                scores::<L, F, R, 2, AHEAD>(q.as_ptr(), page.as_ptr(), head_dim, token, (ahead, step), at);
+                (token, at, ahead) = (token + 32, at.add(32), ahead.wrapping_add(head_dim * step));
             }
-        }
-        let mut keep = [1.0f32; R];
-        for (i, ((row, keep), &seen)) in weights.iter_mut().zip(&mut keep).zip(&seen).enumerate() {
-            if seen.0 < seen.1 {
-                let (max, sum) = (&mut state.max[first + i], &mut state.sum[first + i]);
-                *keep = L::call(SoftmaxBlock { row, seen, cap_factor, max, sum });
+            while token < end {
+                scores::<L, F, R, 1, AHEAD>(q.as_ptr(), page.as_ptr(), head_dim, token, (ahead, step), at);
+                (token, at, ahead) = (token + 16, at.add(16), ahead.wrapping_add(head_dim * step));
             }
-        }
-        let acc = &mut state.acc[first * head_dim..(first + R) * head_dim];
-        if seen.iter().all(|&s| s == seen[0]) {
-            return L::call(Values { weights: &weights, keep, v, keys: seen[0], acc });
-        }
-        // Rows that see different keys: each takes its own keys before the common ones, and after, in ascending order.
-        let common = (seen.iter().fold(0, |a, s| a.max(s.0)), seen.iter().fold(BLOCK_TOKENS, |a, s| a.min(s.1)));
-        let common = if common.0 < common.1 { common } else { (BLOCK_TOKENS, BLOCK_TOKENS) };
-        for (i, acc) in acc.chunks_exact_mut(head_dim).enumerate() {
-            let before = (seen[i].0, seen[i].1.min(common.0));
-            L::call(Values { weights: &[weights[i]], keep: [keep[i]], v, keys: before, acc });
-        }
-        L::call(Values { weights: &weights, keep: [1.0; R], v, keys: common, acc: &mut *acc });
-        for (i, acc) in acc.chunks_exact_mut(head_dim).enumerate() {
-            let after = (seen[i].0.max(common.1), seen[i].1);
-            L::call(Values { weights: &[weights[i]], keep: [1.0], v, keys: after, acc });
         }
     }
 }
 
-/// `out[r][j] = sum_d q[d][r] * k[d][j]` for `8 * N` keys, `d` ascending. Asks for the pages `ahead` on the way.
+/// [`Scores`] of `16 * N` tokens.
 ///
 /// # Safety
-/// `q` holds `head_dim * R` values; `k` has `head_dim` rows of stride 32 with `8 * N` values each; `out` `R` rows of stride 32.
+/// `q` holds `head_dim * R` values; `page` is a whole page, `token + 16 * N <= 32`; `out` has `R` rows of stride
+/// [`SPLIT_TOKENS`] with `16 * N` values each.
 #[inline(always)]
-unsafe fn scores<L: Lanes, E: Element, const R: usize, const N: usize, const P: usize>(
+unsafe fn scores<L: Lanes, F: Format, const R: usize, const N: usize, const AHEAD: bool>(
     q: *const f32,
-    k: *const E,
+    page: *const F::Unit,
     head_dim: usize,
-    ahead: [*const E; P],
+    token: usize,
+    (ahead, step): (*const u8, usize),
     out: *mut f32,
 ) {
-    let mut sums = [[L::splat(0.0); N]; R];
-    for d in 0..head_dim {
-        for page in ahead {
-            // 64 bytes a step cover a page of f16, and half of one of f32: its other half comes by the hardware's own prefetch.
-            L::prefetch(page.cast::<u8>().wrapping_add(d * BLOCK_TOKENS * size_of::<E>()));
-        }
-        // SAFETY: `d < head_dim`, within the contract's extents.
-        unsafe {
-            let mut keys = [L::splat(0.0); N];
-            for (n, keys) in keys.iter_mut().enumerate() {
-                *keys = E::load::<L>(k.add(d * BLOCK_TOKENS + 8 * n));
+    let mut sums = [[L::wide_splat(0.0); N]; R];
+    let mut run = 0;
+    while run < head_dim {
+        // SAFETY: `run < head_dim`, and the contract.
+        let scales: [_; N] = std::array::from_fn(|n| unsafe { F::key_scales::<L, Sixteen>(page, head_dim, run, token + 16 * n) });
+        for d in run..head_dim.min(run.saturating_add(F::RUN)) {
+            if AHEAD {
+                L::prefetch(ahead.wrapping_add(d * step));
             }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let x = L::splat(*q.add(d * R + r));
-                for (sum, &keys) in sums.iter_mut().zip(&keys) {
-                    *sum = L::fma(x, keys, *sum);
+            // SAFETY: `d < head_dim`, within the contract's extents.
+            unsafe {
+                let keys: [_; N] = std::array::from_fn(|n| F::keys::<L, Sixteen>(page, d, token + 16 * n, scales[n]));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let x = L::wide_splat(*q.add(d * R + r));
+                    for (sum, &keys) in sums.iter_mut().zip(&keys) {
+                        *sum = L::wide_fma(x, keys, *sum);
+                    }
                 }
             }
         }
+        run = run.saturating_add(F::RUN);
     }
     for (r, sums) in sums.iter().enumerate() {
         for (n, &sum) in sums.iter().enumerate() {
             // SAFETY: as above.
-            unsafe { L::store(out.add(r * BLOCK_TOKENS + 8 * n), sum) };
+            unsafe { L::wide_store(out.add(r * SPLIT_TOKENS + 16 * n), sum) };
         }
     }
 }
 
-/// Turns a row's 32 scores into weights, updates its maximum and sum, and returns the factor for what was accumulated before.
-struct SoftmaxBlock<'a> {
-    row: &'a mut [f32; BLOCK_TOKENS],
-    /// Keys the row sees; the others get weight 0.
-    seen: (usize, usize),
-    cap_factor: Option<f32>,
-    max: &'a mut f32,
-    sum: &'a mut f32,
+/// `acc[r] += sum_t weights[r][t] * v[t]`, tokens ascending, fused.
+pub struct Values<'a, F: Format, const AHEAD: bool> {
+    /// Rows of stride [`SPLIT_TOKENS`], beginning at the page's first token.
+    pub weights: &'a [f32],
+    /// A page of values of `width` elements each; of a format without scales it may hold more than 32 tokens.
+    pub page: &'a [F::Unit],
+    pub width: usize,
+    /// Tokens of the page.
+    pub tokens: (usize, usize),
+    /// `R` rows of stride `stride`, of `width` elements each.
+    pub acc: &'a mut [f32],
+    pub stride: usize,
+    /// Ignored without `AHEAD`.
+    pub ahead: Ahead,
 }
 
-impl Kernel for SoftmaxBlock<'_> {
-    type Output = f32;
-
+impl<F: Format, const AHEAD: bool> RowsKernel for Values<'_, F, AHEAD> {
     #[inline(always)]
-    fn run<L: Lanes>(self) -> f32 {
-        const INDEX: [f32; 8] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
-        let Self { row, seen, cap_factor, max, sum } = self;
-        let hidden = L::splat(f32::NEG_INFINITY);
-        let mut scores = [hidden; 4];
-        for (n, scores) in scores.iter_mut().enumerate() {
-            // SAFETY: `row` holds 32 values, `INDEX` 8.
-            unsafe {
-                *scores = L::load(row.as_ptr().add(8 * n));
-                if let Some(factor) = cap_factor {
-                    *scores = L::mul(tanh::<L>(*scores), L::splat(factor));
-                }
-                if seen != (0, BLOCK_TOKENS) {
-                    let index = L::add(L::load(INDEX.as_ptr()), L::splat((8 * n) as f32));
-                    let from_start = L::select_less(index, L::splat(seen.0 as f32), hidden, *scores);
-                    *scores = L::select_less(index, L::splat(seen.1 as f32), from_start, hidden);
-                }
-            }
+    fn run<L: Lanes, const R: usize>(self) {
+        let Self { weights, page, width, tokens, acc, stride, ahead } = self;
+        if tokens.0 >= tokens.1 {
+            return;
         }
-        let block_max = L::max_lane(L::max(L::max(scores[0], scores[1]), L::max(scores[2], scores[3])));
-        let old = *max;
-        let new = if old > block_max { old } else { block_max };
-        // `exp2(0)` is exactly 1, so the short cut changes nothing.
-        let keep = if new == old { 1.0 } else { exp2_one::<L>(old - new) };
-        let shift = L::splat(new);
-        for scores in &mut scores {
-            *scores = exp2::<L>(L::sub(*scores, shift));
-        }
-        for (n, &weights) in scores.iter().enumerate() {
-            // SAFETY: `row` holds 32 values.
-            unsafe { L::store(row.as_mut_ptr().add(8 * n), weights) };
-        }
-        *max = new;
-        *sum = sum.mul_add(keep, L::sum32(scores));
-        keep
-    }
-}
-
-/// `acc[r] = acc[r] * keep[r] + sum_j weights[r][j] * v[j]`, keys `j` of the range ascending, fused.
-struct Values<'a, E, const R: usize> {
-    weights: &'a [[f32; BLOCK_TOKENS]; R],
-    keep: [f32; R],
-    /// `[32, head_dim]`
-    v: &'a [E],
-    /// May be empty: then only `keep` is applied.
-    keys: (usize, usize),
-    /// `[R, head_dim]`
-    acc: &'a mut [f32],
-}
-
-impl<E: Element, const R: usize> Kernel for Values<'_, E, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let Self { weights, keep, v, keys, acc } = self;
-        let head_dim = acc.len() / R;
-        assert!(v.len() == BLOCK_TOKENS * head_dim && acc.len() == R * head_dim && keys.1 <= BLOCK_TOKENS, "rows fit the page");
-        let (weights, v, acc) = (weights.as_ptr().cast::<f32>(), v.as_ptr(), acc.as_mut_ptr());
-        let mut d = 0;
-        // SAFETY: `d + panel <= head_dim` before each panel; the extents were checked above.
+        let page_tokens = if F::RUN == usize::MAX { page.len() / width } else { BLOCK_TOKENS };
+        assert!(width.is_multiple_of(8) && page.len() >= F::page_len(width) / BLOCK_TOKENS * page_tokens, "whole rows of values");
+        assert!(tokens.1 <= page_tokens && weights.len() >= (R - 1) * SPLIT_TOKENS + tokens.1, "a weight for each token");
+        assert!(width <= stride && acc.len() >= (R - 1) * stride + width, "a place for each element");
+        let step = ahead.bytes / ((tokens.1 - tokens.0) * width.div_ceil(if 2 * R <= L::MICRO_WIDE_MAX { 32 } else { 16 }));
+        let panel = Panel { weights: weights.as_ptr(), page: page.as_ptr(), width, tokens, stride, step };
+        let (mut d, mut ahead) = (0, ahead.start);
+        // SAFETY: `d + panel <= width` before each panel; the extents were checked above.
         unsafe {
-            if R <= 3 && L::MICRO_ROWS_MAX > 1 {
-                while d + 32 <= head_dim {
-                    values_panel::<L, E, R, 4>(weights, keep, v.add(d), head_dim, keys, acc.add(d));
-                    d += 32;
-                }
+            let acc = acc.as_mut_ptr();
+            while 2 * R <= L::MICRO_WIDE_MAX && d + 32 <= width {
+                values::<L, F, Sixteen, R, 2, AHEAD>(panel, d, acc.add(d), ahead);
+                (d, ahead) = (d + 32, ahead.wrapping_add((tokens.1 - tokens.0) * step));
             }
-            while d + 16 <= head_dim {
-                values_panel::<L, E, R, 2>(weights, keep, v.add(d), head_dim, keys, acc.add(d));
-                d += 16;
+            while d + 16 <= width {
+                values::<L, F, Sixteen, R, 1, AHEAD>(panel, d, acc.add(d), ahead);
+                (d, ahead) = (d + 16, ahead.wrapping_add((tokens.1 - tokens.0) * step));
             }
-            while d + 8 <= head_dim {
-                values_panel::<L, E, R, 1>(weights, keep, v.add(d), head_dim, keys, acc.add(d));
+            while d + 8 <= width {
+                values::<L, F, Eight, R, 1, AHEAD>(panel, d, acc.add(d), ahead);
                 d += 8;
             }
         }
     }
 }
 
-/// [`Values`] for `8 * N` elements of the head.
+/// What the panels of [`Values`] have in common.
+struct Panel<U> {
+    weights: *const f32,
+    page: *const U,
+    width: usize,
+    tokens: (usize, usize),
+    stride: usize,
+    /// Bytes to ask for ahead with each token.
+    step: usize,
+}
+
+impl<U> Clone for Panel<U> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<U> Copy for Panel<U> {}
+
+/// [`Values`] for `N` panels of elements from `d`, which lie in one run.
 ///
 /// # Safety
-/// `weights` holds `R` rows of 32; `v` 32 and `acc` `R` rows of stride `head_dim` with `8 * N` values each; `keys` lies in 0..32.
+/// `weights` holds `R` rows of stride [`SPLIT_TOKENS`] with all tokens; `page` all tokens with `width` elements each, of which the
+/// panels are some; `acc` `R` rows of stride `stride` with the panels' elements.
 #[inline(always)]
-unsafe fn values_panel<L: Lanes, E: Element, const R: usize, const N: usize>(
-    weights: *const f32,
-    keep: [f32; R],
-    v: *const E,
-    head_dim: usize,
-    keys: (usize, usize),
+unsafe fn values<L: Lanes, F: Format, W: Width<L>, const R: usize, const N: usize, const AHEAD: bool>(
+    panel: Panel<F::Unit>,
+    d: usize,
     acc: *mut f32,
+    ahead: *const u8,
 ) {
-    let mut sums = [[L::splat(0.0); N]; R];
-    // SAFETY: rows below `R`, keys below 32, lanes below `8 * N`: within the contract's extents.
+    let Panel { weights, page, width, tokens, stride, step } = panel;
+    let mut sums = [[W::splat(0.0); N]; R];
+    let mut scales = [0.0; BLOCK_TOKENS];
+    // SAFETY: rows below `R`, tokens of the range, elements of the panels: within the contract's extents.
     unsafe {
-        for (r, (sums, keep)) in sums.iter_mut().zip(keep).enumerate() {
+        F::value_scales::<L>(page, width, d, &mut scales);
+        for (r, sums) in sums.iter_mut().enumerate() {
             for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = L::mul(L::load(acc.add(r * head_dim + 8 * n)), L::splat(keep));
+                *sum = W::load(acc.add(r * stride + n * W::LANES));
             }
         }
-        for j in keys.0..keys.1 {
-            let mut lanes = [L::splat(0.0); N];
-            for (n, lanes) in lanes.iter_mut().enumerate() {
-                *lanes = E::load::<L>(v.add(j * head_dim + 8 * n));
+        for t in tokens.0..tokens.1 {
+            if AHEAD {
+                L::prefetch(ahead.wrapping_add((t - tokens.0) * step));
             }
+            let lanes: [_; N] = std::array::from_fn(|n| F::values::<L, W>(page, width, t, d + n * W::LANES, &scales));
             for (r, sums) in sums.iter_mut().enumerate() {
-                let weight = L::splat(*weights.add(r * BLOCK_TOKENS + j));
+                let weight = W::splat(*weights.add(r * SPLIT_TOKENS + t));
                 for (sum, &lanes) in sums.iter_mut().zip(&lanes) {
-                    *sum = L::fma(weight, lanes, *sum);
+                    *sum = W::fma(weight, lanes, *sum);
                 }
             }
         }
         for (r, sums) in sums.iter().enumerate() {
             for (n, &sum) in sums.iter().enumerate() {
-                L::store(acc.add(r * head_dim + 8 * n), sum);
+                W::store(acc.add(r * stride + n * W::LANES), sum);
             }
         }
     }
