@@ -35,6 +35,7 @@ impl Lanes for Avx2 {
     const ROWS: usize = 4;
     const DOTS: [usize; 3] = [8, 4, 2];
     const SIGNED_OFFSET: i32 = 0;
+    const SIGNED_DOTS: usize = 1;
     type Weights = [__m256i; 2];
     /// Magnitudes, then the weights themselves for their signs.
     type SignedWeights = ([__m256i; 2], [__m256i; 2]);
@@ -95,12 +96,23 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn add_signed_dot(sum: Self::Int, (magnitudes, w): Self::SignedWeights, x: Self::Four) -> Self::Int {
+    unsafe fn add_signed_dot(sum: Self::Int, w: Self::SignedWeights, x: Self::Four) -> Self::Int {
+        unsafe { Self::add(sum, Self::unscaled(Self::first_signed_dot(w, x))) }
+    }
+
+    #[inline(always)]
+    unsafe fn first_signed_dot((magnitudes, w): Self::SignedWeights, x: Self::Four) -> Self::Part {
         unsafe {
             let signed = [_mm256_sign_epi8(x, w[0]), _mm256_sign_epi8(x, w[1])];
-            let part = [_mm256_maddubs_epi16(magnitudes[0], signed[0]), _mm256_maddubs_epi16(magnitudes[1], signed[1])];
-            let dot = Self::unscaled(part);
-            [_mm256_add_epi32(sum[0], dot[0]), _mm256_add_epi32(sum[1], dot[1])]
+            [_mm256_maddubs_epi16(magnitudes[0], signed[0]), _mm256_maddubs_epi16(magnitudes[1], signed[1])]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_signed_part(part: Self::Part, w: Self::SignedWeights, x: Self::Four) -> Self::Part {
+        unsafe {
+            let dot = Self::first_signed_dot(w, x);
+            [_mm256_add_epi16(part[0], dot[0]), _mm256_add_epi16(part[1], dot[1])]
         }
     }
 
@@ -117,6 +129,11 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn load_int(at: *const i32) -> Self::Int {
         unsafe { [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(8).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::Int, b: Self::Int) -> Self::Int {
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
     }
 
     #[inline(always)]
@@ -177,6 +194,16 @@ impl Lanes for Avx2 {
         unsafe {
             let widen = |at: *const u8| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()))));
             [widen(at), widen(at.add(16))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: &[i8; 16], packed: *const u8, out: *mut u8) {
+        unsafe {
+            let packed = _mm_loadu_si128(packed.cast());
+            let nibbles = _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed), _mm256_set1_epi8(15));
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_storeu_si256(out.cast(), _mm256_shuffle_epi8(table, nibbles));
         }
     }
 

@@ -35,6 +35,7 @@ impl Lanes for Avx512 {
     const ROWS: usize = 8;
     const DOTS: [usize; 3] = [8, 8, 4];
     const SIGNED_OFFSET: i32 = 128;
+    const SIGNED_DOTS: usize = 8;
     type Weights = __m512i;
     type SignedWeights = __m512i;
     type Four = __m512i;
@@ -88,6 +89,16 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn first_signed_dot(w: Self::SignedWeights, x: Self::Four) -> Self::Part {
+        unsafe { _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_signed_part(part: Self::Part, w: Self::SignedWeights, x: Self::Four) -> Self::Part {
+        unsafe { _mm512_dpbusd_epi32(part, w, x) }
+    }
+
+    #[inline(always)]
     unsafe fn add_pairs(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int {
         unsafe { _mm512_dpwssd_epi32(sum, a, b) }
     }
@@ -100,6 +111,11 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn load_int(at: *const i32) -> Self::Int {
         unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::Int, b: Self::Int) -> Self::Int {
+        unsafe { _mm512_add_epi32(a, b) }
     }
 
     #[inline(always)]
@@ -155,6 +171,11 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn load_bf16(at: *const u8) -> Self::Float {
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())))) }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: &[i8; 16], packed: *const u8, out: *mut u8) {
+        unsafe { Avx2::look_up(table, packed, out) }
     }
 
     #[inline(always)]

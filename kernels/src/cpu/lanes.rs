@@ -3,6 +3,8 @@
 //! The algorithm is written once over this trait (`tile`, `dense`). An implementation is one line a method; that over plain arrays
 //! below is the 512-bit one with nothing but the arithmetic left, so the algorithm is tested where the instructions are missing.
 
+use crate::blocks::tables;
+
 /// Sixteen lanes. In products with quantized weights a lane is a column (an output); in dense ones it is one of the sixteen chains.
 ///
 /// # Safety
@@ -14,6 +16,9 @@ pub(crate) trait Lanes {
     const DOTS: [usize; 3];
     /// What [`Lanes::add_signed_dot`] adds per unit of activation beside the product: 128 where signed weights pass as unsigned.
     const SIGNED_OFFSET: i32;
+
+    /// How many dots of signed weights a `Part` holds without overflow.
+    const SIGNED_DOTS: usize;
 
     /// Four weights of each column, as unsigned bytes.
     type Weights: Copy;
@@ -40,12 +45,17 @@ pub(crate) trait Lanes {
     unsafe fn add_scaled(sum: Self::Int, part: Self::Part, scale: Self::Int) -> Self::Int;
     unsafe fn unscaled(part: Self::Part) -> Self::Int;
     unsafe fn add_signed_dot(sum: Self::Int, w: Self::SignedWeights, x: Self::Four) -> Self::Int;
+    /// As [`Lanes::add_signed_dot`], into a part that awaits its scale.
+    unsafe fn first_signed_dot(w: Self::SignedWeights, x: Self::Four) -> Self::Part;
+    /// At most [`Lanes::SIGNED_DOTS`] dots meet in a part.
+    unsafe fn add_signed_part(part: Self::Part, w: Self::SignedWeights, x: Self::Four) -> Self::Part;
     /// `sum + a0 * b0 + a1 * b1` over the two i16 in each i32 of `a` and `b`.
     unsafe fn add_pairs(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
 
     unsafe fn int(value: i32) -> Self::Int;
     /// 16 i32.
     unsafe fn load_int(at: *const i32) -> Self::Int;
+    unsafe fn add(a: Self::Int, b: Self::Int) -> Self::Int;
     unsafe fn sub(a: Self::Int, b: Self::Int) -> Self::Int;
     unsafe fn shift_left_5(a: Self::Int) -> Self::Int;
     /// To nearest.
@@ -66,6 +76,8 @@ pub(crate) trait Lanes {
     /// 16 bfloat16 numbers, widened.
     unsafe fn load_bf16(at: *const u8) -> Self::Float;
 
+    /// 16 bytes of nibbles -> 32 entries of `table`: those of the low nibbles, then of the high ones.
+    unsafe fn look_up(table: &[i8; 16], packed: *const u8, out: *mut u8);
     /// 16 columns of 256 bytes each -> 64 groups of 16 columns of 4 bytes.
     unsafe fn interleave(columns: *const [u8; 256], groups: *mut [u8; 64]);
 }
@@ -82,6 +94,7 @@ impl Lanes for Emulated {
     const ROWS: usize = 8;
     const DOTS: [usize; 3] = [8, 8, 4];
     const SIGNED_OFFSET: i32 = 128;
+    const SIGNED_DOTS: usize = 8;
     type Weights = [[u8; 4]; 16];
     type SignedWeights = [[u8; 4]; 16];
     type Four = [i8; 4];
@@ -130,6 +143,16 @@ impl Lanes for Emulated {
         unsafe { Self::add_dot(sum, w, x) }
     }
 
+    unsafe fn first_signed_dot(w: Self::SignedWeights, x: Self::Four) -> Self::Part {
+        // SAFETY: touches no memory.
+        unsafe { Self::add_dot([0; 16], w, x) }
+    }
+
+    unsafe fn add_signed_part(part: Self::Part, w: Self::SignedWeights, x: Self::Four) -> Self::Part {
+        // SAFETY: touches no memory.
+        unsafe { Self::add_dot(part, w, x) }
+    }
+
     unsafe fn add_pairs(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int {
         let halves = |v: i32| (v as i16 as i32, v >> 16);
         each(|i| {
@@ -145,6 +168,10 @@ impl Lanes for Emulated {
     unsafe fn load_int(at: *const i32) -> Self::Int {
         // SAFETY: 16 readable numbers, by the trait's contract.
         unsafe { at.cast::<[i32; 16]>().read_unaligned() }
+    }
+
+    unsafe fn add(a: Self::Int, b: Self::Int) -> Self::Int {
+        each(|i| a[i] + b[i])
     }
 
     unsafe fn sub(a: Self::Int, b: Self::Int) -> Self::Int {
@@ -195,6 +222,12 @@ impl Lanes for Emulated {
         // SAFETY: 32 readable bytes, by the trait's contract.
         let halves = unsafe { at.cast::<[[u8; 2]; 16]>().read_unaligned() };
         each(|i| half::bf16::from_le_bytes(halves[i]).to_f32())
+    }
+
+    unsafe fn look_up(table: &[i8; 16], packed: *const u8, out: *mut u8) {
+        // SAFETY: 16 readable bytes and 32 writable ones, by the trait's contract.
+        let (packed, out) = unsafe { (std::slice::from_raw_parts(packed, 16), std::slice::from_raw_parts_mut(out, 32)) };
+        out.iter_mut().zip(tables::look_up(table, packed)).for_each(|(out, value)| *out = value as u8);
     }
 
     unsafe fn interleave(columns: *const [u8; 256], groups: *mut [u8; 64]) {

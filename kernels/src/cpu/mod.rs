@@ -25,3 +25,4 @@ pub(crate) mod scalar;
 pub(crate) mod shared_slice;
 pub(crate) mod softmax;
 pub(crate) mod tile;
+pub(crate) mod tile_formats;

@@ -97,7 +97,7 @@ impl<'a> Inputs<'a> {
             // SAFETY: plain code.
             Isa::Emulated512 => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
             #[cfg(target_arch = "x86_64")]
-            _ if block.rows.len() <= avx2_few::ROWS_MAX => {
+            _ if block.rows.len() <= avx2_few::ROWS_MAX && has_few_rows_body(weight.ggml_type()) => {
                 // SAFETY: a set is chosen only where the CPU has it, and Avx512 only beside AVX2.
                 unsafe { avx2_few::quantized(weight, x, block, out) }
             }
@@ -131,11 +131,17 @@ impl<'a> Inputs<'a> {
 }
 
 fn scale_for(ty: GgmlType) -> Option<Scale> {
-    match ty {
-        GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K => Some(Scale::Per256),
-        GgmlType::Q8_0 | GgmlType::Q4_0 => Some(Scale::Per32),
-        _ => None,
+    match ty.block_size() {
+        1 => None,
+        32 => Some(Scale::Per32),
+        _ => Some(Scale::Per256),
     }
+}
+
+/// The types `avx2_few` knows; the others go through the tile whatever the number of rows.
+#[cfg(target_arch = "x86_64")]
+fn has_few_rows_body(ty: GgmlType) -> bool {
+    matches!(ty, GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K | GgmlType::Q8_0 | GgmlType::Q4_0)
 }
 
 /// What happens to the product of one weight.

@@ -8,7 +8,8 @@ use super::activation::{Activation, Activations};
 use super::lanes::Lanes;
 use super::product::Block;
 use super::scalar::chunk_bytes;
-use crate::blocks::{KBlock, half_at, q4_0};
+use super::tile_formats::{IQ4NL, IQ4XS, MXFP4, Q2K, Q3K, Q4_1, Q5_0, Q5_1, Signed};
+use crate::blocks::{KBlock, half_at, q4_0, signed_block};
 use crate::{GgmlType, Weight};
 
 /// Columns of a tile.
@@ -16,21 +17,29 @@ pub(crate) const COLUMNS: usize = 16;
 
 /// Sixteen columns of one chunk, unpacked.
 #[repr(C, align(64))]
-struct Tile {
+pub(crate) struct Tile {
     /// Four weights of each column in turn, 64 times.
-    q: [[u8; 64]; 64],
+    pub q: [[u8; 64]; 64],
     /// K types: the scale of each run of 32 (Q4_K, Q5_K: the first eight) or 16 weights (Q6_K).
-    scales: [[i32; COLUMNS]; 16],
+    pub scales: [[i32; COLUMNS]; 16],
     /// Two i16 a lane: minima of runs of 32 (Q4_K, Q5_K: the first four), or scales of runs of 16 (Q6_K).
-    pairs: [[i32; COLUMNS]; 8],
+    pub pairs: [[i32; COLUMNS]; 8],
     /// K types use the first; others have one for each run of 32.
-    d: [[f32; COLUMNS]; 8],
-    dmin: [f32; COLUMNS],
+    pub d: [[f32; COLUMNS]; 8],
+    pub dmin: [f32; COLUMNS],
+    /// The minimum of each run of 32 (Q4_1, Q5_1).
+    pub m: [[f32; COLUMNS]; 8],
 }
 
 impl Tile {
-    const EMPTY: Self =
-        Self { q: [[0; 64]; 64], scales: [[0; COLUMNS]; 16], pairs: [[0; COLUMNS]; 8], d: [[0.0; COLUMNS]; 8], dmin: [0.0; COLUMNS] };
+    const EMPTY: Self = Self {
+        q: [[0; 64]; 64],
+        scales: [[0; COLUMNS]; 16],
+        pairs: [[0; COLUMNS]; 8],
+        d: [[0.0; COLUMNS]; 8],
+        dmin: [0.0; COLUMNS],
+        m: [[0.0; COLUMNS]; 8],
+    };
 }
 
 /// Outputs of `block` of a quantized matrix, into `out` (rows of `block.stride()`).
@@ -47,6 +56,15 @@ pub(crate) unsafe fn quantized<V: Lanes>(weight: &Weight, x: &Activations, block
             GgmlType::Q6K => chunks::<V, Q6K>(weight, x, block, out),
             GgmlType::Q8_0 => chunks::<V, Q8_0>(weight, x, block, out),
             GgmlType::Q4_0 => chunks::<V, Q4_0>(weight, x, block, out),
+            GgmlType::Q4_1 => chunks::<V, Q4_1>(weight, x, block, out),
+            GgmlType::Q5_0 => chunks::<V, Q5_0>(weight, x, block, out),
+            GgmlType::Q5_1 => chunks::<V, Q5_1>(weight, x, block, out),
+            GgmlType::IQ4NL => chunks::<V, IQ4NL>(weight, x, block, out),
+            GgmlType::MXFP4 => chunks::<V, MXFP4>(weight, x, block, out),
+            GgmlType::Q2K => chunks::<V, Q2K>(weight, x, block, out),
+            GgmlType::Q3K => chunks::<V, Q3K>(weight, x, block, out),
+            GgmlType::IQ4XS => chunks::<V, IQ4XS>(weight, x, block, out),
+            other if signed_block(other).is_some() => chunks::<V, Signed>(weight, x, block, out),
             other => unreachable!("{other} is not a quantized type with a kernel"),
         }
     }
@@ -67,7 +85,7 @@ unsafe fn chunks<V: Lanes, F: Format>(weight: &Weight, x: &Activations, block: &
                 // Lanes beyond the last column repeat it; their results are not read.
                 let column = (first + i).min(columns.end - 1);
                 let bytes = chunk_bytes(weight.ggml_type(), weight.row(column), chunk);
-                F::unpack::<V>(bytes, i, &mut tile, unpacked);
+                F::unpack_type::<V>(weight.ggml_type(), bytes, i, &mut tile, unpacked);
                 runs = bytes.len() / weight.ggml_type().block_bytes();
             }
             let out = &mut out[at * COLUMNS..];
@@ -97,9 +115,15 @@ unsafe fn chunks<V: Lanes, F: Format>(weight: &Weight, x: &Activations, block: &
 }
 
 /// A block format, as the tile sees it.
-trait Format {
+pub(crate) trait Format {
     /// Unpacks one column of a chunk: weights into `q`, scales into lane `i` of the tile.
     fn unpack<V: Lanes>(bytes: &[u8], i: usize, tile: &mut Tile, q: &mut [u8; 256]);
+
+    /// The same where a format stands for several types.
+    #[inline(always)]
+    fn unpack_type<V: Lanes>(_ty: GgmlType, bytes: &[u8], i: usize, tile: &mut Tile, q: &mut [u8; 256]) {
+        Self::unpack::<V>(bytes, i, tile, q);
+    }
 
     /// Adds `R` rows of `x` times the tile to `R` rows of 16 outputs.
     ///
@@ -111,7 +135,7 @@ trait Format {
 struct Q4K;
 struct Q5K;
 struct Q6K;
-struct Q8_0;
+pub(crate) struct Q8_0;
 struct Q4_0;
 
 impl Format for Q4K {
@@ -153,7 +177,7 @@ fn unpack_with_mins<V: Lanes>(block: &KBlock, i: usize, tile: &mut Tile) {
 
 /// The sums of scaled dots of one chunk: `count` runs of `groups` groups, at most `dots` of them between scalings.
 #[inline(always)]
-unsafe fn scaled_sums<V: Lanes, const R: usize>(tile: &Tile, groups: usize, dots: usize, x: &[Activation]) -> [V::Int; R] {
+pub(crate) unsafe fn scaled_sums<V: Lanes, const R: usize>(tile: &Tile, groups: usize, dots: usize, x: &[Activation]) -> [V::Int; R] {
     // SAFETY: the caller has the instruction set; groups run to 64, so tile and activations are read within their arrays.
     unsafe {
         let mut sums = [V::int(0); R];
@@ -181,7 +205,7 @@ unsafe fn scaled_sums<V: Lanes, const R: usize>(tile: &Tile, groups: usize, dots
 
 /// `sum` over `2 * N` runs of `pairs` times sums of activations.
 #[inline(always)]
-unsafe fn pair_sums<V: Lanes, const N: usize>(tile: &Tile, sums: *const i16) -> V::Int {
+pub(crate) unsafe fn pair_sums<V: Lanes, const N: usize>(tile: &Tile, sums: *const i16) -> V::Int {
     // SAFETY: the caller has the instruction set, and `2 * N` sums.
     unsafe {
         let mut total = V::int(0);
@@ -314,6 +338,6 @@ impl Format for Q4_0 {
 }
 
 #[inline(always)]
-fn pair(low: i16, high: i16) -> i32 {
+pub(crate) fn pair(low: i16, high: i16) -> i32 {
     i32::from(low as u16) | (i32::from(high) << 16)
 }
