@@ -80,8 +80,8 @@ pub(crate) fn scales_and_mins(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
 #[inline(always)]
 fn two_bits(packed: &[u8], q: &mut [u8; K_BLOCK]) {
     for (bytes, out) in packed.chunks_exact(32).zip(q.chunks_exact_mut(128)) {
-        for i in 0..32 {
-            for s in 0..4 {
+        for s in 0..4 {
+            for i in 0..32 {
                 out[32 * s + i] = bytes[i] >> (2 * s) & 3;
             }
         }

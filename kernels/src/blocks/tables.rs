@@ -65,7 +65,7 @@ pub(super) fn tq1_0(block: &[u8], q: &mut [u8; K_BLOCK]) -> KBlock {
         let mut power = 1u8;
         for _ in 0..digits {
             for byte in bytes {
-                let digit = (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as u8;
+                let digit = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
                 q[at] = digit.wrapping_sub(1);
                 at += 1;
             }

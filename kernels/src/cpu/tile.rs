@@ -20,11 +20,12 @@ pub(crate) const COLUMNS: usize = 16;
 pub(crate) struct Tile {
     /// Four weights of each column in turn, 64 times.
     pub q: [[u8; 64]; 64],
-    /// K types: the scale of each run of 32 (Q4_K, Q5_K: the first eight) or 16 weights (Q6_K).
+    /// Types of 256 weights: the scale of each run of 32 (Q4_K, Q5_K, IQ4_XS: the first eight) or 16 weights (the others).
     pub scales: [[i32; COLUMNS]; 16],
-    /// Two i16 a lane: minima of runs of 32 (Q4_K, Q5_K: the first four), or scales of runs of 16 (Q6_K).
+    /// Two i16 a lane: minima of runs of 32 (Q4_K, Q5_K: the first four) or 16 (Q2_K), or scales of runs of 16, those of Q3_K and of
+    /// signed levels times the offset of the levels.
     pub pairs: [[i32; COLUMNS]; 8],
-    /// K types use the first; others have one for each run of 32.
+    /// Types of 256 weights use the first; others have one for each run of 32.
     pub d: [[f32; COLUMNS]; 8],
     pub dmin: [f32; COLUMNS],
     /// The minimum of each run of 32 (Q4_1, Q5_1).

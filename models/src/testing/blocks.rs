@@ -79,7 +79,7 @@ fn unit_deviation(ty: GgmlType) -> f32 {
     let Some(at) = codebook_scale(ty) else { return 1.0 };
     let mut bytes = vec![0; 1024 * ty.block_bytes()];
     Random::new(0, ty.name()).fill(&mut bytes);
-    bytes.chunks_exact_mut(ty.block_bytes()).for_each(|block| put_codebook_scale(ty, at, block, 1.0));
+    bytes.chunks_exact_mut(ty.block_bytes()).for_each(|block| settle_codebook_block(ty, at, block, 1.0));
     let mut weights = vec![0.0; 1024 * ty.block_size()];
     dequantize(ty, &bytes, &mut weights);
     (weights.iter().map(|weight| weight * weight).sum::<f32>() / weights.len() as f32).sqrt()
@@ -97,7 +97,11 @@ fn codebook_scale(ty: GgmlType) -> Option<usize> {
     }
 }
 
-fn put_codebook_scale(ty: GgmlType, at: usize, block: &mut [u8], d: f32) {
+/// Sets `d`; of TQ2_0's levels of -1..=2 the last, which a quantiser never writes, becomes 0, so that their mean is 0.
+fn settle_codebook_block(ty: GgmlType, at: usize, block: &mut [u8], d: f32) {
+    if ty == GgmlType::TQ2_0 {
+        block[..at].iter_mut().for_each(|four| *four &= !((*four & (*four << 1)) & 0xaa));
+    }
     if ty != GgmlType::IQ1M {
         return put_half(&mut block[at..at + 2], d);
     }
@@ -189,7 +193,7 @@ fn set_scales(random: &mut Random, ty: GgmlType, deviation: f32, block: &mut [u8
         // The levels' mean is not 0: the sign of d makes up for it.
         other => {
             let at = codebook_scale(other).unwrap_or_else(|| panic!("no random {other:?} blocks"));
-            put_codebook_scale(other, at, block, signed(random, deviation));
+            settle_codebook_block(other, at, block, signed(random, deviation));
         }
     }
 }
