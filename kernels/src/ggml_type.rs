@@ -151,7 +151,33 @@ impl GgmlType {
     }
 
     /// The types matrix products exist for.
-    pub const COMPUTED: [Self; 8] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4K, Self::Q5K, Self::Q6K];
+    pub const COMPUTED: [Self; 25] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::IQ4NL,
+        Self::IQ4XS,
+        Self::MXFP4,
+        Self::IQ3S,
+        Self::IQ3XXS,
+        Self::IQ2S,
+        Self::IQ2XS,
+        Self::IQ2XXS,
+        Self::IQ1M,
+        Self::IQ1S,
+        Self::TQ1_0,
+        Self::TQ2_0,
+    ];
 
     /// All types of the format.
     pub fn all() -> impl Iterator<Item = Self> {

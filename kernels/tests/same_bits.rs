@@ -9,7 +9,7 @@ use kernels::ops::linear::{Activation, ffn_gated, linear, linear_add_, linear_mu
 use kernels::{GgmlType, Weight};
 use proptest::prelude::*;
 
-use crate::support::{Random, assert_bits, rows, values, weight};
+use crate::support::{Random, assert_bits, rows, set_scale, values, weight};
 
 /// Widths that a type allows: one block, an odd number of them, more than one chunk with a rest, more than one segment.
 fn widths(ty: GgmlType) -> Vec<usize> {
@@ -74,16 +74,8 @@ fn the_number_of_threads_changes_nothing() {
 
 /// Blocks of arbitrary bytes, but for the half-precision numbers, which are set to `scale`.
 fn raw_blocks(ty: GgmlType, count: usize, scale: u16, fill: impl FnMut() -> u8) -> Vec<u8> {
-    let halves: &[usize] = match ty {
-        GgmlType::Q8_0 | GgmlType::Q4_0 => &[0],
-        GgmlType::Q4K | GgmlType::Q5K => &[0, 2],
-        GgmlType::Q6K => &[208],
-        _ => &[],
-    };
     let mut bytes: Vec<u8> = std::iter::repeat_with(fill).take(count * ty.block_bytes()).collect();
-    for block in bytes.chunks_exact_mut(ty.block_bytes()) {
-        halves.iter().for_each(|at| block[*at..*at + 2].copy_from_slice(&scale.to_le_bytes()));
-    }
+    bytes.chunks_exact_mut(ty.block_bytes()).for_each(|block| set_scale(ty, block, scale));
     bytes
 }
 

@@ -4,7 +4,7 @@
 //!     cargo run --release -p models --example generate_gguf -- SHAPE MIX OUT.gguf [--seed N]
 //!
 //! SHAPE: qwen2.5-1.5b | qwen3-0.6b | qwen3-moe-32x8 | small-FAMILY | tiny-FAMILY; FAMILY: llama | qwen2 | qwen3 | qwen3moe
-//! MIX: q4_k_m | q4_k | q5_k | q6_k | q8_0 | q4_0 | bf16 | f16 | f32; q4_k_as_f32 and so on: the same numbers, written as f32
+//! MIX: q4_k_m, or a computed type: q4_k | iq4_xs | mxfp4 | bf16 | ...; q4_k_as_f32 and so on: the same numbers, written as f32
 
 use std::io::{BufWriter, Write};
 
@@ -16,7 +16,7 @@ type Error = Box<dyn std::error::Error>;
 
 const USAGE: &str = "usage: generate_gguf SHAPE MIX OUT.gguf [--seed N]
 SHAPE: qwen2.5-1.5b | qwen3-0.6b | qwen3-moe-32x8 | small-FAMILY | tiny-FAMILY; FAMILY: llama | qwen2 | qwen3 | qwen3moe
-MIX: q4_k_m | q4_k | q5_k | q6_k | q8_0 | q4_0 | bf16 | f16 | f32; q4_k_as_f32 and so on: the same numbers, written as f32";
+MIX: q4_k_m, or a computed type: q4_k | iq4_xs | mxfp4 | bf16 | ...; q4_k_as_f32 and so on: the same numbers, written as f32";
 
 fn main() -> Result<(), Error> {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
@@ -51,16 +51,9 @@ fn mix_of(mix: &str) -> Result<Mix, Error> {
     if let Some(Mix::All(ty)) = mix.strip_suffix("_as_f32").map(mix_of).transpose()? {
         return Ok(Mix::AsF32(ty));
     }
-    Ok(match mix {
-        "q4_k_m" => Mix::Q4KM,
-        "q4_k" => Mix::All(GgmlType::Q4K),
-        "q5_k" => Mix::All(GgmlType::Q5K),
-        "q6_k" => Mix::All(GgmlType::Q6K),
-        "q8_0" => Mix::All(GgmlType::Q8_0),
-        "q4_0" => Mix::All(GgmlType::Q4_0),
-        "bf16" => Mix::All(GgmlType::BF16),
-        "f16" => Mix::All(GgmlType::F16),
-        "f32" => Mix::All(GgmlType::F32),
-        other => return Err(format!("no mix {other}\n{USAGE}").into()),
-    })
+    if mix == "q4_k_m" {
+        return Ok(Mix::Q4KM);
+    }
+    let named = GgmlType::COMPUTED.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(mix));
+    Ok(Mix::All(named.ok_or_else(|| format!("no mix {mix}\n{USAGE}"))?))
 }

@@ -277,11 +277,11 @@ fn rotation_factors_that_divide_to_nonsense_are_refused() {
 fn a_tensor_type_that_cannot_be_computed_is_refused_by_tensor_name() {
     let mut writer = tiny(Family::Llama);
     writer.set("llama.block_count", 3u32);
-    // Number 16 is IQ2_XXS: 256 weights in 66 bytes. The bias is optional, the norm comes first.
+    // Number 40 is NVFP4: 64 weights in 36 bytes. The bias is optional, the norm comes first.
     writer.tensor_f32("blk.2.attn_norm.weight", &[256], &[1.0; 256]);
-    writer.tensor_unchecked("blk.2.attn_q.weight", 16, &[256, 256], vec![0; 256 * 66], None);
+    writer.tensor_unchecked("blk.2.attn_q.weight", 40, &[256, 256], vec![0; 256 * 4 * 36], None);
     let message = refusal(&writer);
-    assert!(message.contains("blk.2.attn_q.weight") && message.contains("IQ2_XXS"), "{message}");
+    assert!(message.contains("blk.2.attn_q.weight") && message.contains("NVFP4"), "{message}");
 }
 
 #[test]

@@ -7,16 +7,13 @@ use models::testing::random_model::{Mix, RandomModel};
 use models::testing::tiny_gguf;
 use models::{Family, Gguf};
 
-const TYPES: [GgmlType; 8] =
-    [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::Q4K, GgmlType::Q5K, GgmlType::Q6K];
-
 fn open(bytes: Vec<u8>) -> Gguf {
     Gguf::from_bytes(SharedBytes::new(Arc::new(bytes)), "random.gguf").expect("a well-formed file")
 }
 
 #[test]
 fn weights_have_the_wanted_mean_and_deviation() {
-    for ty in TYPES {
+    for ty in GgmlType::COMPUTED {
         let gguf = open(tiny_gguf(Family::Llama, 5, ty));
         let tensor = gguf.tensor("blk.1.ffn_up.weight").expect("a feed-forward layer");
         let mut weights = vec![0.0; 256 * 256];

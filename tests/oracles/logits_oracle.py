@@ -3,7 +3,7 @@
 
     pip install llama-cpp-python numpy
     python tests/oracles/logits_oracle.py MODEL.gguf ...        (files at hand)
-    python tests/oracles/logits_oracle.py --generated           (small random Q4_K_M, Q8_0, Q6_K files of each family)
+    python tests/oracles/logits_oracle.py --generated           (small random Q4_K_M, Q8_0, Q6_K files of each family, and one of each other type)
 
 For each file the mean Kullback-Leibler divergence KL(llama.cpp || ours) in nats must be at most 1e-3. Both sides keep keys and
 values in f16 and compute every position of the same sequences (text of this repository, tokenized by llama.cpp; for generated
@@ -32,6 +32,9 @@ SEQUENCE_TOKENS = 250
 TEXTS = [ROOT / "LICENSE-APACHE", Path(__file__).resolve().parent / "make_fixtures.py"]
 FAMILIES = ["llama", "qwen2", "qwen3", "qwen3moe"]
 MIXES = ["q4_k_m", "q8_0", "q6_k"]
+# One family will do: what a type does to a product does not depend on it.
+OTHER_MIXES = ["q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q5_k", "iq4_nl", "iq4_xs", "mxfp4", "iq3_s", "iq3_xxs", "iq2_s", "iq2_xs",
+               "iq2_xxs", "iq1_m", "iq1_s", "tq1_0", "tq2_0"]
 
 
 def example(name, *arguments):
@@ -167,12 +170,12 @@ def main():
     agree = [compare(path.resolve(), arguments.threads, text_sequences) for path in arguments.models]
     if arguments.generated:
         with tempfile.TemporaryDirectory() as folder:
-            for family in FAMILIES:
-                for mix in MIXES:
-                    path = Path(folder) / f"small-{family}-{mix}.gguf"
-                    example("generate_gguf", f"small-{family}", mix, path)
-                    agree.append(compare(path, arguments.threads, random_sequences))
-                    path.unlink()
+            files = [(family, mix) for family in FAMILIES for mix in MIXES] + [("qwen2", mix) for mix in OTHER_MIXES]
+            for family, mix in files:
+                path = Path(folder) / f"small-{family}-{mix}.gguf"
+                example("generate_gguf", f"small-{family}", mix, path)
+                agree.append(compare(path, arguments.threads, random_sequences))
+                path.unlink()
     sys.exit(0 if all(agree) else 1)
 
 

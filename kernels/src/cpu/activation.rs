@@ -1,9 +1,9 @@
 //! Activations in eight bits: what a row of f32 becomes before it meets a quantized weight.
 //!
-//! As ggml's: K types take one scale for 256 values (its Q8_K), Q8_0 and Q4_0 one for 32 (its Q8_0), which is rounded to the 11
-//! significant bits of half precision, but not to half precision's narrow range. `q = round(x * 127 / max|x|)`, halves to even, the
-//! largest value +-127 with its own sign; `|x - d q| <= d / 2`, `d = max|x| / 127`,
-//! and `|x| / 4096` more where `d` is rounded.
+//! As ggml's: types of 256 weights a block take one scale for 256 values (its Q8_K), types of 32 one for 32 (its Q8_0; its Q8_1
+//! for Q4_1 and Q5_1 is the same with the sum beside it), which is rounded to the 11 significant bits of half precision, but not
+//! to half precision's narrow range. `q = round(x * 127 / max|x|)`, halves to even, the largest value +-127 with its own sign;
+//! `|x - d q| <= d / 2`, `d = max|x| / 127`, and `|x| / 4096` more where `d` is rounded.
 //!
 //! A block whose largest magnitude is below 1e-30 counts as zero. One with an infinity or a NaN gets the scale NaN, so that
 //! the outputs that depend on it are NaN, too, and not a plausible number.

@@ -12,7 +12,7 @@ use super::dense::{self, Chains};
 use super::product::{Block, DenseRows};
 use super::row_lanes::RowLanes;
 use super::tile;
-use crate::Weight;
+use crate::{GgmlType, Weight};
 
 /// AVX2, FMA and F16C.
 pub(crate) struct Avx2;
@@ -47,8 +47,8 @@ impl RowLanes for Avx2 {
     type Signed = [__m256i; 2];
 
     #[inline(always)]
-    unsafe fn unpack<F: Format>(bytes: &[u8], column: &mut Column) -> usize {
-        unsafe { F::unpack_avx2(bytes, column) }
+    unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+        unsafe { F::unpack_avx2(ty, bytes, column) }
     }
 
     #[inline(always)]

@@ -9,8 +9,10 @@ use std::mem::MaybeUninit;
 
 use super::activation::{Activation, Activations};
 use super::avx2::transpose;
-use super::column::{Column, Correction, Format, Levels, Visitor, visit};
+use super::column::{Column, Correction, Format, Levels};
+use super::formats::{Visitor, visit};
 use super::product::Block;
+use super::scalar::chunk_bytes_max;
 use super::tile::prefetch;
 use crate::Weight;
 
@@ -44,16 +46,14 @@ pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &m
         fn visit<F: Format>(self) {
             // SAFETY: called from a function that has the instruction set.
             unsafe {
+                // Not a body for every number: the last row counts twice rather.
                 match self.2.rows.len() {
                     0 => {}
                     1 => columns::<F, 1>(self.0, self.1, self.2, self.3),
                     2 => columns::<F, 2>(self.0, self.1, self.2, self.3),
-                    3 => columns::<F, 3>(self.0, self.1, self.2, self.3),
-                    4 => columns::<F, 4>(self.0, self.1, self.2, self.3),
-                    5 => columns::<F, 5>(self.0, self.1, self.2, self.3),
-                    6 => columns::<F, 6>(self.0, self.1, self.2, self.3),
-                    7 => columns::<F, 7>(self.0, self.1, self.2, self.3),
-                    8 => columns::<F, 8>(self.0, self.1, self.2, self.3),
+                    3 | 4 => columns::<F, 4>(self.0, self.1, self.2, self.3),
+                    5 | 6 => columns::<F, 6>(self.0, self.1, self.2, self.3),
+                    7 | 8 => columns::<F, 8>(self.0, self.1, self.2, self.3),
                     rows => unreachable!("{rows} rows are not few"),
                 }
             }
@@ -68,7 +68,14 @@ fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &
     // Formats with float scales leave up to 512 bytes a column beside the sums, the others 40.
     let left_bytes = COLUMNS * (32 * R + if F::RUNS == 0 { 32 } else { 40 });
     let segment = (SCRATCH_BYTES / left_bytes).clamp(1, SEGMENT_MAX);
+    let ty = weight.ggml_type();
+    let chunk_bytes = chunk_bytes_max(ty);
     let mut column = Column::EMPTY;
+    let count = block.rows.len();
+    let rows_of = |chunk| {
+        let rows = x.chunk(chunk, block.rows.start, count);
+        std::array::from_fn(|r| &rows[r.min(count - 1)])
+    };
     for first in block.columns.clone().step_by(COLUMNS) {
         let mut accs = [_mm256_setzero_ps(); R];
         for start in (0..x.chunks).step_by(segment) {
@@ -78,23 +85,23 @@ fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &
                 // Lanes beyond the last column repeat it; their results are not read.
                 let row = weight.row((first + c).min(block.columns.end - 1));
                 for (chunk, left) in chunks.clone().zip(&mut left) {
-                    let bytes = &row[chunk * F::CHUNK_BYTES..row.len().min((chunk + 1) * F::CHUNK_BYTES)];
-                    prefetch(bytes.as_ptr().wrapping_add(AHEAD), F::CHUNK_BYTES);
+                    let bytes = &row[chunk * chunk_bytes..row.len().min((chunk + 1) * chunk_bytes)];
+                    prefetch(bytes.as_ptr().wrapping_add(AHEAD), chunk_bytes);
                     // SAFETY: this function runs only where the CPU has the instruction set.
-                    runs_last = unsafe { F::unpack_avx2(bytes, &mut column) };
-                    let rows: &[Activation; R] = x.chunk(chunk, block.rows.start, R).try_into().expect("R rows were asked for");
+                    runs_last = unsafe { F::unpack_avx2(ty, bytes, &mut column) };
+                    let rows = &rows_of(chunk);
                     // SAFETY: `left` is written column by column before it is read below; the place is there.
                     unsafe { meet::<F, R>(&column, rows, left.as_mut_ptr(), c) };
                 }
             }
             for (chunk, left) in chunks.zip(&left) {
-                let rows: &[Activation; R] = x.chunk(chunk, block.rows.start, R).try_into().expect("R rows were asked for");
+                let rows = &rows_of(chunk);
                 let runs = if chunk + 1 == x.chunks { runs_last } else { 8 };
                 // SAFETY: all eight columns of this chunk were just written, as far as `finish` reads them.
                 unsafe { finish::<F, R>(left.as_ptr(), rows, runs, &mut accs) };
             }
         }
-        for (r, acc) in accs.into_iter().enumerate() {
+        for (r, acc) in accs.into_iter().enumerate().take(count) {
             let out = &mut out[r * block.stride() + first - block.columns.start..][..COLUMNS];
             // SAFETY: room for eight numbers.
             unsafe { _mm256_storeu_ps(out.as_mut_ptr(), acc) };
@@ -108,7 +115,7 @@ fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &
 /// `left` may be written, `c < 8`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn meet<F: Format, const R: usize>(column: &Column, x: &[Activation; R], left: *mut Left<R>, c: usize) {
+unsafe fn meet<F: Format, const R: usize>(column: &Column, x: &[&Activation; R], left: *mut Left<R>, c: usize) {
     // SAFETY: the caller's promise; columns and activations are read within their arrays of 256.
     unsafe {
         if F::RUNS == 0 {
@@ -165,7 +172,7 @@ fn dot<F: Format>(w: __m256i, x: __m256i) -> __m256i {
 /// `left` was written by `meet` for all eight columns.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn finish<F: Format, const R: usize>(left: *const Left<R>, x: &[Activation; R], runs: usize, accs: &mut [__m256; R]) {
+unsafe fn finish<F: Format, const R: usize>(left: *const Left<R>, x: &[&Activation; R], runs: usize, accs: &mut [__m256; R]) {
     // SAFETY: the caller's promise; only what `meet` writes for this format is read.
     unsafe {
         if F::RUNS == 0 {

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::column::Column;
+use crate::blocks::tables::{IQ4_VALUES, MXFP4_VALUES, e8m0_half};
 
 /// Q4_K: see [`crate::blocks::KBlock::q4_k`].
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -82,6 +83,45 @@ pub(super) fn q4_0(blocks: &[[u8; 18]], column: &mut Column) {
         let packed = load_128(block[2..].try_into().expect("sixteen bytes"));
         store(q, low_nibbles(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed)));
     }
+}
+
+/// IQ4_NL, up to eight blocks of 18 bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn iq4_nl(blocks: &[[u8; 18]], column: &mut Column) {
+    for ((block, q), d) in blocks.iter().zip(column.q.as_chunks_mut::<32>().0).zip(&mut column.d) {
+        *d = half(block[..2].try_into().expect("two bytes"));
+        store(q, look_up(&IQ4_VALUES, block[2..].try_into().expect("sixteen bytes")));
+    }
+}
+
+/// MXFP4, up to eight blocks of 17 bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn mxfp4(blocks: &[[u8; 17]], column: &mut Column) {
+    for ((block, q), d) in blocks.iter().zip(column.q.as_chunks_mut::<32>().0).zip(&mut column.d) {
+        *d = e8m0_half(block[0]);
+        store(q, look_up(&MXFP4_VALUES, block[1..].try_into().expect("sixteen bytes")));
+    }
+}
+
+/// The levels of IQ4_XS.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn iq4_xs(block: &[u8; 136], column: &mut Column) {
+    for (packed, q) in block[8..].as_chunks::<16>().0.iter().zip(column.q.as_chunks_mut::<32>().0) {
+        store(q, look_up(&IQ4_VALUES, packed));
+    }
+}
+
+/// The values of 32 nibbles, low ones first.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn look_up(table: &[i8; 16], packed: &[u8; 16]) -> __m256i {
+    // SAFETY: sixteen bytes are there; the load needs no alignment.
+    let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
+    let packed = load_128(packed);
+    _mm256_shuffle_epi8(table, low_nibbles(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed)))
 }
 
 /// The first sixteen bytes of a block of Q4_K or Q5_K: see [`crate::blocks::scales_and_mins`].

@@ -12,7 +12,7 @@ use super::dense::{self, Chains};
 use super::product::{Block, DenseRows};
 use super::row_lanes::RowLanes;
 use super::tile;
-use crate::Weight;
+use crate::{GgmlType, Weight};
 
 /// AVX-512 F, BW, DQ, VL and VNNI, and what `Avx2` needs.
 pub(crate) struct Avx512;
@@ -45,8 +45,8 @@ impl RowLanes for Avx512 {
     type Signed = __m512i;
 
     #[inline(always)]
-    unsafe fn unpack<F: Format>(bytes: &[u8], column: &mut Column) -> usize {
-        unsafe { F::unpack_avx2(bytes, column) }
+    unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+        unsafe { F::unpack_avx2(ty, bytes, column) }
     }
 
     #[inline(always)]

@@ -19,6 +19,7 @@ pub(crate) mod dense;
 pub(crate) mod exp;
 pub(crate) mod experts;
 pub(crate) mod f32x8;
+pub(crate) mod formats;
 pub(crate) mod gate;
 pub(crate) mod kv_write;
 pub(crate) mod norm;

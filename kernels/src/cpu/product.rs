@@ -177,10 +177,10 @@ impl<'a> Inputs<'a> {
 }
 
 fn scale_for(ty: GgmlType) -> Option<Scale> {
-    match ty {
-        GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K => Some(Scale::Per256),
-        GgmlType::Q8_0 | GgmlType::Q4_0 => Some(Scale::Per32),
-        _ => None,
+    match ty.block_size() {
+        1 => None,
+        32 => Some(Scale::Per32),
+        _ => Some(Scale::Per256),
     }
 }
 

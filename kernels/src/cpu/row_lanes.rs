@@ -4,6 +4,7 @@
 //! below is the 512-bit one with nothing but the arithmetic left, so the algorithm is tested where the instructions are missing.
 
 use super::column::{Column, Format};
+use crate::GgmlType;
 
 /// Lanes of 32 bits, a row of activations each.
 ///
@@ -28,7 +29,7 @@ pub(crate) trait RowLanes {
     type Signed: Copy;
 
     /// [`Format::unpack`], as fast as the set can.
-    unsafe fn unpack<F: Format>(bytes: &[u8], column: &mut Column) -> usize;
+    unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize;
     /// Four activations of each row.
     unsafe fn rows(at: *const i8) -> Self::Int;
     /// Four weights, the same for all rows.
@@ -93,8 +94,8 @@ impl RowLanes for Emulated {
     type Float = [f32; 16];
     type Signed = [i32; 16];
 
-    unsafe fn unpack<F: Format>(bytes: &[u8], column: &mut Column) -> usize {
-        F::unpack(bytes, column)
+    unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+        F::unpack(ty, bytes, column)
     }
 
     unsafe fn rows(at: *const i8) -> Self::Int {

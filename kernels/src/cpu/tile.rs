@@ -9,9 +9,11 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::activation::{Panel, Panels};
-use super::column::{Column, Correction, Format, Levels, Visitor, visit};
+use super::column::{Column, Correction, Format, Levels};
+use super::formats::{Visitor, visit};
 use super::product::Block;
 use super::row_lanes::RowLanes;
+use super::scalar::chunk_bytes_max;
 use crate::Weight;
 
 /// Columns unpacked together where there are many rows to share them.
@@ -87,15 +89,17 @@ unsafe fn chunks<V: RowLanes, F: Format>(
     let height = panels.len() * V::ROWS;
     let columns = &mut columns[..strip.len()];
     assert_eq!(sums.len(), strip.len() * height, "an output for every column and row");
+    let ty = weight.ggml_type();
+    let chunk_bytes = chunk_bytes_max(ty);
     for chunk in 0..x.chunks {
         let mut runs = 0;
         for (column, index) in columns.iter_mut().zip(strip.clone()) {
             let row = weight.row(index);
-            let bytes = &row[chunk * F::CHUNK_BYTES..row.len().min((chunk + 1) * F::CHUNK_BYTES)];
-            prefetch(bytes.as_ptr().wrapping_add(AHEAD), F::CHUNK_BYTES);
+            let bytes = &row[chunk * chunk_bytes..row.len().min((chunk + 1) * chunk_bytes)];
+            prefetch(bytes.as_ptr().wrapping_add(AHEAD), chunk_bytes);
             // SAFETY: the caller's promise.
             unsafe {
-                runs = V::unpack::<F>(bytes, column);
+                runs = V::unpack::<F>(ty, bytes, column);
                 if F::LEVELS == Levels::Signed {
                     V::widen(column);
                 }

@@ -21,9 +21,10 @@ pub enum Activation {
 
 /// `x [T, K] * w^T [K, N] + bias [N]` -> `[T, N]`, all f32.
 ///
-/// Error bound on CPU against exact arithmetic over the weights as they stand in their blocks: K types `sum |w| * d_x / 2`,
-/// `d_x = max |x| / 127` over each 256 values of the row (Q8_0 and Q4_0: over each 32, and `sum |w x| / 4096`, since that scale has
-/// eleven bits as in ggml), plus rounding of the sum, about `1e-6 * sum |w x|`; F32, F16, BF16 the rounding alone.
+/// Error bound on CPU against exact arithmetic over the weights as they stand in their blocks: types of 256 weights a block
+/// `sum |w| * d_x / 2`, `d_x = max |x| / 127` over each 256 values of the row (types of 32: over each 32, and `sum |w x| / 4096`,
+/// since that scale has eleven bits as in ggml), plus rounding of the sum, about `1e-6 * sum |w x|` (of types with minima:
+/// of the sum of the magnitudes of both parts); F32, F16, BF16 the rounding alone.
 /// Errors: `x` not f32 `[T, K]`, `bias` not f32 `[N]`, operands on another device than `w`, a bad `UNDERSTUDY_ISA`.
 pub fn linear(x: &Tensor, w: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
     let _timer = profile::op(|| cost::product(Op::Linear, rows_for_cost(x), [w].into_iter()));
