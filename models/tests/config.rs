@@ -151,10 +151,10 @@ fn experts_must_have_the_shape_the_metadata_says() {
     let message = refusal(&writer);
     assert_eq!(message, r#"m.gguf: tensor "blk.2.ffn_gate_inp.weight" is missing"#);
     writer.tensor_f32("blk.2.ffn_gate_inp.weight", &[256, 8], &[0.0; 2048]);
-    // Number 16 is IQ2_XXS: 256 weights in 66 bytes.
-    writer.tensor_unchecked("blk.2.ffn_gate_exps.weight", 16, &[256, 256, 8], vec![0; 8 * 256 * 66], None);
+    // Number 40 is NVFP4: 64 weights in 36 bytes.
+    writer.tensor_unchecked("blk.2.ffn_gate_exps.weight", 40, &[256, 256, 8], vec![0; 8 * 256 * 256 / 64 * 36], None);
     let message = refusal(&writer);
-    assert!(message.contains("blk.2.ffn_gate_exps.weight") && message.contains("IQ2_XXS"), "{message}");
+    assert!(message.contains("blk.2.ffn_gate_exps.weight") && message.contains("NVFP4"), "{message}");
 }
 
 #[test]
