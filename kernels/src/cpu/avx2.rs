@@ -178,6 +178,16 @@ impl RowLanes for Avx2 {
     unsafe fn minus_fma(a: __m256, b: __m256, c: __m256) -> __m256 {
         unsafe { _mm256_fnmadd_ps(a, b, c) }
     }
+
+    #[inline(always)]
+    unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        unsafe {
+            let at = |i: usize| _mm256_loadu_si256(from.add(i * from_stride).cast());
+            for (i, row) in transpose([at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)]).into_iter().enumerate() {
+                _mm256_storeu_si256(to.add(i * to_stride).cast(), row);
+            }
+        }
+    }
 }
 
 // SAFETY of all methods: as above.

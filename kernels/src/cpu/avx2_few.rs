@@ -21,10 +21,6 @@ pub(crate) const ROWS_MAX: usize = 8;
 
 /// Columns that meet in a register.
 const COLUMNS: usize = 8;
-/// Chunks of a column before the next column's, at most.
-const SEGMENT_MAX: usize = 16;
-/// Bytes of the scratch that may be in use: most of the first-level cache.
-const SCRATCH_BYTES: usize = 24 * 1024;
 /// Bytes of a column asked for ahead (measured on 2026-11-26, one thread of a Zen 3, Q4_K: 10.5 GB/s with none, 12.8 with 2,048, 11.7 with 4,096).
 const AHEAD: usize = 2048;
 
@@ -46,14 +42,14 @@ pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &m
         fn visit<F: Format>(self) {
             // SAFETY: called from a function that has the instruction set.
             unsafe {
-                // Not a body for every number: the last row counts twice rather.
+                // Not a body for every number: the last row counts twice rather. As many chunks as leave some 24 KB behind.
                 match self.2.rows.len() {
                     0 => {}
-                    1 => columns::<F, 1>(self.0, self.1, self.2, self.3),
-                    2 => columns::<F, 2>(self.0, self.1, self.2, self.3),
-                    3 | 4 => columns::<F, 4>(self.0, self.1, self.2, self.3),
-                    5 | 6 => columns::<F, 6>(self.0, self.1, self.2, self.3),
-                    7 | 8 => columns::<F, 8>(self.0, self.1, self.2, self.3),
+                    1 => columns::<F, 1, 48>(self.0, self.1, self.2, self.3),
+                    2 => columns::<F, 2, 32>(self.0, self.1, self.2, self.3),
+                    3 | 4 => columns::<F, 4, 20>(self.0, self.1, self.2, self.3),
+                    5 | 6 => columns::<F, 6, 12>(self.0, self.1, self.2, self.3),
+                    7 | 8 => columns::<F, 8, 10>(self.0, self.1, self.2, self.3),
                     rows => unreachable!("{rows} rows are not few"),
                 }
             }
@@ -63,11 +59,8 @@ pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &m
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
-    let mut left = [const { MaybeUninit::<Left<R>>::uninit() }; SEGMENT_MAX];
-    // Formats with float scales leave up to 512 bytes a column beside the sums, the others 40.
-    let left_bytes = COLUMNS * (32 * R + if F::RUNS == 0 { 32 } else { 40 });
-    let segment = (SCRATCH_BYTES / left_bytes).clamp(1, SEGMENT_MAX);
+fn columns<F: Format, const R: usize, const SEGMENT: usize>(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
+    let mut left = [const { MaybeUninit::<Left<R>>::uninit() }; SEGMENT];
     let ty = weight.ggml_type();
     let chunk_bytes = chunk_bytes_max(ty);
     let mut column = Column::EMPTY;
@@ -78,8 +71,8 @@ fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &
     };
     for first in block.columns.clone().step_by(COLUMNS) {
         let mut accs = [_mm256_setzero_ps(); R];
-        for start in (0..x.chunks).step_by(segment) {
-            let chunks = start..x.chunks.min(start + segment);
+        for start in (0..x.chunks).step_by(SEGMENT) {
+            let chunks = start..x.chunks.min(start + SEGMENT);
             let mut runs_last = 8;
             for c in 0..COLUMNS {
                 // Lanes beyond the last column repeat it; their results are not read.

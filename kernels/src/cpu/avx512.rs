@@ -7,6 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::activation::Panels;
+use super::avx2::Avx2;
 use super::column::{Column, Format};
 use super::dense::{self, Chains};
 use super::product::{Block, DenseRows};
@@ -160,6 +161,13 @@ impl RowLanes for Avx512 {
     #[inline(always)]
     unsafe fn minus_fma(a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fnmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        unsafe {
+            Avx2::turn(from, from_stride, to, to_stride);
+        }
     }
 }
 

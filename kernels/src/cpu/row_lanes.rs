@@ -68,6 +68,9 @@ pub(crate) trait RowLanes {
     unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
     /// `c - a * b`, rounded once.
     unsafe fn minus_fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+
+    /// Eight rows of eight numbers, `from_stride` apart, to eight columns, `to_stride` apart.
+    unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
 }
 
 /// Plain arrays, shaped like the 512-bit registers.
@@ -201,5 +204,12 @@ impl RowLanes for Emulated {
 
     unsafe fn minus_fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float {
         each(|i| (-a[i]).mul_add(b[i], c[i]))
+    }
+
+    unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for (i, j) in (0..64).map(|at| (at / 8, at % 8)) {
+            // SAFETY: both are there, by the trait's contract.
+            unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
+        }
     }
 }

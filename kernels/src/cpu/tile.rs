@@ -23,7 +23,7 @@ const FEW_PANELS: usize = 4;
 /// Bytes of a row asked for ahead: what has to be under way to keep memory busy.
 const AHEAD: usize = 2048;
 
-/// Columns of a strip and unfinished outputs of a thread, kept between calls.
+/// Unpacked columns and unfinished outputs of a thread, kept between calls.
 #[derive(Default)]
 struct Workspace {
     columns: Vec<Column>,
@@ -57,26 +57,41 @@ unsafe fn strips<V: RowLanes, F: Format>(weight: &Weight, x: &Panels, block: &Bl
     assert!(x.lanes == V::ROWS && block.rows.start.is_multiple_of(V::ROWS), "panels of these lanes, from the first row of one");
     let panels = block.rows.start / V::ROWS..block.rows.end.div_ceil(V::ROWS);
     let strip_width = if panels.len() <= FEW_PANELS { V::COLUMNS } else { STRIP };
+    let height = panels.len() * V::ROWS;
     // Taken out and not borrowed: a closure handed to the standard library would be compiled without the instruction set.
     let mut workspace = WORKSPACE.take();
     let Workspace { columns, sums } = &mut workspace;
     columns.resize_with(columns.len().max(strip_width), || Column::EMPTY);
-    for first in block.columns.clone().step_by(strip_width) {
+    sums.resize(sums.len().max(block.stride() * height), 0.0);
+    for (index, first) in block.columns.clone().step_by(strip_width).enumerate() {
         let strip = first..block.columns.end.min(first + strip_width);
-        sums.clear();
-        sums.resize(strip.len() * panels.len() * V::ROWS, 0.0);
+        let sums = &mut sums[index * strip_width * height..][..strip.len() * height];
         // SAFETY: the caller's promise.
         unsafe { chunks::<V, F>(weight, x, &strip, &panels, columns, sums) };
-        let out = &mut out[strip.start - block.columns.start..];
-        let rows = block.rows.len();
-        for (at, sums) in sums.chunks_exact(panels.len() * V::ROWS).enumerate() {
-            out[at..].iter_mut().step_by(block.stride()).zip(&sums[..rows]).for_each(|(out, sum)| *out = *sum);
-        }
     }
+    // SAFETY: the caller's promise.
+    unsafe { turn::<V>(sums, height, block, out) };
     WORKSPACE.set(workspace);
 }
 
-/// Adds the products of `panels` and the columns `strip` to `sums`, chunk by chunk.
+/// From columns of `height` sums to the rows of the block. Columns up to the stride are turned, too: what they hold is not read.
+#[inline(always)]
+unsafe fn turn<V: RowLanes>(sums: &[f32], height: usize, block: &Block, out: &mut [f32]) {
+    let (rows, stride) = (block.rows.len(), block.stride());
+    assert!(sums.len() >= stride * height && height >= rows && out.len() >= rows * stride, "room for all");
+    let whole = rows / 8 * 8;
+    for row in (0..whole).step_by(8) {
+        for column in (0..stride).step_by(8) {
+            // SAFETY: the instruction set is the caller's promise; eight columns and rows are there, as just checked.
+            unsafe { V::turn(sums.as_ptr().add(column * height + row), height, out.as_mut_ptr().add(row * stride + column), stride) };
+        }
+    }
+    for (row, out) in (whole..rows).zip(out[whole * stride..].chunks_exact_mut(stride)) {
+        out.iter_mut().zip(sums[row..].iter().step_by(height)).for_each(|(out, sum)| *out = *sum);
+    }
+}
+
+/// Sets `sums` to the products of `panels` and the columns `strip`, chunk by chunk.
 #[inline(always)]
 unsafe fn chunks<V: RowLanes, F: Format>(
     weight: &Weight,
@@ -89,6 +104,9 @@ unsafe fn chunks<V: RowLanes, F: Format>(
     let height = panels.len() * V::ROWS;
     let columns = &mut columns[..strip.len()];
     assert_eq!(sums.len(), strip.len() * height, "an output for every column and row");
+    if x.chunks == 0 {
+        sums.fill(0.0);
+    }
     let ty = weight.ggml_type();
     let chunk_bytes = chunk_bytes_max(ty);
     for chunk in 0..x.chunks {
@@ -113,6 +131,11 @@ unsafe fn chunks<V: RowLanes, F: Format>(
                 let width = if at + V::COLUMNS <= columns.len() { V::COLUMNS } else { 1 };
                 let sums = &mut sums[at * height + (panel - panels.start) * V::ROWS..];
                 let tile = Tile { columns: &columns[at..at + width], panels: x.panels(chunk, panel, count), runs, height };
+                if chunk == 0 {
+                    for column in 0..width {
+                        sums[column * height..][..count * V::ROWS].fill(0.0);
+                    }
+                }
                 // SAFETY: the caller's promise.
                 unsafe { tile.add::<V, F>(sums) };
                 at += width;
