@@ -206,12 +206,12 @@ impl Panel<'_> {
 
 fn quantise_chunk(isa: Isa, values: &[f32], scale: Scale) -> Activation {
     match isa {
-        Isa::Scalar | Isa::Emulated512 => quantise_chunk_body(values, scale),
+        Isa::Scalar | Isa::Emulated512 | Isa::Neon => quantise_chunk_body(values, scale),
         // SAFETY: these sets are chosen only where the CPU has AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => unsafe { quantise_chunk_avx2(values, scale) },
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => unsafe { quantise_chunk_avx2(values, scale) },
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => quantise_chunk_body(values, scale),
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => quantise_chunk_body(values, scale),
     }
 }
 

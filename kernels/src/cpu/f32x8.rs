@@ -21,10 +21,10 @@ pub trait Kernel {
 /// Runs `kernel` with the instructions of `isa`, which this CPU must have.
 pub fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa {
-        Isa::Scalar => kernel.run::<Scalar>(),
+        Isa::Scalar | Isa::Neon => kernel.run::<Scalar>(),
         Isa::Emulated512 => kernel.run::<Plain<2>>(),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
+        Isa::Avx2 | Isa::AvxVnni => {
             assert!(Isa::Avx2.is_available(), "this CPU has no AVX2, FMA and F16C");
             // SAFETY: the features were found just above (a cached look-up).
             unsafe { x86::run_avx2(kernel) }
@@ -36,7 +36,7 @@ pub fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
             unsafe { x86::run_avx512(kernel) }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => panic!("{isa} is for x86-64"),
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => panic!("{isa} is for x86-64"),
     }
 }
 

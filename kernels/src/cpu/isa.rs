@@ -8,19 +8,23 @@ use std::sync::OnceLock;
 /// An instruction set with bodies of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// Plain code; on aarch64 what the compiler makes of it.
+    /// Plain code.
     Scalar,
     /// AVX2 with FMA and F16C.
     Avx2,
+    /// AVX2 with VNNI on 256-bit registers, and all of [`Isa::Avx2`].
+    AvxVnni,
     /// AVX-512 F, BW, DQ, VL with VNNI, and all of [`Isa::Avx2`].
     Avx512,
+    /// 64-bit ARM with the dot-product instructions; everything but products with quantized weights is plain code there.
+    Neon,
     /// The algorithm of [`Isa::Avx512`] over plain arrays, so that it is tested on any machine. Never chosen by itself.
     Emulated512,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
-    #[error("UNDERSTUDY_ISA={0:?} is none of scalar, avx2, avx512")]
+    #[error("UNDERSTUDY_ISA={0:?} is none of scalar, avx2, avxvnni, avx512, neon")]
     Unknown(String),
     #[error("UNDERSTUDY_ISA={wanted} asks for instructions this CPU lacks; it has {best}")]
     Absent { wanted: Isa, best: Isa },
@@ -32,7 +36,9 @@ impl Isa {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
             Self::Emulated512 => "emulated512",
         }
     }
@@ -42,20 +48,22 @@ impl Isa {
         match self {
             Self::Scalar | Self::Emulated512 => true,
             Self::Avx2 => has_avx2(),
+            Self::AvxVnni => has_avx_vnni(),
             Self::Avx512 => has_avx512(),
+            Self::Neon => has_neon_dotprod(),
         }
     }
 
     /// All sets this CPU can run, the emulation included.
     pub fn available() -> Vec<Self> {
-        let mut all = vec![Self::Scalar, Self::Emulated512, Self::Avx2, Self::Avx512];
+        let mut all = vec![Self::Scalar, Self::Emulated512, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Neon];
         all.retain(|isa| isa.is_available());
         all
     }
 
     /// The fastest set this CPU has.
     pub fn best() -> Self {
-        [Self::Avx512, Self::Avx2].into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Scalar)
+        [Self::Avx512, Self::AvxVnni, Self::Avx2, Self::Neon].into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Scalar)
     }
 }
 
@@ -97,7 +105,9 @@ fn choose(wanted: Option<&str>) -> Result<Isa, IsaError> {
         None | Some("") => return Ok(best),
         Some("scalar") => Isa::Scalar,
         Some("avx2") => Isa::Avx2,
+        Some("avxvnni") => Isa::AvxVnni,
         Some("avx512") => Isa::Avx512,
+        Some("neon") => Isa::Neon,
         Some(other) => return Err(IsaError::Unknown(other.to_owned())),
     };
     if wanted.is_available() { Ok(wanted) } else { Err(IsaError::Absent { wanted, best }) }
@@ -106,6 +116,11 @@ fn choose(wanted: Option<&str>) -> Result<Isa, IsaError> {
 #[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx_vnni() -> bool {
+    has_avx2() && is_x86_feature_detected!("avxvnni")
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -124,7 +139,22 @@ fn has_avx2() -> bool {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
+fn has_avx_vnni() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
 fn has_avx512() -> bool {
+    false
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_neon_dotprod() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn has_neon_dotprod() -> bool {
     false
 }
 
@@ -139,7 +169,7 @@ mod tests {
         assert_eq!(choose(Some("scalar")), Ok(Isa::Scalar));
         assert_eq!(choose(Some("sse9")), Err(IsaError::Unknown("sse9".into())));
         assert_eq!(choose(Some("emulated512")), Err(IsaError::Unknown("emulated512".into())));
-        for (name, isa) in [("avx2", Isa::Avx2), ("avx512", Isa::Avx512)] {
+        for (name, isa) in [("avx2", Isa::Avx2), ("avxvnni", Isa::AvxVnni), ("avx512", Isa::Avx512), ("neon", Isa::Neon)] {
             let chosen = choose(Some(name));
             if isa.is_available() {
                 assert_eq!(chosen, Ok(isa));

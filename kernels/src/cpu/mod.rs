@@ -14,6 +14,8 @@ pub(crate) mod avx2_few;
 mod avx2_unpack;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx_vnni;
 pub(crate) mod column;
 pub(crate) mod dense;
 pub(crate) mod exp;
@@ -22,6 +24,8 @@ pub(crate) mod f32x8;
 pub(crate) mod formats;
 pub(crate) mod gate;
 pub(crate) mod kv_write;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod norm;
 pub(crate) mod page;
 pub(crate) mod product;

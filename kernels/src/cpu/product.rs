@@ -8,10 +8,12 @@ use std::ops::Range;
 
 use super::activation::{Activations, Panels, Scale};
 use super::isa::Isa;
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::row_lanes::{Emulated, RowLanes as _};
 use super::shared_slice::SharedSlice;
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx2_few, avx512};
+use super::{avx_vnni, avx2, avx2_few, avx512};
 use super::{dense, gate, pool, scalar, tile};
 use crate::ops::linear::Activation as Gate;
 use crate::{GgmlType, Weight};
@@ -91,17 +93,23 @@ impl Quantized {
 
 /// Lanes of the tiled body; `None` where another one computes so many rows.
 fn lanes(isa: Isa, rows: usize) -> Option<usize> {
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = rows;
     match isa {
         Isa::Scalar => None,
         Isa::Emulated512 => Some(Emulated::ROWS),
         #[cfg(target_arch = "x86_64")]
-        _ if rows <= avx2_few::ROWS_MAX => None,
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 if rows <= avx2_few::ROWS_MAX => None,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Some(avx2::Avx2::ROWS),
         #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => Some(avx_vnni::AvxVnni::ROWS),
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => Some(avx512::Avx512::ROWS),
-        #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => unreachable!("not a set of this CPU"),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Some(neon::Neon::ROWS),
+        #[allow(unreachable_patterns)]
+        other => unreachable!("{other} is not a set of this CPU"),
     }
 }
 
@@ -149,29 +157,34 @@ impl<'a> Inputs<'a> {
             (Isa::Avx2, Some(x)) => unsafe { avx2::quantized(weight, x, block, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            (Isa::Avx512, Some(x)) => unsafe { avx512::quantized(weight, x, block, out) },
+            (Isa::AvxVnni, Some(x)) => unsafe { avx_vnni::quantized(weight, x, block, out) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above, and Avx512 only beside AVX2.
-            (Isa::Avx2 | Isa::Avx512, None) => unsafe { avx2_few::quantized(weight, rows, block, out) },
-            #[cfg(not(target_arch = "x86_64"))]
-            (Isa::Avx2 | Isa::Avx512, _) => unreachable!("not a set of this CPU"),
+            // SAFETY: as above.
+            (Isa::Avx512, Some(x)) => unsafe { avx512::quantized(weight, x, block, out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            (Isa::Neon, Some(x)) => unsafe { neon::quantized(weight, x, block, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above, and the wider sets only beside AVX2.
+            (Isa::Avx2 | Isa::AvxVnni | Isa::Avx512, None) => unsafe { avx2_few::quantized(weight, rows, block, out) },
+            (other, _) => unreachable!("{other} is not a set of this CPU"),
         }
     }
 
     fn dense_product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
         let x = self.dense.as_ref().expect("prepared for every weight");
         match self.isa {
-            Isa::Scalar => scalar::dense(weight, x, block, out),
+            Isa::Scalar | Isa::Neon => scalar::dense(weight, x, block, out),
             // SAFETY: plain code.
             Isa::Emulated512 => unsafe { dense::dense::<Emulated>(weight, x, block, out) },
             // SAFETY: a set is chosen only where the CPU has it.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { avx2::dense(weight, x, block, out) },
+            Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::dense(weight, x, block, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::dense(weight, x, block, out) },
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => unreachable!("not a set of this CPU"),
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => unreachable!("not a set of this CPU"),
         }
     }
 }
