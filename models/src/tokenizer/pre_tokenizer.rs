@@ -22,7 +22,7 @@ enum Step {
     /// The same, with `\s+(?!\S)|\s+` as last alternatives (pattern 1 of two): white space before a word leaves its last
     /// character to that word. Written out here because a lookahead would need backtracking.
     SplitLeavingSpace(Regex),
-    /// Runs that match are cut in threes from their right end.
+    /// Text is cut where a whole number of threes is left of a run that matches, `(?=(\d{3})+(?!\d))`: not at a run's start as such.
     ThreesFromRight(Regex),
 }
 
@@ -265,17 +265,13 @@ fn cut_leaving_space<'a>(regex: &Regex, text: &'a str, words: &mut Vec<&'a str>)
 fn cut_in_threes<'a>(runs: &Regex, text: &'a str, words: &mut Vec<&'a str>) {
     let mut done = 0;
     for run in runs.find_iter(text) {
-        push(&text[done..run.start()], words);
         let digits: Vec<usize> = text[run.range()].char_indices().map(|(offset, _)| run.start() + offset).collect();
-        let mut start = run.start();
-        for (index, offset) in digits.iter().enumerate().skip(1) {
+        for (index, offset) in digits.iter().enumerate() {
             if (digits.len() - index).is_multiple_of(3) {
-                push(&text[start..*offset], words);
-                start = *offset;
+                push(&text[done..*offset], words);
+                done = *offset;
             }
         }
-        push(&text[start..run.end()], words);
-        done = run.end();
     }
     push(&text[done..], words);
 }
@@ -341,6 +337,8 @@ mod tests {
     #[test]
     fn threes_are_counted_from_the_right() {
         assert_eq!(words("superbpe", "by the 1234567"), ["by the ", "1", "234", "567"]);
+        // A number that is no digit: the run behind it is cut off only where it is threes.
+        assert_eq!(words("superbpe", "①12 ①123 1234①"), ["①12", " ", "①", "123", " ", "1", "234①"]);
     }
 
     #[test]
