@@ -117,10 +117,11 @@ unsafe fn meet<F: Format, const R: usize>(column: &Column, x: &[&Activation; R],
                 (&raw mut (*left).m[c]).write(column.m);
             }
             for r in 0..R {
-                let runs: [__m256i; 8] = std::array::from_fn(|run| {
+                let mut runs = [_mm256_setzero_si256(); 8];
+                for (run, dots) in runs.iter_mut().enumerate() {
                     let w = load(column.q.as_ptr().add(32 * run));
-                    _mm256_madd_epi16(dot::<F>(w, load(x[r].q.as_ptr().add(32 * run).cast())), _mm256_set1_epi16(1))
-                });
+                    *dots = _mm256_madd_epi16(dot::<F>(w, load(x[r].q.as_ptr().add(32 * run).cast())), _mm256_set1_epi16(1));
+                }
                 (&raw mut (*left).sums[r][c]).write(sum_each(&runs));
             }
             return;
@@ -191,7 +192,7 @@ unsafe fn finish<F: Format, const R: usize>(left: *const Left<R>, x: &[&Activati
         let d_w = _mm256_loadu_ps((&raw const (*left).d[0]).cast());
         let pairs = match F::CORRECTION {
             Correction::None => [_mm256_setzero_si256(); 8],
-            _ => transposed((&raw const (*left).pairs).cast()).map(|v| _mm256_castps_si256(v)),
+            _ => std::mem::transmute::<[__m256; 8], [__m256i; 8]>(transposed((&raw const (*left).pairs).cast())),
         };
         for r in 0..R {
             let d_x = _mm256_set1_ps(x[r].d[0]);
@@ -223,7 +224,18 @@ unsafe fn finish<F: Format, const R: usize>(left: *const Left<R>, x: &[&Activati
 #[inline]
 unsafe fn transposed(rows: *const [[f32; 8]; COLUMNS]) -> [__m256; 8] {
     // SAFETY: the caller's promise; any bits are good for a register.
-    unsafe { transpose(std::array::from_fn(|i| _mm256_loadu_si256(rows.cast::<__m256i>().add(i)))).map(|v| _mm256_castsi256_ps(v)) }
+    unsafe {
+        let mut words = [_mm256_setzero_si256(); 8];
+        for (i, words) in words.iter_mut().enumerate() {
+            *words = _mm256_loadu_si256(rows.cast::<__m256i>().add(i));
+        }
+        let turned = transpose(words);
+        let mut out = [_mm256_setzero_ps(); 8];
+        for (out, turned) in out.iter_mut().zip(turned) {
+            *out = _mm256_castsi256_ps(turned);
+        }
+        out
+    }
 }
 
 /// The sum of the eight numbers of register `i`, in lane `i`.

@@ -371,7 +371,11 @@ unsafe fn add_signed_dots<V: RowLanes, const C: usize, const P: usize>(
 ) {
     // SAFETY: the caller has the instruction set, and `g < 64`.
     unsafe {
-        let rows: [V::Signed; P] = std::array::from_fn(|p| V::signed(V::rows(x.q::<V>(p, g))));
+        // No closures here: the standard library's functions that would call them need not be inlined, and then nothing in them is.
+        let mut rows = [V::signed(V::zero()); P];
+        for (p, rows) in rows.iter_mut().enumerate() {
+            *rows = V::signed(V::rows(x.q::<V>(p, g)));
+        }
         for c in 0..C {
             for p in 0..P {
                 sums[c][p] = V::add_signed_dot(sums[c][p], &columns[c], g, rows[p]);
