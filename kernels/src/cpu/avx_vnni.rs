@@ -1,4 +1,4 @@
-//! The 256-bit bodies of CPUs that have VNNI but no AVX-512 (Alder Lake and later, Zen 5 besides): eight rows a panel as in `avx2`, and four byte
+//! The 256-bit bodies of CPUs that have VNNI but no AVX-512 (Alder Lake and later): eight rows a panel as in `avx2`, and four byte
 //! products with their sum are one instruction, which does not saturate. Signed weights pass as `w + 128`, as in `avx512`.
 //!
 //! Few rows and dense weights run on [`Avx2`]'s bodies. The algorithm is that of `row_lanes::Emulated`, which is tested on any machine.
