@@ -1,8 +1,9 @@
 //! Products with quantized weights for few rows on 256-bit registers: decoding, where reading the weights is what costs.
 //!
-//! Each column is read from its start for as many chunks as fit a scratch, so that memory delivers one long stream; the levels of
-//! a chunk are unpacked once and multiplied with every row. What is left of a chunk, eight partial sums a row, waits until eight
-//! columns are through; then they meet in one register, a column a lane, where the chain of f32 operations that `scalar` defines goes on.
+//! Eight columns are computed side by side, and they are not neighbours: each begins a run of neighbouring columns that its lane works
+//! through, so that a thread reads eight long streams. Of a chunk the heads of all eight are unpacked first (their latency hides
+//! behind one another), then levels meet the rows in registers. What is left, eight partial sums a row and column, meets in one
+//! register, a column a lane, where the chain of f32 operations that `scalar` defines goes on.
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -13,16 +14,13 @@ use super::column::{Column, Correction, Format, Levels};
 use super::formats::{Visitor, visit};
 use super::product::Block;
 use super::scalar::chunk_bytes_max;
-use super::tile::prefetch;
 use crate::Weight;
 
 /// Rows up to which this body is the faster one.
 pub(crate) const ROWS_MAX: usize = 8;
 
-/// Columns that meet in a register.
+/// Columns that meet in a register, each from a run of neighbouring columns of its own.
 const COLUMNS: usize = 8;
-/// Bytes of a column asked for ahead (measured on 2026-11-26, one thread of a Zen 3, Q4_K: 10.5 GB/s with none, 12.8 with 2,048, 11.7 with 4,096).
-const AHEAD: usize = 2048;
 
 /// What eight columns leave of one chunk for `R` rows.
 struct Left<const R: usize> {
@@ -42,14 +40,14 @@ pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &m
         fn visit<F: Format>(self) {
             // SAFETY: called from a function that has the instruction set.
             unsafe {
-                // Not a body for every number: the last row counts twice rather. As many chunks as leave some 24 KB behind.
+                // Not a body for every number: the last row counts twice rather.
                 match self.2.rows.len() {
                     0 => {}
-                    1 => columns::<F, 1, 48>(self.0, self.1, self.2, self.3),
-                    2 => columns::<F, 2, 32>(self.0, self.1, self.2, self.3),
-                    3 | 4 => columns::<F, 4, 20>(self.0, self.1, self.2, self.3),
-                    5 | 6 => columns::<F, 6, 12>(self.0, self.1, self.2, self.3),
-                    7 | 8 => columns::<F, 8, 10>(self.0, self.1, self.2, self.3),
+                    1 => columns::<F, 1>(self.0, self.1, self.2, self.3),
+                    2 => columns::<F, 2>(self.0, self.1, self.2, self.3),
+                    3 | 4 => columns::<F, 4>(self.0, self.1, self.2, self.3),
+                    5 | 6 => columns::<F, 6>(self.0, self.1, self.2, self.3),
+                    7 | 8 => columns::<F, 8>(self.0, self.1, self.2, self.3),
                     rows => unreachable!("{rows} rows are not few"),
                 }
             }
@@ -59,45 +57,50 @@ pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &m
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn columns<F: Format, const R: usize, const SEGMENT: usize>(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
-    let mut left = [const { MaybeUninit::<Left<R>>::uninit() }; SEGMENT];
+fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
     let ty = weight.ggml_type();
     let chunk_bytes = chunk_bytes_max(ty);
-    let mut column = Column::EMPTY;
-    let count = block.rows.len();
-    let rows_of = |chunk| {
-        let rows = x.chunk(chunk, block.rows.start, count);
-        std::array::from_fn(|r| &rows[r.min(count - 1)])
-    };
-    for first in block.columns.clone().step_by(COLUMNS) {
+    let mut heads = [Column::EMPTY; COLUMNS];
+    let mut left = MaybeUninit::<Left<R>>::uninit();
+    let (count, stride) = (block.rows.len(), block.stride());
+    // Lane by lane a stream of its own: the hardware follows eight of them, and reads ahead in each.
+    let each = block.columns.len().div_ceil(COLUMNS);
+    for nth in 0..each {
+        let mut rows: [&[u8]; COLUMNS] = [&[]; COLUMNS];
+        for (lane, row) in rows.iter_mut().enumerate() {
+            // Lanes beyond the last column repeat it; their results are not read.
+            *row = weight.row((block.columns.start + lane * each + nth).min(block.columns.end - 1));
+        }
         let mut accs = [_mm256_setzero_ps(); R];
-        for start in (0..x.chunks).step_by(SEGMENT) {
-            let chunks = start..x.chunks.min(start + SEGMENT);
-            let mut runs_last = 8;
-            for c in 0..COLUMNS {
-                // Lanes beyond the last column repeat it; their results are not read.
-                let row = weight.row((first + c).min(block.columns.end - 1));
-                for (chunk, left) in chunks.clone().zip(&mut left) {
-                    let bytes = &row[chunk * chunk_bytes..row.len().min((chunk + 1) * chunk_bytes)];
-                    prefetch(bytes.as_ptr().wrapping_add(AHEAD), chunk_bytes);
-                    // SAFETY: this function runs only where the CPU has the instruction set.
-                    runs_last = unsafe { F::unpack_avx2(ty, bytes, &mut column) };
-                    let rows = &rows_of(chunk);
-                    // SAFETY: `left` is written column by column before it is read below; the place is there.
-                    unsafe { meet::<F, R>(&column, rows, left.as_mut_ptr(), c) };
+        for chunk in 0..x.chunks {
+            let bytes = |lane: usize| &rows[lane][chunk * chunk_bytes..rows[lane].len().min((chunk + 1) * chunk_bytes)];
+            let block_rows = x.chunk(chunk, block.rows.start, count);
+            let mut values = [&block_rows[0]; R];
+            for (r, values) in values.iter_mut().enumerate() {
+                *values = &block_rows[r.min(count - 1)];
+            }
+            let mut runs = 8;
+            for (lane, head) in heads.iter_mut().enumerate() {
+                // SAFETY: this function runs only where the CPU has the instruction set.
+                runs = unsafe { F::head_avx2(ty, bytes(lane), head) };
+            }
+            for (lane, head) in heads.iter().enumerate() {
+                // SAFETY: `left` is written lane by lane before it is read below; the place is there.
+                unsafe { meet::<F, R>(bytes(lane), head, &values, left.as_mut_ptr(), lane) };
+            }
+            // SAFETY: all eight columns of this chunk were just written, as far as `finish` reads them.
+            unsafe { finish::<F, R>(left.as_ptr(), &values, runs, &mut accs) };
+        }
+        for (r, acc) in accs.iter().enumerate().take(count) {
+            let mut lanes = [0.0; COLUMNS];
+            // SAFETY: room for eight numbers.
+            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), *acc) };
+            for (lane, value) in lanes.into_iter().enumerate() {
+                // Past the last column lies what the next stride or nobody reads.
+                if lane * each + nth < block.columns.len() {
+                    out[r * stride + lane * each + nth] = value;
                 }
             }
-            for (chunk, left) in chunks.zip(&left) {
-                let rows = &rows_of(chunk);
-                let runs = if chunk + 1 == x.chunks { runs_last } else { 8 };
-                // SAFETY: all eight columns of this chunk were just written, as far as `finish` reads them.
-                unsafe { finish::<F, R>(left.as_ptr(), rows, runs, &mut accs) };
-            }
-        }
-        for (r, acc) in accs.into_iter().enumerate().take(count) {
-            let out = &mut out[r * block.stride() + first - block.columns.start..][..COLUMNS];
-            // SAFETY: room for eight numbers.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), acc) };
         }
     }
 }
@@ -105,10 +108,10 @@ fn columns<F: Format, const R: usize, const SEGMENT: usize>(weight: &Weight, x: 
 /// Multiplies a column with each row and leaves what `finish` needs as column `c` of `left`.
 ///
 /// # Safety
-/// `left` may be written, `c < 8`.
+/// `left` may be written, `c < 8`; `bytes` and `column` are what `F::head_avx2` had and left.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn meet<F: Format, const R: usize>(column: &Column, x: &[&Activation; R], left: *mut Left<R>, c: usize) {
+unsafe fn meet<F: Format, const R: usize>(bytes: &[u8], column: &Column, x: &[&Activation; R], left: *mut Left<R>, c: usize) {
     // SAFETY: the caller's promise; columns and activations are read within their arrays of 256.
     unsafe {
         if F::RUNS == 0 {
@@ -117,12 +120,12 @@ unsafe fn meet<F: Format, const R: usize>(column: &Column, x: &[&Activation; R],
                 (&raw mut (*left).m[c]).write(column.m);
             }
             for r in 0..R {
-                let mut runs = [_mm256_setzero_si256(); 8];
-                for (run, dots) in runs.iter_mut().enumerate() {
-                    let w = load(column.q.as_ptr().add(32 * run));
-                    *dots = _mm256_madd_epi16(dot::<F>(w, load(x[r].q.as_ptr().add(32 * run).cast())), _mm256_set1_epi16(1));
-                }
-                (&raw mut (*left).sums[r][c]).write(sum_each(&runs));
+                let mut dots = [_mm256_setzero_si256(); 8];
+                pair_unscaled::<F, 0>(bytes, column, x[r], &mut dots);
+                pair_unscaled::<F, 1>(bytes, column, x[r], &mut dots);
+                pair_unscaled::<F, 2>(bytes, column, x[r], &mut dots);
+                pair_unscaled::<F, 3>(bytes, column, x[r], &mut dots);
+                (&raw mut (*left).sums[r][c]).write(sum_each(&dots));
             }
             return;
         }
@@ -134,21 +137,63 @@ unsafe fn meet<F: Format, const R: usize>(column: &Column, x: &[&Activation; R],
             (&raw mut (*left).pairs[c]).write(column.pairs);
         }
         let mut sums = [_mm256_setzero_si256(); R];
-        for run in 0..8 {
-            let w = load(column.q.as_ptr().add(32 * run));
-            let scale = if F::RUNS == 16 {
+        pair::<F, R, 0>(bytes, column, x, &mut sums);
+        pair::<F, R, 1>(bytes, column, x, &mut sums);
+        pair::<F, R, 2>(bytes, column, x, &mut sums);
+        pair::<F, R, 3>(bytes, column, x, &mut sums);
+        for r in 0..R {
+            (&raw mut (*left).sums[r][c]).write(sums[r]);
+        }
+    }
+}
+
+/// Adds the scaled dots of runs `2 * PAIR` and `2 * PAIR + 1`.
+///
+/// # Safety
+/// As [`meet`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn pair<F: Format, const R: usize, const PAIR: usize>(
+    bytes: &[u8],
+    column: &Column,
+    x: &[&Activation; R],
+    sums: &mut [__m256i; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let levels = F::levels_avx2::<PAIR>(bytes, column);
+        for (i, w) in levels.into_iter().enumerate() {
+            let run = 2 * PAIR + i;
+            let scale = if F::RUNS == 8 {
+                _mm256_set1_epi32(column.scales[run])
+            } else if F::CORRECTION == Correction::Minima {
                 let (low, high) = (_mm256_set1_epi32(column.scales[2 * run]), _mm256_set1_epi32(column.scales[2 * run + 1]));
                 _mm256_blend_epi32::<0xf0>(low, high)
             } else {
-                _mm256_set1_epi32(column.scales[run])
+                // The pair of scales: the first in the low half, the second in the high one.
+                let first_and_second = _mm256_set_m128i(_mm_set1_epi16(0x0302), _mm_set1_epi16(0x0100));
+                _mm256_shuffle_epi8(_mm256_set1_epi32(column.pairs[run]), first_and_second)
             };
             for r in 0..R {
                 let dot = dot::<F>(w, load(x[r].q.as_ptr().add(32 * run).cast()));
                 sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(dot, scale));
             }
         }
-        for r in 0..R {
-            (&raw mut (*left).sums[r][c]).write(sums[r]);
+    }
+}
+
+/// Sets dots `2 * PAIR` and `2 * PAIR + 1`.
+///
+/// # Safety
+/// As [`meet`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn pair_unscaled<F: Format, const PAIR: usize>(bytes: &[u8], column: &Column, x: &Activation, dots: &mut [__m256i; 8]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (i, w) in F::levels_avx2::<PAIR>(bytes, column).into_iter().enumerate() {
+            let run = 2 * PAIR + i;
+            dots[run] = _mm256_madd_epi16(dot::<F>(w, load(x.q.as_ptr().add(32 * run).cast())), _mm256_set1_epi16(1));
         }
     }
 }

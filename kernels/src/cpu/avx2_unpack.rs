@@ -1,4 +1,4 @@
-//! [`super::column::Format::unpack`] on 256-bit registers, for the formats that most files are made of.
+//! [`super::column::Format::head_avx2`] and the levels, for the formats that most files are made of.
 //!
 //! Each does what the plain function does; the bodies that use one or the other are tested against each other.
 
@@ -7,61 +7,74 @@ use std::arch::x86_64::*;
 use super::column::Column;
 use crate::blocks::tables::{IQ4_VALUES, MXFP4_VALUES, e8m0_half};
 
-/// Q4_K: see [`crate::blocks::KBlock::q4_k`].
+/// Q4_K, see [`crate::blocks::KBlock::q4_k`]: scales and minima.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn q4_k(block: &[u8; 144], column: &mut Column) {
-    let nibbles: &[[u8; 32]; 4] = block[16..].as_chunks().0.try_into().expect("128 bytes");
-    for (nibbles, q) in nibbles.iter().zip(column.q.as_chunks_mut::<64>().0) {
-        let packed = load(nibbles);
-        store(&mut q[..32], low_nibbles(packed));
-        store(&mut q[32..], low_nibbles(_mm256_srli_epi16::<4>(packed)));
-    }
+pub(super) fn q4_k_head(block: &[u8; 144], column: &mut Column) {
     scales_and_minima(block[..16].try_into().expect("sixteen bytes"), column);
 }
 
-/// Q5_K: see [`crate::blocks::KBlock::q5_k`].
+/// Q4_K: 64 levels from 32 bytes.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn q5_k(block: &[u8; 176], column: &mut Column) {
-    let mut fifth = load(block[16..48].try_into().expect("32 bytes"));
-    let nibbles: &[[u8; 32]; 4] = block[48..].as_chunks().0.try_into().expect("128 bytes");
+pub(super) fn q4_k_levels<const PAIR: usize>(block: &[u8; 144]) -> [__m256i; 2] {
+    let packed = load(block[16 + 32 * PAIR..][..32].try_into().expect("32 bytes"));
+    [low_nibbles(packed), low_nibbles(_mm256_srli_epi16::<4>(packed))]
+}
+
+/// Q5_K, see [`crate::blocks::KBlock::q5_k`]: scales and minima.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn q5_k_head(block: &[u8; 176], column: &mut Column) {
+    scales_and_minima(block[..16].try_into().expect("sixteen bytes"), column);
+}
+
+/// Q5_K: 64 levels; the fifth bits of pair `PAIR` are bits `2 * PAIR` and the next of 32 bytes that all share.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn q5_k_levels<const PAIR: usize>(block: &[u8; 176]) -> [__m256i; 2] {
+    let fifth = load(block[16..48].try_into().expect("32 bytes"));
+    let packed = load(block[48 + 32 * PAIR..][..32].try_into().expect("32 bytes"));
     let bit = _mm256_set1_epi8(16);
-    // The fifth bits of the first two runs move to where they belong; each two runs later they stand two bits higher.
-    for (nibbles, q) in nibbles.iter().zip(column.q.as_chunks_mut::<64>().0) {
-        let packed = load(nibbles);
-        let (low, high) = (_mm256_slli_epi16::<4>(fifth), _mm256_slli_epi16::<3>(fifth));
-        store(&mut q[..32], _mm256_or_si256(low_nibbles(packed), _mm256_and_si256(low, bit)));
-        store(&mut q[32..], _mm256_or_si256(low_nibbles(_mm256_srli_epi16::<4>(packed)), _mm256_and_si256(high, bit)));
-        fifth = _mm256_srli_epi16::<2>(fifth);
-    }
-    scales_and_minima(block[..16].try_into().expect("sixteen bytes"), column);
+    let (first, second) = match PAIR {
+        0 => (_mm256_slli_epi16::<4>(fifth), _mm256_slli_epi16::<3>(fifth)),
+        1 => (_mm256_slli_epi16::<2>(fifth), _mm256_slli_epi16::<1>(fifth)),
+        2 => (fifth, _mm256_srli_epi16::<1>(fifth)),
+        _ => (_mm256_srli_epi16::<2>(fifth), _mm256_srli_epi16::<3>(fifth)),
+    };
+    let (low, high) = (low_nibbles(packed), low_nibbles(_mm256_srli_epi16::<4>(packed)));
+    [_mm256_or_si256(low, _mm256_and_si256(first, bit)), _mm256_or_si256(high, _mm256_and_si256(second, bit))]
 }
 
-/// Q6_K: see [`crate::blocks::KBlock::q6_k`].
+/// Q6_K, see [`crate::blocks::KBlock::q6_k`]: scales.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn q6_k(block: &[u8; 210], column: &mut Column) {
-    let (low, pairs): (&[[u8; 32]; 4], &[[u8; 32]; 2]) =
-        (block[..128].as_chunks().0.try_into().expect("128 bytes"), block[128..192].as_chunks().0.try_into().expect("64 bytes"));
-    let two_bits = _mm256_set1_epi8(0x30);
-    for (half, q) in column.q.as_chunks_mut::<128>().0.iter_mut().enumerate() {
-        let (a, b, high) = (load(&low[2 * half]), load(&low[2 * half + 1]), load(&pairs[half]));
-        store(&mut q[..32], _mm256_or_si256(low_nibbles(a), _mm256_and_si256(_mm256_slli_epi16::<4>(high), two_bits)));
-        store(&mut q[32..64], _mm256_or_si256(low_nibbles(b), _mm256_and_si256(_mm256_slli_epi16::<2>(high), two_bits)));
-        store(&mut q[64..96], _mm256_or_si256(low_nibbles(_mm256_srli_epi16::<4>(a)), _mm256_and_si256(high, two_bits)));
-        store(
-            &mut q[96..],
-            _mm256_or_si256(low_nibbles(_mm256_srli_epi16::<4>(b)), _mm256_and_si256(_mm256_srli_epi16::<2>(high), two_bits)),
-        );
-    }
+pub(super) fn q6_k_head(block: &[u8; 210], column: &mut Column) {
     let scales = load_128(block[192..208].try_into().expect("sixteen bytes"));
-    let wide = _mm256_cvtepi8_epi16(scales);
-    column.pairs = words(wide);
+    column.pairs = words(_mm256_cvtepi8_epi16(scales));
     for (scales, eight) in column.scales.as_chunks_mut::<8>().0.iter_mut().zip([scales, _mm_srli_si128::<8>(scales)]) {
         *scales = words(twice(_mm256_cvtepi8_epi32(eight)));
     }
     column.d[0] = half(block[208..].try_into().expect("two bytes"));
+}
+
+/// Q6_K: 64 levels of the 128 that share 64 bytes of low nibbles, then of high ones, and 32 bytes of upper bits.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn q6_k_levels<const PAIR: usize>(block: &[u8; 210]) -> [__m256i; 2] {
+    let half = PAIR / 2;
+    let upper = load(block[128 + 32 * half..][..32].try_into().expect("32 bytes"));
+    let (a, b) = (
+        load(block[64 * half..][..32].try_into().expect("32 bytes")),
+        load(block[64 * half + 32..][..32].try_into().expect("32 bytes")),
+    );
+    let (a, b, a_upper, b_upper) = if PAIR.is_multiple_of(2) {
+        (a, b, _mm256_slli_epi16::<4>(upper), _mm256_slli_epi16::<2>(upper))
+    } else {
+        (_mm256_srli_epi16::<4>(a), _mm256_srli_epi16::<4>(b), upper, _mm256_srli_epi16::<2>(upper))
+    };
+    let bits = _mm256_set1_epi8(0x30);
+    [_mm256_or_si256(low_nibbles(a), _mm256_and_si256(a_upper, bits)), _mm256_or_si256(low_nibbles(b), _mm256_and_si256(b_upper, bits))]
 }
 
 /// Q8_0, up to eight blocks of 34 bytes.

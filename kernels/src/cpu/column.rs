@@ -3,6 +3,9 @@
 //! A format is its constants and one function, [`Format::unpack`]; how rows of activations meet a [`Column`] is the bodies'
 //! matter. Plain code: inlined into a body it is compiled for that body's registers.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m256i, _mm256_loadu_si256};
+
 use crate::GgmlType;
 
 /// Up to 256 weights of one row of a matrix (one output, a column of the product).
@@ -60,13 +63,52 @@ pub(crate) trait Format {
     /// unspecified.
     fn unpack(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize;
 
-    /// The same, written for 256-bit registers where a format has that.
+    /// Whether [`Format::head_avx2`] leaves the levels in the block.
+    #[cfg(target_arch = "x86_64")]
+    const LEVELS_APART: bool = false;
+
+    /// All of [`Format::unpack`] but the levels where [`Format::LEVELS_APART`] says so; all of it elsewhere.
+    ///
+    /// # Safety
+    /// The CPU has AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn head_avx2(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+        Self::unpack(ty, bytes, column)
+    }
+
+    /// The levels of runs `2 * PAIR` and `2 * PAIR + 1` of 32 weights, of a chunk whose head is in `column`.
+    ///
+    /// # Safety
+    /// The CPU has AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn levels_avx2<const PAIR: usize>(_: &[u8], column: &Column) -> [__m256i; 2] {
+        let at = column.q.as_ptr().cast::<__m256i>();
+        // SAFETY: PAIR is below 4; the loads need no alignment.
+        unsafe { [_mm256_loadu_si256(at.add(2 * PAIR)), _mm256_loadu_si256(at.add(2 * PAIR + 1))] }
+    }
+
+    /// The same as [`Format::unpack`], on 256-bit registers where a format has that.
     ///
     /// # Safety
     /// The CPU has AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn unpack_avx2(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
-        Self::unpack(ty, bytes, column)
+        // SAFETY: the caller's promise; four pairs of runs fill the 256 levels.
+        unsafe {
+            let runs = Self::head_avx2(ty, bytes, column);
+            if Self::LEVELS_APART {
+                let pairs = [
+                    Self::levels_avx2::<0>(bytes, column),
+                    Self::levels_avx2::<1>(bytes, column),
+                    Self::levels_avx2::<2>(bytes, column),
+                    Self::levels_avx2::<3>(bytes, column),
+                ];
+                column.q.as_mut_ptr().cast::<[__m256i; 8]>().write_unaligned(std::mem::transmute::<[[__m256i; 2]; 4], [__m256i; 8]>(pairs));
+            }
+            runs
+        }
     }
 }

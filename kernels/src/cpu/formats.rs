@@ -3,6 +3,9 @@
 //! Levels that are small unsigned numbers with an offset or a minimum pass unsigned; those from a table or a codebook pass signed.
 
 #[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m256i;
+
+#[cfg(target_arch = "x86_64")]
 use super::avx2_unpack;
 use super::column::{Column, Correction, Format, Levels};
 use crate::GgmlType;
@@ -82,11 +85,21 @@ impl Format for Q4K {
     }
 
     #[cfg(target_arch = "x86_64")]
+    const LEVELS_APART: bool = true;
+
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn unpack_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+    unsafe fn head_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         // SAFETY: the caller's promise.
-        unsafe { avx2_unpack::q4_k(bytes.try_into().expect("one block"), column) };
+        unsafe { avx2_unpack::q4_k_head(bytes.try_into().expect("one block"), column) };
         8
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn levels_avx2<const PAIR: usize>(bytes: &[u8], _: &Column) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { avx2_unpack::q4_k_levels::<PAIR>(bytes.try_into().expect("one block")) }
     }
 }
 
@@ -104,11 +117,21 @@ impl Format for Q5K {
     }
 
     #[cfg(target_arch = "x86_64")]
+    const LEVELS_APART: bool = true;
+
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn unpack_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+    unsafe fn head_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         // SAFETY: the caller's promise.
-        unsafe { avx2_unpack::q5_k(bytes.try_into().expect("one block"), column) };
+        unsafe { avx2_unpack::q5_k_head(bytes.try_into().expect("one block"), column) };
         8
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn levels_avx2<const PAIR: usize>(bytes: &[u8], _: &Column) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { avx2_unpack::q5_k_levels::<PAIR>(bytes.try_into().expect("one block")) }
     }
 }
 
@@ -126,11 +149,21 @@ impl Format for Q6K {
     }
 
     #[cfg(target_arch = "x86_64")]
+    const LEVELS_APART: bool = true;
+
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn unpack_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+    unsafe fn head_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         // SAFETY: the caller's promise.
-        unsafe { avx2_unpack::q6_k(bytes.try_into().expect("one block"), column) };
+        unsafe { avx2_unpack::q6_k_head(bytes.try_into().expect("one block"), column) };
         8
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn levels_avx2<const PAIR: usize>(bytes: &[u8], _: &Column) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { avx2_unpack::q6_k_levels::<PAIR>(bytes.try_into().expect("one block")) }
     }
 }
 
@@ -152,7 +185,7 @@ impl Format for Q4_0 {
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn unpack_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+    unsafe fn head_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         let blocks = bytes.as_chunks().0;
         // SAFETY: the caller's promise.
         unsafe { avx2_unpack::q4_0(blocks, column) };
@@ -246,7 +279,7 @@ impl Format for SignedRuns {
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn unpack_avx2(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+    unsafe fn head_avx2(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         // SAFETY: the caller's promise.
         unsafe {
             match ty {
@@ -277,7 +310,7 @@ impl Format for IQ4XS {
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn unpack_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+    unsafe fn head_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         // SAFETY: the caller's promise.
         unsafe { avx2_unpack::iq4_xs(bytes.try_into().expect("one block"), column) };
         iq4_xs_head(bytes, column)
