@@ -6,6 +6,8 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256i, _mm256_loadu_si256};
 
+#[cfg(target_arch = "x86_64")]
+use super::avx2_heads::Heads;
 use crate::GgmlType;
 
 /// Up to 256 weights of one row of a matrix (one output, a column of the product).
@@ -87,6 +89,27 @@ pub(crate) trait Format {
         let at = column.q.as_ptr().cast::<__m256i>();
         // SAFETY: PAIR is below 4; the loads need no alignment.
         unsafe { [_mm256_loadu_si256(at.add(2 * PAIR)), _mm256_loadu_si256(at.add(2 * PAIR + 1))] }
+    }
+
+    /// [`Format::head_avx2`] of eight columns, and what it comes to. Formats with a way of their own leave `columns` alone.
+    ///
+    /// # Safety
+    /// The CPU has AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn heads_avx2(ty: GgmlType, chunks: &[&[u8]; 8], columns: &mut [Column; 8], heads: &mut Heads) -> usize
+    where
+        Self: Sized,
+    {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut runs = 0;
+            for (bytes, column) in chunks.iter().zip(columns.iter_mut()) {
+                runs = Self::head_avx2(ty, bytes, column);
+            }
+            heads.collect::<Self>(columns);
+            runs
+        }
     }
 
     /// The same as [`Format::unpack`], on 256-bit registers where a format has that.

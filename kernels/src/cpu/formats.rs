@@ -6,6 +6,8 @@
 use std::arch::x86_64::__m256i;
 
 #[cfg(target_arch = "x86_64")]
+use super::avx2_heads::Heads;
+#[cfg(target_arch = "x86_64")]
 use super::avx2_unpack;
 use super::column::{Column, Correction, Format, Levels};
 use crate::GgmlType;
@@ -97,6 +99,14 @@ impl Format for Q4K {
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
+    unsafe fn heads_avx2(_: GgmlType, chunks: &[&[u8]; 8], _: &mut [Column; 8], heads: &mut Heads) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { heads.scales_and_minima(chunks) };
+        8
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
     unsafe fn levels_avx2<const PAIR: usize>(bytes: &[u8], _: &Column) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
         unsafe { avx2_unpack::q4_k_levels::<PAIR>(bytes.try_into().expect("one block")) }
@@ -129,6 +139,14 @@ impl Format for Q5K {
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
+    unsafe fn heads_avx2(_: GgmlType, chunks: &[&[u8]; 8], _: &mut [Column; 8], heads: &mut Heads) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { heads.scales_and_minima(chunks) };
+        8
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
     unsafe fn levels_avx2<const PAIR: usize>(bytes: &[u8], _: &Column) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
         unsafe { avx2_unpack::q5_k_levels::<PAIR>(bytes.try_into().expect("one block")) }
@@ -156,6 +174,16 @@ impl Format for Q6K {
     unsafe fn head_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         // SAFETY: the caller's promise.
         unsafe { avx2_unpack::q6_k_head(bytes.try_into().expect("one block"), column) };
+        8
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn heads_avx2(_: GgmlType, chunks: &[&[u8]; 8], _: &mut [Column; 8], heads: &mut Heads) -> usize {
+        let mut blocks = [&[0; 210]; 8];
+        blocks.iter_mut().zip(chunks).for_each(|(block, bytes)| *block = (*bytes).try_into().expect("one block"));
+        // SAFETY: the caller's promise.
+        unsafe { heads.q6_k(&blocks) };
         8
     }
 

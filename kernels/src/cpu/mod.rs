@@ -11,6 +11,8 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2_few;
 #[cfg(target_arch = "x86_64")]
+mod avx2_heads;
+#[cfg(target_arch = "x86_64")]
 mod avx2_unpack;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
