@@ -116,6 +116,7 @@ struct Line([u32; 16]);
 const LANE_BYTES: usize = 256 + 32 + 16 + 32;
 
 /// A few panels of one chunk, side by side.
+#[derive(Clone, Copy)]
 pub(crate) struct Panel<'a> {
     pub count: usize,
     lines: &'a [Line],

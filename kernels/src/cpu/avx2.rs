@@ -2,7 +2,7 @@
 //!
 //! `vpmaddubsw` multiplies unsigned weights by signed activations and adds two neighbours into 16 bits, saturating: the counts
 //! in [`RowLanes::DOTS`] keep every such sum below 32,768 (two products of 15 * 127 eight times, of 31 * 127 four times, of
-//! 63 * 127 twice). Signed weights of eight bits would not fit: they and their activations are widened to 16 bits for `vpmaddwd`.
+//! 63 * 127 twice). Of signed weights of eight bits only one product pair fits: it is widened at once.
 
 use std::arch::x86_64::*;
 
@@ -43,8 +43,6 @@ impl RowLanes for Avx2 {
     type Part = __m256i;
     type Int = __m256i;
     type Float = __m256;
-    /// The values at even and at odd places, in 16 bits.
-    type Signed = [__m256i; 2];
 
     #[inline(always)]
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
@@ -89,33 +87,24 @@ impl RowLanes for Avx2 {
         }
     }
 
-    /// Of each four levels the pair at even places, then that at odd places.
     #[inline(always)]
-    unsafe fn widen(column: &mut Column) {
+    unsafe fn prepare_signed(column: &mut Column) {
         unsafe {
-            for eight in 0..8 {
-                let w = _mm256_loadu_si256(column.q.as_ptr().add(32 * eight).cast());
-                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w));
-                let odd = _mm256_srai_epi16::<8>(w);
-                // Groups 0, 1 and 4, 5 of the eight; then 2, 3 and 6, 7.
-                let (a, b) = (_mm256_unpacklo_epi32(even, odd), _mm256_unpackhi_epi32(even, odd));
-                let to = column.wide.as_mut_ptr().add(16 * eight);
-                _mm256_storeu_si256(to.cast(), _mm256_permute2x128_si256::<0x20>(a, b));
-                _mm256_storeu_si256(to.add(8).cast(), _mm256_permute2x128_si256::<0x31>(a, b));
+            for i in 0..8 {
+                let w = _mm256_loadu_si256(column.q.as_ptr().add(32 * i).cast());
+                _mm256_storeu_si256(column.magnitudes.as_mut_ptr().add(32 * i).cast(), _mm256_abs_epi8(w));
             }
         }
     }
 
+    /// The sign goes to the activations, which are never -128: 2 * 128 * 127 fits 16 bits, but not twice.
     #[inline(always)]
-    unsafe fn signed(x: __m256i) -> [__m256i; 2] {
-        unsafe { [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x)] }
-    }
-
-    #[inline(always)]
-    unsafe fn add_signed_dot(sum: __m256i, column: *const Column, group: usize, x: [__m256i; 2]) -> __m256i {
+    unsafe fn add_signed_dot(sum: __m256i, column: *const Column, group: usize, x: __m256i) -> __m256i {
         unsafe {
-            let wide = (&raw const (*column).wide).cast::<i32>().add(2 * group);
-            Self::add_pairs(Self::add_pairs(sum, x[0], wide), x[1], wide.add(1))
+            let w = Self::four((&raw const (*column).q).cast::<u8>().add(4 * group));
+            let magnitudes = Self::four((&raw const (*column).magnitudes).cast::<u8>().add(4 * group));
+            let two = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(x, w));
+            _mm256_add_epi32(sum, _mm256_madd_epi16(two, _mm256_set1_epi16(1)))
         }
     }
 

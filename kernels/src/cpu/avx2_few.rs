@@ -18,7 +18,7 @@ use super::tile::prefetch;
 use crate::Weight;
 
 /// Rows up to which this body is the faster one.
-pub(crate) const ROWS_MAX: usize = 8;
+pub(crate) const ROWS_MAX: usize = 6;
 
 /// Columns that meet in a register, each from a run of neighbouring columns of its own.
 const COLUMNS: usize = 8;

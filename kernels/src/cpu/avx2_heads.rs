@@ -134,7 +134,12 @@ fn words(blocks: &[&[u8]; 8], at: usize) -> [__m256i; 4] {
     let two = |i: usize| {
         let (low, high) = (&blocks[i][at..at + 16], &blocks[i + 4][at..at + 16]);
         // SAFETY: sixteen bytes each; the loads need no alignment.
-        unsafe { _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(_mm_loadu_si128(low.as_ptr().cast())), _mm_loadu_si128(high.as_ptr().cast())) }
+        unsafe {
+            _mm256_inserti128_si256::<1>(
+                _mm256_castsi128_si256(_mm_loadu_si128(low.as_ptr().cast())),
+                _mm_loadu_si128(high.as_ptr().cast()),
+            )
+        }
     };
     let (x0, x1, x2, x3) = (two(0), two(1), two(2), two(3));
     let (a0, a1) = (_mm256_unpacklo_epi32(x0, x1), _mm256_unpackhi_epi32(x0, x1));

@@ -64,10 +64,8 @@ pub(super) fn q6_k_head(block: &[u8; 210], column: &mut Column) {
 pub(super) fn q6_k_levels<const PAIR: usize>(block: &[u8; 210]) -> [__m256i; 2] {
     let half = PAIR / 2;
     let upper = load(block[128 + 32 * half..][..32].try_into().expect("32 bytes"));
-    let (a, b) = (
-        load(block[64 * half..][..32].try_into().expect("32 bytes")),
-        load(block[64 * half + 32..][..32].try_into().expect("32 bytes")),
-    );
+    let (a, b) =
+        (load(block[64 * half..][..32].try_into().expect("32 bytes")), load(block[64 * half + 32..][..32].try_into().expect("32 bytes")));
     let (a, b, a_upper, b_upper) = if PAIR.is_multiple_of(2) {
         (a, b, _mm256_slli_epi16::<4>(upper), _mm256_slli_epi16::<2>(upper))
     } else {

@@ -43,7 +43,6 @@ impl RowLanes for Avx512 {
     type Part = __m512i;
     type Int = __m512i;
     type Float = __m512;
-    type Signed = __m512i;
 
     #[inline(always)]
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
@@ -89,13 +88,8 @@ impl RowLanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn widen(column: &mut Column) {
+    unsafe fn prepare_signed(column: &mut Column) {
         column.q.iter_mut().for_each(|q| *q ^= 128);
-    }
-
-    #[inline(always)]
-    unsafe fn signed(x: __m512i) -> __m512i {
-        x
     }
 
     #[inline(always)]

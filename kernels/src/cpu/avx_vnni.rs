@@ -34,7 +34,6 @@ impl RowLanes for AvxVnni {
     type Part = __m256i;
     type Int = __m256i;
     type Float = __m256;
-    type Signed = __m256i;
 
     #[inline(always)]
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
@@ -77,13 +76,8 @@ impl RowLanes for AvxVnni {
     }
 
     #[inline(always)]
-    unsafe fn widen(column: &mut Column) {
+    unsafe fn prepare_signed(column: &mut Column) {
         column.q.iter_mut().for_each(|q| *q ^= 128);
-    }
-
-    #[inline(always)]
-    unsafe fn signed(x: __m256i) -> __m256i {
-        x
     }
 
     #[inline(always)]

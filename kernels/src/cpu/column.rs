@@ -23,12 +23,12 @@ pub(crate) struct Column {
     pub d: [f32; 8],
     /// What `pairs` is multiplied by (the first), or the minimum of each 32 weights.
     pub m: [f32; 8],
-    /// Signed levels as a body wants them that multiplies 16-bit numbers: see [`super::row_lanes::RowLanes::widen`].
-    pub wide: [i32; 128],
+    /// Magnitudes of signed levels, for a body that asks for them: see [`super::row_lanes::RowLanes::prepare_signed`].
+    pub magnitudes: [u8; 256],
 }
 
 impl Column {
-    pub const EMPTY: Self = Self { q: [0; 256], scales: [0; 16], pairs: [0; 8], d: [0.0; 8], m: [0.0; 8], wide: [0; 128] };
+    pub const EMPTY: Self = Self { q: [0; 256], scales: [0; 16], pairs: [0; 8], d: [0.0; 8], m: [0.0; 8], magnitudes: [0; 256] };
 }
 
 /// What the levels are, for the bodies that must not overflow 16 bits.

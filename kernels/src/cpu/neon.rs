@@ -35,7 +35,6 @@ impl RowLanes for Neon {
     type Part = int32x4_t;
     type Int = int32x4_t;
     type Float = float32x4_t;
-    type Signed = int32x4_t;
 
     #[inline(always)]
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
@@ -91,12 +90,7 @@ impl RowLanes for Neon {
 
     /// Nothing to do.
     #[inline(always)]
-    unsafe fn widen(_column: &mut Column) {}
-
-    #[inline(always)]
-    unsafe fn signed(x: int32x4_t) -> int32x4_t {
-        x
-    }
+    unsafe fn prepare_signed(_column: &mut Column) {}
 
     #[inline(always)]
     unsafe fn add_signed_dot(sum: int32x4_t, column: *const Column, group: usize, x: int32x4_t) -> int32x4_t {

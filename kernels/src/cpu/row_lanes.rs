@@ -25,8 +25,6 @@ pub(crate) trait RowLanes {
     type Part: Copy;
     type Int: Copy;
     type Float: Copy;
-    /// Four activations of each row, ready for signed weights.
-    type Signed: Copy;
 
     /// [`Format::unpack`], as fast as the set can.
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize;
@@ -44,10 +42,9 @@ pub(crate) trait RowLanes {
     unsafe fn add_scaled_sum(sum: Self::Int, dots: Self::Int, scale: *const i32) -> Self::Int;
 
     /// Makes a column's signed levels ready for [`RowLanes::add_signed_dot`].
-    unsafe fn widen(column: &mut Column);
-    unsafe fn signed(x: Self::Int) -> Self::Signed;
+    unsafe fn prepare_signed(column: &mut Column);
     /// `sum` and the dot of the column's four signed weights number `group` and four activations.
-    unsafe fn add_signed_dot(sum: Self::Int, column: *const Column, group: usize, x: Self::Signed) -> Self::Int;
+    unsafe fn add_signed_dot(sum: Self::Int, column: *const Column, group: usize, x: Self::Int) -> Self::Int;
 
     /// `sum + a0 * b0 + a1 * b1` over the two i16 in each i32 of `a` and of the one number at `b`.
     unsafe fn add_pairs(sum: Self::Int, a: Self::Int, b: *const i32) -> Self::Int;
@@ -95,7 +92,6 @@ impl RowLanes for Emulated {
     type Part = [i32; 16];
     type Int = [i32; 16];
     type Float = [f32; 16];
-    type Signed = [i32; 16];
 
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         F::unpack(ty, bytes, column)
@@ -137,15 +133,11 @@ impl RowLanes for Emulated {
         unsafe { Self::add_scaled(sum, dots, scale) }
     }
 
-    unsafe fn widen(column: &mut Column) {
+    unsafe fn prepare_signed(column: &mut Column) {
         column.q.iter_mut().for_each(|q| *q ^= 128);
     }
 
-    unsafe fn signed(x: Self::Int) -> Self::Signed {
-        x
-    }
-
-    unsafe fn add_signed_dot(sum: Self::Int, column: *const Column, group: usize, x: Self::Signed) -> Self::Int {
+    unsafe fn add_signed_dot(sum: Self::Int, column: *const Column, group: usize, x: Self::Int) -> Self::Int {
         // SAFETY: a readable column with 64 groups, by the trait's contract.
         unsafe { Self::add_dot(sum, Self::four((&raw const (*column).q).cast::<u8>().add(4 * group)), x) }
     }

@@ -18,10 +18,11 @@ use crate::Weight;
 
 /// Columns unpacked together where there are many rows to share them.
 const STRIP: usize = 24;
-/// Up to so many panels reading the weights is what costs: as few columns side by side as the registers want.
+/// Up to so many panels reading the weights is what costs: columns side by side that are no neighbours, so that memory delivers
+/// several long streams.
 const FEW_PANELS: usize = 4;
-/// Bytes of a row asked for ahead: what has to be under way to keep memory busy.
-const AHEAD: usize = 2048;
+/// Bytes of a column asked for ahead (see `avx2_few`).
+const AHEAD: usize = 576;
 
 /// Unpacked columns and unfinished outputs of a thread, kept between calls.
 #[derive(Default)]
@@ -56,18 +57,28 @@ pub(crate) unsafe fn quantized<V: RowLanes>(weight: &Weight, x: &Panels, block: 
 unsafe fn strips<V: RowLanes, F: Format>(weight: &Weight, x: &Panels, block: &Block, out: &mut [f32]) {
     assert!(x.lanes == V::ROWS && block.rows.start.is_multiple_of(V::ROWS), "panels of these lanes, from the first row of one");
     let panels = block.rows.start / V::ROWS..block.rows.end.div_ceil(V::ROWS);
-    let strip_width = if panels.len() <= FEW_PANELS { V::COLUMNS } else { STRIP };
+    let few = panels.len() <= FEW_PANELS;
+    let strip_width = if few { 2 * V::COLUMNS } else { STRIP };
     let height = panels.len() * V::ROWS;
     // Taken out and not borrowed: a closure handed to the standard library would be compiled without the instruction set.
     let mut workspace = WORKSPACE.take();
     let Workspace { columns, sums } = &mut workspace;
     columns.resize_with(columns.len().max(strip_width), || Column::EMPTY);
     sums.resize(sums.len().max(block.stride() * height), 0.0);
-    for (index, first) in block.columns.clone().step_by(strip_width).enumerate() {
-        let strip = first..block.columns.end.min(first + strip_width);
-        let sums = &mut sums[index * strip_width * height..][..strip.len() * height];
+    if x.chunks == 0 {
+        sums.fill(0.0);
+    }
+    let total = block.columns.len();
+    let streams = if few { total / strip_width } else { 0 };
+    for nth in 0..streams {
+        let strip = Strip { first: nth, step: streams, count: strip_width };
         // SAFETY: the caller's promise.
-        unsafe { chunks::<V, F>(weight, x, &strip, &panels, columns, sums) };
+        unsafe { chunks::<V, F>(weight, x, block, &strip, &panels, columns, sums) };
+    }
+    for first in (streams * strip_width..total).step_by(strip_width) {
+        let strip = Strip { first, step: 1, count: strip_width.min(total - first) };
+        // SAFETY: the caller's promise.
+        unsafe { chunks::<V, F>(weight, x, block, &strip, &panels, columns, sums) };
     }
     // SAFETY: the caller's promise.
     unsafe { turn::<V>(sums, height, block, out) };
@@ -91,49 +102,60 @@ unsafe fn turn<V: RowLanes>(sums: &[f32], height: usize, block: &Block, out: &mu
     }
 }
 
-/// Sets `sums` to the products of `panels` and the columns `strip`, chunk by chunk.
+/// Columns of a block that are unpacked together.
+struct Strip {
+    /// Counted from the block's first.
+    first: usize,
+    step: usize,
+    count: usize,
+}
+
+/// Sets the strip's part of `sums` to the products of `panels` and its columns, chunk by chunk.
 #[inline(always)]
 unsafe fn chunks<V: RowLanes, F: Format>(
     weight: &Weight,
     x: &Panels,
-    strip: &Range<usize>,
+    block: &Block,
+    strip: &Strip,
     panels: &Range<usize>,
     columns: &mut [Column],
     sums: &mut [f32],
 ) {
     let height = panels.len() * V::ROWS;
-    let columns = &mut columns[..strip.len()];
-    assert_eq!(sums.len(), strip.len() * height, "an output for every column and row");
-    if x.chunks == 0 {
-        sums.fill(0.0);
-    }
+    let columns = &mut columns[..strip.count];
     let ty = weight.ggml_type();
     let chunk_bytes = chunk_bytes_max(ty);
     for chunk in 0..x.chunks {
         let mut runs = 0;
-        for (column, index) in columns.iter_mut().zip(strip.clone()) {
-            let row = weight.row(index);
+        for (nth, column) in columns.iter_mut().enumerate() {
+            let row = weight.row(block.columns.start + strip.first + nth * strip.step);
             let bytes = &row[chunk * chunk_bytes..row.len().min((chunk + 1) * chunk_bytes)];
             prefetch(bytes.as_ptr().wrapping_add(AHEAD), chunk_bytes);
             // SAFETY: the caller's promise.
             unsafe {
                 runs = V::unpack::<F>(ty, bytes, column);
                 if F::LEVELS == Levels::Signed {
-                    V::widen(column);
+                    V::prepare_signed(column);
                 }
             }
         }
         let mut panel = panels.start;
         while panel < panels.end {
             let count = if panel + V::PANELS <= panels.end { V::PANELS } else { 1 };
+            let rows = x.panels(chunk, panel, count);
             let mut at = 0;
             while at < columns.len() {
-                let width = if at + V::COLUMNS <= columns.len() { V::COLUMNS } else { 1 };
-                let sums = &mut sums[at * height + (panel - panels.start) * V::ROWS..];
-                let tile = Tile { columns: &columns[at..at + width], panels: x.panels(chunk, panel, count), runs, height };
+                let left = columns.len() - at;
+                let width = match count {
+                    1 if left >= 2 * V::COLUMNS => 2 * V::COLUMNS,
+                    _ if left >= V::COLUMNS => V::COLUMNS,
+                    _ => 1,
+                };
+                let sums = &mut sums[(strip.first + at * strip.step) * height + (panel - panels.start) * V::ROWS..];
+                let tile = Tile { columns: &columns[at..at + width], panels: rows, runs, height: height * strip.step };
                 if chunk == 0 {
                     for column in 0..width {
-                        sums[column * height..][..count * V::ROWS].fill(0.0);
+                        sums[column * tile.height..][..count * V::ROWS].fill(0.0);
                     }
                 }
                 // SAFETY: the caller's promise.
@@ -167,6 +189,8 @@ impl Tile<'_> {
                 (3, 2) => self.sized::<V, F, 3, 2>(sums),
                 (4, 1) => self.sized::<V, F, 4, 1>(sums),
                 (4, 2) => self.sized::<V, F, 4, 2>(sums),
+                (6, 1) => self.sized::<V, F, 6, 1>(sums),
+                (8, 1) => self.sized::<V, F, 8, 1>(sums),
                 (columns, panels) => unreachable!("no tile of {columns} x {panels}"),
             }
         }
@@ -175,7 +199,7 @@ impl Tile<'_> {
     #[inline(always)]
     unsafe fn sized<V: RowLanes, F: Format, const C: usize, const P: usize>(&self, sums: &mut [f32]) {
         // A set's own sizes only: no other tile is compiled.
-        if (C != 1 && C != V::COLUMNS) || (P != 1 && P != V::PANELS) {
+        if (C != 1 && C != V::COLUMNS && (P, C) != (1, 2 * V::COLUMNS)) || (P != 1 && P != V::PANELS) {
             unreachable!("not a tile of this set");
         }
         let columns: &[Column; C] = self.columns.try_into().expect("matched");
@@ -253,25 +277,30 @@ unsafe fn with_integer_scales<V: RowLanes, F: Format, const C: usize, const P: u
         for p in 0..P {
             let d_x = V::load(x.d::<V>(p, 0));
             for (c, column) in columns.iter().enumerate() {
-                // Minima or scales meet the sums of the activations.
-                let pairs = |p: usize| {
-                    let mut total = V::zero();
-                    for i in 0..F::RUNS / 2 {
-                        let sums = if F::RUNS == 16 { x.sums16::<V>(p, i) } else { x.sums32::<V>(p, i) };
-                        total = V::add_pairs(total, V::load_int(sums), &column.pairs[i]);
-                    }
-                    total
-                };
                 let at = out.add(c * height + p * V::ROWS);
                 let offset = offset::<V, F>();
-                let sum = if offset == 0 { sums[c][p] } else { V::minus_times(sums[c][p], pairs(p), offset) };
+                let sum = if offset == 0 { sums[c][p] } else { V::minus_times(sums[c][p], pairs_total::<V, F>(column, x, p), offset) };
                 let mut acc = V::fma(V::mul(V::float(column.d[0]), d_x), V::to_float(sum), V::load(at));
                 if F::CORRECTION == Correction::Minima {
-                    acc = V::minus_fma(V::mul(V::float(column.m[0]), d_x), V::to_float(pairs(p)), acc);
+                    acc = V::minus_fma(V::mul(V::float(column.m[0]), d_x), V::to_float(pairs_total::<V, F>(column, x, p)), acc);
                 }
                 V::store(at, acc);
             }
         }
+    }
+}
+
+/// Minima or scales, met by the sums of the activations of panel `p`.
+#[inline(always)]
+unsafe fn pairs_total<V: RowLanes, F: Format>(column: &Column, x: &Panel<'_>, p: usize) -> V::Int {
+    // SAFETY: the caller has the instruction set; at most 8 pairs.
+    unsafe {
+        let mut total = V::zero();
+        for i in 0..F::RUNS / 2 {
+            let sums = if F::RUNS == 16 { x.sums16::<V>(p, i) } else { x.sums32::<V>(p, i) };
+            total = V::add_pairs(total, V::load_int(sums), &column.pairs[i]);
+        }
+        total
     }
 }
 
@@ -372,9 +401,9 @@ unsafe fn add_signed_dots<V: RowLanes, const C: usize, const P: usize>(
     // SAFETY: the caller has the instruction set, and `g < 64`.
     unsafe {
         // No closures here: the standard library's functions that would call them need not be inlined, and then nothing in them is.
-        let mut rows = [V::signed(V::zero()); P];
+        let mut rows = [V::zero(); P];
         for (p, rows) in rows.iter_mut().enumerate() {
-            *rows = V::signed(V::rows(x.q::<V>(p, g)));
+            *rows = V::rows(x.q::<V>(p, g));
         }
         for c in 0..C {
             for p in 0..P {
