@@ -82,6 +82,7 @@ fn halves(v: i32) -> (i32, i32) {
     (i32::from(v as i16), v >> 16)
 }
 
+// Not inlined: they are many instructions each, and there are hundreds of places, which compiled for minutes.
 // The methods are safe code but for reading through their pointers, for which the trait's contract speaks.
 impl RowLanes for Emulated {
     const ROWS: usize = 16;
@@ -93,24 +94,29 @@ impl RowLanes for Emulated {
     type Int = [i32; 16];
     type Float = [f32; 16];
 
+    #[inline(never)]
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         F::unpack(ty, bytes, column)
     }
 
+    #[inline(never)]
     unsafe fn rows(at: *const i8) -> Self::Int {
         // SAFETY: 64 readable bytes, by the trait's contract.
         unsafe { at.cast::<[i32; 16]>().read_unaligned() }
     }
 
+    #[inline(never)]
     unsafe fn four(at: *const u8) -> Self::Int {
         // SAFETY: 4 readable bytes, by the trait's contract.
         [unsafe { at.cast::<i32>().read_unaligned() }; 16]
     }
 
+    #[inline(never)]
     unsafe fn no_part() -> Self::Part {
         [0; 16]
     }
 
+    #[inline(never)]
     unsafe fn add_dot(part: Self::Part, w: Self::Int, x: Self::Int) -> Self::Part {
         each(|i| {
             let (w, x) = (w[i].to_le_bytes(), x[i].to_le_bytes());
@@ -118,30 +124,36 @@ impl RowLanes for Emulated {
         })
     }
 
+    #[inline(never)]
     unsafe fn add_scaled(sum: Self::Int, part: Self::Part, scale: *const i32) -> Self::Int {
         // SAFETY: a readable number, by the trait's contract.
         let (scale, _) = halves(unsafe { scale.read_unaligned() });
         each(|i| sum[i] + part[i] * scale)
     }
 
+    #[inline(never)]
     unsafe fn unscaled(part: Self::Part) -> Self::Int {
         part
     }
 
+    #[inline(never)]
     unsafe fn add_scaled_sum(sum: Self::Int, dots: Self::Int, scale: *const i32) -> Self::Int {
         // SAFETY: a readable number, by the trait's contract.
         unsafe { Self::add_scaled(sum, dots, scale) }
     }
 
+    #[inline(never)]
     unsafe fn prepare_signed(column: &mut Column) {
         column.q.iter_mut().for_each(|q| *q ^= 128);
     }
 
+    #[inline(never)]
     unsafe fn add_signed_dot(sum: Self::Int, column: *const Column, group: usize, x: Self::Int) -> Self::Int {
         // SAFETY: a readable column with 64 groups, by the trait's contract.
         unsafe { Self::add_dot(sum, Self::four((&raw const (*column).q).cast::<u8>().add(4 * group)), x) }
     }
 
+    #[inline(never)]
     unsafe fn add_pairs(sum: Self::Int, a: Self::Int, b: *const i32) -> Self::Int {
         // SAFETY: a readable number, by the trait's contract.
         let (b0, b1) = halves(unsafe { b.read_unaligned() });
@@ -151,53 +163,65 @@ impl RowLanes for Emulated {
         })
     }
 
+    #[inline(never)]
     unsafe fn zero() -> Self::Int {
         [0; 16]
     }
 
+    #[inline(never)]
     unsafe fn add(a: Self::Int, b: Self::Int) -> Self::Int {
         each(|i| a[i] + b[i])
     }
 
+    #[inline(never)]
     unsafe fn load_int(at: *const i32) -> Self::Int {
         // SAFETY: 16 readable numbers, by the trait's contract.
         unsafe { at.cast::<[i32; 16]>().read_unaligned() }
     }
 
+    #[inline(never)]
     unsafe fn minus_times(a: Self::Int, b: Self::Int, factor: i32) -> Self::Int {
         each(|i| a[i] - b[i] * factor)
     }
 
+    #[inline(never)]
     unsafe fn to_float(a: Self::Int) -> Self::Float {
         a.map(|a| a as f32)
     }
 
+    #[inline(never)]
     unsafe fn float(value: f32) -> Self::Float {
         [value; 16]
     }
 
+    #[inline(never)]
     unsafe fn load(at: *const f32) -> Self::Float {
         // SAFETY: 16 readable numbers, by the trait's contract.
         unsafe { at.cast::<[f32; 16]>().read_unaligned() }
     }
 
+    #[inline(never)]
     unsafe fn store(at: *mut f32, a: Self::Float) {
         // SAFETY: room for 16 numbers, by the trait's contract.
         unsafe { at.cast::<[f32; 16]>().write_unaligned(a) }
     }
 
+    #[inline(never)]
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float {
         each(|i| a[i] * b[i])
     }
 
+    #[inline(never)]
     unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float {
         each(|i| a[i].mul_add(b[i], c[i]))
     }
 
+    #[inline(never)]
     unsafe fn minus_fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float {
         each(|i| (-a[i]).mul_add(b[i], c[i]))
     }
 
+    #[inline(never)]
     unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         for (i, j) in (0..64).map(|at| (at / 8, at % 8)) {
             // SAFETY: both are there, by the trait's contract.
