@@ -48,6 +48,20 @@ impl std::fmt::Debug for SharedBytes {
     }
 }
 
+/// The blocks of a matrix, row by row.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks<'a> {
+    bytes: &'a [u8],
+    row_bytes: usize,
+}
+
+impl<'a> Blocks<'a> {
+    #[inline(always)]
+    pub fn row(self, row: usize) -> &'a [u8] {
+        &self.bytes[row * self.row_bytes..][..self.row_bytes]
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum WeightError {
     #[error("a {0} weight cannot be computed here")]
@@ -146,10 +160,13 @@ impl Weight {
     }
 
     /// The blocks of row `row`.
-    #[inline]
     pub(crate) fn row(&self, row: usize) -> &[u8] {
-        let bytes = self.cols / self.ty.block_size() * self.ty.block_bytes();
-        &self.bytes.as_slice()[row * bytes..][..bytes]
+        self.blocks().row(row)
+    }
+
+    /// All blocks: for a kernel that takes row after row, and asks the owner of the bytes for them once.
+    pub(crate) fn blocks(&self) -> Blocks<'_> {
+        Blocks { bytes: self.bytes.as_slice(), row_bytes: self.cols / self.ty.block_size() * self.ty.block_bytes() }
     }
 
     /// The uploaded matrix; `None` on CPU.

@@ -70,7 +70,7 @@ pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &m
 #[target_feature(enable = "avx2,fma,f16c")]
 fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
     let ty = weight.ggml_type();
-    let chunk_bytes = chunk_bytes_max(ty);
+    let (blocks, chunk_bytes) = (weight.blocks(), chunk_bytes_max(ty));
     let mut unpacked = [Column::EMPTY; COLUMNS];
     // Where the compiler sees these places it makes two shuffles of each.
     let places = std::hint::black_box(&SCALE_OF_RUN);
@@ -83,7 +83,7 @@ fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &
         let mut rows: [&[u8]; COLUMNS] = [&[]; COLUMNS];
         for (lane, row) in rows.iter_mut().enumerate() {
             // Lanes beyond the last column repeat it; their results are not read.
-            *row = weight.row((block.columns.start + lane * each + nth).min(block.columns.end - 1));
+            *row = blocks.row((block.columns.start + lane * each + nth).min(block.columns.end - 1));
         }
         let mut accs = [_mm256_setzero_ps(); R];
         for chunk in 0..x.chunks {

@@ -75,14 +75,31 @@ pub(super) fn q6_k_levels<const PAIR: usize>(block: &[u8; 210]) -> [__m256i; 2] 
     [_mm256_or_si256(low_nibbles(a), _mm256_and_si256(a_upper, bits)), _mm256_or_si256(low_nibbles(b), _mm256_and_si256(b_upper, bits))]
 }
 
-/// Q8_0, up to eight blocks of 34 bytes.
+/// Q8_0, up to eight blocks of 34 bytes: the scales.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn q8_0(blocks: &[[u8; 34]], column: &mut Column) {
-    for ((block, q), d) in blocks.iter().zip(column.q.as_chunks_mut::<32>().0).zip(&mut column.d) {
-        *d = half(block[..2].try_into().expect("two bytes"));
-        store(q, load(block[2..].try_into().expect("32 bytes")));
-    }
+pub(super) fn q8_0_head(blocks: &[[u8; 34]], column: &mut Column) {
+    let Ok(blocks) = <&[[u8; 34]; 8]>::try_from(blocks) else {
+        for (block, d) in blocks.iter().zip(&mut column.d) {
+            *d = half(block[..2].try_into().expect("two bytes"));
+        }
+        return;
+    };
+    let at = |i: usize| i16::from_le_bytes([blocks[i][0], blocks[i][1]]);
+    let halves = _mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
+    // SAFETY: room for eight numbers; the store needs no alignment.
+    unsafe { _mm256_storeu_ps(column.d.as_mut_ptr(), _mm256_cvtph_ps(halves)) };
+}
+
+/// Q8_0: the levels of two blocks of 34 bytes; of a block that is not there, zeros.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn q8_0_levels<const PAIR: usize>(bytes: &[u8]) -> [__m256i; 2] {
+    let levels = |run: usize| match bytes.get(34 * run + 2..34 * run + 34) {
+        Some(levels) => load(levels.try_into().expect("32 bytes")),
+        None => _mm256_setzero_si256(),
+    };
+    [levels(2 * PAIR), levels(2 * PAIR + 1)]
 }
 
 /// Q4_0, up to eight blocks of 18 bytes.

@@ -32,7 +32,8 @@ pub(crate) fn visit(ty: GgmlType, visitor: impl Visitor) {
         GgmlType::Q4_1 => visitor.visit::<Q4_1>(),
         GgmlType::Q5_0 => visitor.visit::<Q5_0>(),
         GgmlType::Q5_1 => visitor.visit::<Q5_1>(),
-        GgmlType::Q8_0 | GgmlType::IQ4NL | GgmlType::MXFP4 => visitor.visit::<SignedRuns>(),
+        GgmlType::Q8_0 => visitor.visit::<Q8_0>(),
+        GgmlType::IQ4NL | GgmlType::MXFP4 => visitor.visit::<SignedRuns>(),
         GgmlType::IQ4XS => visitor.visit::<IQ4XS>(),
         other => {
             debug_assert!(signed_block(other).is_some(), "{other} is not a quantized type with a kernel");
@@ -274,7 +275,44 @@ impl Format for Q5_1 {
     }
 }
 
-/// The types of 32 signed levels: Q8_0, and from a table IQ4_NL and MXFP4.
+/// Eight bits, signed.
+pub(crate) struct Q8_0;
+
+impl Format for Q8_0 {
+    const LEVELS: Levels = Levels::Signed;
+    const CORRECTION: Correction = Correction::None;
+    const RUNS: usize = 0;
+
+    #[inline(always)]
+    fn unpack(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+        for ((block, q), d) in bytes.as_chunks::<34>().0.iter().zip(column.q.as_chunks_mut::<32>().0).zip(&mut column.d) {
+            *d = half_at(block);
+            q.copy_from_slice(&block[2..]);
+        }
+        bytes.len() / 34
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    const LEVELS_APART: bool = true;
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn head_avx2(_: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
+        let blocks = bytes.as_chunks().0;
+        // SAFETY: the caller's promise.
+        unsafe { avx2_unpack::q8_0_head(blocks, column) };
+        blocks.len()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn levels_avx2<const PAIR: usize>(bytes: &[u8], _: &Column) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { avx2_unpack::q8_0_levels::<PAIR>(bytes) }
+    }
+}
+
+/// The types of 32 signed levels from a table: IQ4_NL and MXFP4.
 pub(crate) struct SignedRuns;
 
 impl Format for SignedRuns {
@@ -286,19 +324,12 @@ impl Format for SignedRuns {
     fn unpack(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         let bytes_each = ty.block_bytes();
         for ((block, q), d) in bytes.chunks_exact(bytes_each).zip(column.q.as_chunks_mut::<32>().0).zip(&mut column.d) {
-            let levels = match ty {
-                GgmlType::MXFP4 => {
-                    *d = e8m0_half(block[0]);
-                    look_up(&MXFP4_VALUES, &block[1..])
-                }
-                GgmlType::IQ4NL => {
-                    *d = half_at(block);
-                    look_up(&IQ4_VALUES, &block[2..])
-                }
-                _ => {
-                    *d = half_at(block);
-                    std::array::from_fn(|i| block[2 + i] as i8)
-                }
+            let levels = if ty == GgmlType::MXFP4 {
+                *d = e8m0_half(block[0]);
+                look_up(&MXFP4_VALUES, &block[1..])
+            } else {
+                *d = half_at(block);
+                look_up(&IQ4_VALUES, &block[2..])
             };
             *q = levels.map(|level| level as u8);
         }
@@ -310,10 +341,10 @@ impl Format for SignedRuns {
     unsafe fn head_avx2(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
         // SAFETY: the caller's promise.
         unsafe {
-            match ty {
-                GgmlType::MXFP4 => avx2_unpack::mxfp4(bytes.as_chunks().0, column),
-                GgmlType::IQ4NL => avx2_unpack::iq4_nl(bytes.as_chunks().0, column),
-                _ => avx2_unpack::q8_0(bytes.as_chunks().0, column),
+            if ty == GgmlType::MXFP4 {
+                avx2_unpack::mxfp4(bytes.as_chunks().0, column);
+            } else {
+                avx2_unpack::iq4_nl(bytes.as_chunks().0, column);
             }
         }
         bytes.len() / ty.block_bytes()

@@ -124,11 +124,11 @@ unsafe fn chunks<V: RowLanes, F: Format>(
     let height = panels.len() * V::ROWS;
     let columns = &mut columns[..strip.count];
     let ty = weight.ggml_type();
-    let chunk_bytes = chunk_bytes_max(ty);
+    let (blocks, chunk_bytes) = (weight.blocks(), chunk_bytes_max(ty));
     for chunk in 0..x.chunks {
         let mut runs = 0;
         for (nth, column) in columns.iter_mut().enumerate() {
-            let row = weight.row(block.columns.start + strip.first + nth * strip.step);
+            let row = blocks.row(block.columns.start + strip.first + nth * strip.step);
             let bytes = &row[chunk * chunk_bytes..row.len().min((chunk + 1) * chunk_bytes)];
             prefetch(bytes.as_ptr().wrapping_add(AHEAD), chunk_bytes);
             // SAFETY: the caller's promise.
