@@ -70,13 +70,16 @@ unsafe fn strips<V: RowLanes, F: Format>(weight: &Weight, x: &Panels, block: &Bl
     }
     let total = block.columns.len();
     let streams = if few { total / strip_width } else { 0 };
-    for nth in 0..streams {
-        let strip = Strip { first: nth, step: streams, count: strip_width };
-        // SAFETY: the caller's promise.
-        unsafe { chunks::<V, F>(weight, x, block, &strip, &panels, columns, sums) };
-    }
-    for first in (streams * strip_width..total).step_by(strip_width) {
-        let strip = Strip { first, step: 1, count: strip_width.min(total - first) };
+    let in_streams = streams * strip_width;
+    // One call, because all of it is inlined here: two would be compiled twice.
+    for nth in 0..streams + (total - in_streams).div_ceil(strip_width) {
+        let strip = match nth.checked_sub(streams) {
+            None => Strip { first: nth, step: streams, count: strip_width },
+            Some(nth) => {
+                let first = in_streams + nth * strip_width;
+                Strip { first, step: 1, count: strip_width.min(total - first) }
+            }
+        };
         // SAFETY: the caller's promise.
         unsafe { chunks::<V, F>(weight, x, block, &strip, &panels, columns, sums) };
     }
