@@ -167,8 +167,10 @@ fn ik_bench(program: &Path, job: &Job<'_>, test: &[&str]) -> Result<f64, Error> 
 /// The column `S_TG t/s` of its one line.
 fn ik_batched(program: &Path, job: &Job<'_>, count: usize) -> Result<f64, Error> {
     let (context, threads, count) = ((count * 256).to_string(), job.threads.to_string(), count.to_string());
-    let mut command = Command::new(program);
-    command.arg("-m").arg(job.model).args(["-c", &context, "-t", &threads, "-npp", "32", "-ntg", "128", "-npl", &count]);
+    let mut command = Command::new(std::path::absolute(program)?);
+    // It leaves a log where it stands.
+    command.current_dir(std::env::temp_dir());
+    command.arg("-m").arg(std::path::absolute(job.model)?).args(["-c", &context, "-t", &threads, "-npp", "32", "-ntg", "128", "-npl", &count]);
     // Its table goes the way of its complaints.
     let output = command.stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

@@ -1,7 +1,7 @@
 //! A chunk of one row of a quantized matrix, unpacked: what every fast body multiplies, whatever the block format was.
 //!
-//! A format is its constants and one function, [`Format::unpack`]; how rows of activations meet a [`Column`] is the bodies'
-//! matter. Plain code: inlined into a body it is compiled for that body's registers.
+//! A format is its constants and one function in plain code, [`Format::unpack`], and where it pays the same again for 256-bit registers, cut
+//! into head and levels; how rows of activations meet a [`Column`] is the bodies' matter.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256i, _mm256_loadu_si256};

@@ -2,7 +2,7 @@
 //! once and broadcast four weights at a time, so that nothing of the weights has to be transposed.
 //!
 //! Written once over [`RowLanes`] and [`Format`]; gives the bits that `scalar` defines. Loops: strip of columns, chunk of 256,
-//! panel of rows, a few columns; the outputs rest column by column in memory between chunks. An unpacked column is 1 KB, a panel
+//! panel of rows, a few columns; the outputs rest column by column in memory between chunks. An unpacked column is 0.7 KB, a panel
 //! of eight rows 2.6 KB: the panel and its columns stay in the first-level cache, all panels of a chunk in the second.
 
 use std::cell::Cell;
