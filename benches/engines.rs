@@ -170,7 +170,10 @@ fn ik_batched(program: &Path, job: &Job<'_>, count: usize) -> Result<f64, Error>
     let mut command = Command::new(std::path::absolute(program)?);
     // It leaves a log where it stands.
     command.current_dir(std::env::temp_dir());
-    command.arg("-m").arg(std::path::absolute(job.model)?).args(["-c", &context, "-t", &threads, "-npp", "32", "-ntg", "128", "-npl", &count]);
+    command
+        .arg("-m")
+        .arg(std::path::absolute(job.model)?)
+        .args(["-c", &context, "-t", &threads, "-npp", "32", "-ntg", "128", "-npl", &count]);
     // Its table goes the way of its complaints.
     let output = command.stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
