@@ -11,6 +11,7 @@ use super::column::{Column, Format};
 use super::dense::{self, Chains};
 use super::product::{Block, DenseRows};
 use super::row_lanes::RowLanes;
+use super::target::{Square, Target, Write};
 use super::tile;
 use crate::{GgmlType, Weight};
 
@@ -19,7 +20,7 @@ pub(crate) struct Avx2;
 
 /// [`tile::quantized`] on 256-bit registers.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut [f32]) {
+pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
     // SAFETY: this function runs only where the CPU has the instruction set.
     unsafe { tile::quantized::<Avx2>(weight, x, block, out) }
 }
@@ -169,11 +170,18 @@ impl RowLanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    unsafe fn turn(from: *const f32, from_stride: usize, to: &Square) {
         unsafe {
             let at = |i: usize| _mm256_loadu_si256(from.add(i * from_stride).cast());
             for (i, row) in transpose([at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)]).into_iter().enumerate() {
-                _mm256_storeu_si256(to.add(i * to_stride).cast(), row);
+                let (mut row, to_row) = (_mm256_castsi256_ps(row), to.to.add(i * to.stride));
+                if let Some(bias) = to.bias {
+                    row = _mm256_add_ps(row, _mm256_loadu_ps(bias));
+                }
+                if to.write == Write::Add {
+                    row = _mm256_add_ps(_mm256_loadu_ps(to_row), row);
+                }
+                _mm256_storeu_ps(to_row, row);
             }
         }
     }

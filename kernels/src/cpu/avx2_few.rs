@@ -6,6 +6,7 @@
 //! register, a column a lane, where the chain of f32 operations that `scalar` defines goes on.
 
 use std::arch::x86_64::*;
+use std::cell::Cell;
 
 use super::activation::{Activation, Activations};
 use super::avx2::transpose;
@@ -14,6 +15,7 @@ use super::column::{Column, Correction, Format, Levels};
 use super::formats::{Visitor, visit};
 use super::product::Block;
 use super::scalar::chunk_bytes_max;
+use super::target::Target;
 use super::tile::prefetch;
 use crate::Weight;
 
@@ -25,6 +27,11 @@ const COLUMNS: usize = 8;
 /// Bytes of each column asked for ahead. Measured on 2026-11-27, two threads of a Zen 3, GB/s of one row with 0, 144, 288, 576, 1,152 and 2,304:
 /// Q4_K 13.3, 14.4, 12.4, 15.5, 16.2, 13.2; Q6_K 7.9, 15.3, 15.6, 17.7, 13.7, 11.6.
 const AHEAD: usize = 576;
+
+thread_local! {
+    /// Unpacked columns, kept between calls: clearing them took longer than a small matrix.
+    static UNPACKED: Cell<Option<Box<[Column; COLUMNS]>>> = const { Cell::new(None) };
+}
 
 /// What eight columns leave of one chunk for `R` rows.
 type Sums<const R: usize> = [[__m256i; COLUMNS]; R];
@@ -42,11 +49,11 @@ static SCALE_OF_RUN: ScalePlaces = {
     places
 };
 
-/// Outputs of `block`, of at most [`ROWS_MAX`] rows, into `out` (rows of `block.stride()`).
+/// Outputs of `block`, of at most [`ROWS_MAX`] rows.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
-    struct Body<'a>(&'a Weight, &'a Activations, &'a Block, &'a mut [f32]);
-    impl Visitor for Body<'_> {
+pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &mut Target<'_>) {
+    struct Body<'a, 't>(&'a Weight, &'a Activations, &'a Block, &'a mut Target<'t>);
+    impl Visitor for Body<'_, '_> {
         #[inline(always)]
         fn visit<F: Format>(self) {
             // SAFETY: called from a function that has the instruction set.
@@ -68,15 +75,16 @@ pub(crate) fn quantized(weight: &Weight, x: &Activations, block: &Block, out: &m
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &Block, out: &mut [f32]) {
+fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &Block, out: &mut Target<'_>) {
     let ty = weight.ggml_type();
     let (blocks, chunk_bytes) = (weight.blocks(), chunk_bytes_max(ty));
-    let mut unpacked = [Column::EMPTY; COLUMNS];
+    // Taken out and not borrowed: a closure handed to the standard library would be compiled without the instruction set.
+    let mut unpacked = UNPACKED.take().unwrap_or_else(|| Box::new([Column::EMPTY; COLUMNS]));
     // Where the compiler sees these places it makes two shuffles of each.
     let places = std::hint::black_box(&SCALE_OF_RUN);
     let mut heads = Heads::empty();
     let mut sums: Sums<R> = [[_mm256_setzero_si256(); COLUMNS]; R];
-    let (count, stride) = (block.rows.len(), block.stride());
+    let count = block.rows.len();
     // Lane by lane a stream of its own: the hardware follows eight of them, and reads ahead in each.
     let each = block.columns.len().div_ceil(COLUMNS);
     for nth in 0..each {
@@ -112,11 +120,12 @@ fn columns<F: Format, const R: usize>(weight: &Weight, x: &Activations, block: &
             unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), *acc) };
             for (lane, value) in lanes.into_iter().enumerate() {
                 if lane * each + nth < block.columns.len() {
-                    out[r * stride + lane * each + nth] = value;
+                    out.put(r, lane * each + nth, value);
                 }
             }
         }
     }
+    UNPACKED.set(Some(unpacked));
 }
 
 /// Multiplies column `lane` with each row, and leaves eight partial sums for each, or the sums of its eight runs of 32.

@@ -12,6 +12,7 @@ use super::column::{Column, Format};
 use super::dense::{self, Chains};
 use super::product::{Block, DenseRows};
 use super::row_lanes::RowLanes;
+use super::target::{Square, Target};
 use super::tile;
 use crate::{GgmlType, Weight};
 
@@ -20,7 +21,7 @@ pub(crate) struct Avx512;
 
 /// [`tile::quantized`] on 512-bit registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut [f32]) {
+pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
     // SAFETY: this function runs only where the CPU has the instruction set.
     unsafe { tile::quantized::<Avx512>(weight, x, block, out) }
 }
@@ -158,9 +159,9 @@ impl RowLanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    unsafe fn turn(from: *const f32, from_stride: usize, to: &Square) {
         unsafe {
-            Avx2::turn(from, from_stride, to, to_stride);
+            Avx2::turn(from, from_stride, to);
         }
     }
 }

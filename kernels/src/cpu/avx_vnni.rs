@@ -10,6 +10,7 @@ use super::avx2::Avx2;
 use super::column::{Column, Format};
 use super::product::Block;
 use super::row_lanes::RowLanes;
+use super::target::{Square, Target};
 use super::tile;
 use crate::{GgmlType, Weight};
 
@@ -18,7 +19,7 @@ pub(crate) struct AvxVnni;
 
 /// [`tile::quantized`] with VNNI on 256-bit registers.
 #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
-pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut [f32]) {
+pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
     // SAFETY: this function runs only where the CPU has the instruction set.
     unsafe { tile::quantized::<AvxVnni>(weight, x, block, out) }
 }
@@ -146,7 +147,7 @@ impl RowLanes for AvxVnni {
     }
 
     #[inline(always)]
-    unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-        unsafe { Avx2::turn(from, from_stride, to, to_stride) }
+    unsafe fn turn(from: *const f32, from_stride: usize, to: &Square) {
+        unsafe { Avx2::turn(from, from_stride, to) }
     }
 }

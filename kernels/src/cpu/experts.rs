@@ -6,11 +6,11 @@
 
 use std::ops::Range;
 
-use super::gate;
 use super::isa::Isa;
 use super::pool;
-use super::product::{Block, Inputs, ROWS_MAX, block_width, cut, with_scratch};
+use super::product::{Block, Inputs, ROWS_MAX, block_width, cut, gated_block, with_scratch};
 use super::shared_slice::SharedSlice;
+use super::target::Target;
 use crate::ops::linear::Activation;
 use crate::ops::moe::{Experts, Routes};
 
@@ -60,28 +60,22 @@ pub(crate) fn gated(isa: Isa, x: &[f32], rows: usize, pairs: &Pairs, experts: &E
     // The experts of a stack are of one type, so the first one's forms of the rows serve all.
     let all = Inputs::new(isa, x, rows, [&experts.gate()[0], &experts.up()[0]]);
     let inputs: Vec<_> = pairs.groups.iter().map(|group| all.gather(&pairs.rows[group.pairs.clone()])).collect();
-    let mut out = vec![0.0; pairs.rows.len() * width];
-    let columns = block_width(pairs.rows_max(), pairs.groups.len() * width);
+    let mut out = Vec::new();
+    let bytes = pairs.groups.len() * (experts.gate()[0].bytes().as_slice().len() + experts.up()[0].bytes().as_slice().len());
+    let columns = block_width(pairs.rows_max(), pairs.groups.len() * width, bytes);
     let groups = pairs.groups.iter().zip(&inputs);
     let tasks: Vec<_> = groups.flat_map(|group| cut(width, columns).map(move |columns| (group, columns))).collect();
-    let shared = SharedSlice::new(&mut out);
+    let shared = SharedSlice::of_capacity(&mut out, pairs.rows.len() * width);
     pool::pool().run(tasks.len(), |task| {
         let ((group, inputs), columns) = &tasks[task];
         for block in blocks(group, columns) {
-            let size = block.rows.len() * block.stride();
-            with_scratch(2 * size, |scratch| {
-                let (gates, ups) = scratch.split_at_mut(size);
-                inputs.product(&experts.gate()[group.expert], &block, gates);
-                inputs.product(&experts.up()[group.expert], &block, ups);
-                gate::combine(isa, act, gates, ups);
-                for (row, values) in block.rows.clone().zip(gates.chunks_exact(block.stride())) {
-                    let pair = group.pairs.start + row;
-                    // SAFETY: these columns of this pair belong to this task alone.
-                    unsafe { shared.run(pair * width + columns.start, columns.len()) }.copy_from_slice(&values[..columns.len()]);
-                }
-            });
+            let weights = [&experts.gate()[group.expert], &experts.up()[group.expert]];
+            // SAFETY: these columns of these pairs belong to this task alone.
+            unsafe { gated_block(inputs, weights, act, &block, &shared, group.pairs.start + block.rows.start) };
         }
     });
+    // SAFETY: the tasks cover all columns of all pairs: every output is written.
+    unsafe { out.set_len(pairs.rows.len() * width) };
     out
 }
 
@@ -94,7 +88,8 @@ pub(crate) fn down_add(isa: Isa, inner: &[f32], pairs: &Pairs, experts: &Experts
         Inputs::new(isa, inner, group.pairs.len(), [&experts.down()[0]])
     });
     let inputs: Vec<_> = inputs.collect();
-    let tasks: Vec<_> = cut(hidden, block_width(pairs.rows_max(), hidden)).collect();
+    let tasks: Vec<_> =
+        cut(hidden, block_width(pairs.rows_max(), hidden, pairs.groups.len() * experts.down()[0].bytes().as_slice().len())).collect();
     let residual = SharedSlice::new(residual);
     pool::pool().run(tasks.len(), |task| {
         let columns = &tasks[task];
@@ -105,7 +100,7 @@ pub(crate) fn down_add(isa: Isa, inner: &[f32], pairs: &Pairs, experts: &Experts
             for (group, inputs) in pairs.groups.iter().zip(&inputs) {
                 for block in blocks(group, columns) {
                     let products = &mut products[..block.rows.len() * stride];
-                    inputs.product(&experts.down()[group.expert], &block, products);
+                    inputs.product(&experts.down()[group.expert], &block, Target::scratch(products, &block));
                     for (pair, values) in block.rows.zip(products.chunks_exact(stride)) {
                         let pair = group.pairs.start + pair;
                         let (row, weight) = (pairs.rows[pair] as usize, pairs.weights[pair]);

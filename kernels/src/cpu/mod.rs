@@ -37,4 +37,5 @@ pub(crate) mod row_lanes;
 pub(crate) mod scalar;
 pub(crate) mod shared_slice;
 pub(crate) mod softmax;
+mod target;
 pub(crate) mod tile;

@@ -10,7 +10,8 @@ use std::arch::asm;
 use super::activation::Panels;
 use super::column::{Column, Format};
 use super::product::Block;
-use super::row_lanes::RowLanes;
+use super::row_lanes::{RowLanes, turn_one_by_one};
+use super::target::{Square, Target};
 use super::tile;
 use crate::{GgmlType, Weight};
 
@@ -19,7 +20,7 @@ pub(crate) struct Neon;
 
 /// [`tile::quantized`] on 128-bit registers.
 #[target_feature(enable = "neon,dotprod")]
-pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut [f32]) {
+pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
     // SAFETY: this function runs only where the CPU has the instruction set.
     unsafe { tile::quantized::<Neon>(weight, x, block, out) }
 }
@@ -162,9 +163,7 @@ impl RowLanes for Neon {
     }
 
     #[inline(always)]
-    unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-        for (i, j) in (0..64).map(|at| (at / 8, at % 8)) {
-            unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
-        }
+    unsafe fn turn(from: *const f32, from_stride: usize, to: &Square) {
+        unsafe { turn_one_by_one(from, from_stride, to) }
     }
 }

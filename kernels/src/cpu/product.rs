@@ -12,6 +12,7 @@ use super::isa::Isa;
 use super::neon;
 use super::row_lanes::{Emulated, RowLanes as _};
 use super::shared_slice::SharedSlice;
+use super::target::{Target, Write};
 #[cfg(target_arch = "x86_64")]
 use super::{avx_vnni, avx2, avx2_few, avx512};
 use super::{dense, gate, pool, scalar, tile};
@@ -140,33 +141,33 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// Computes one block of outputs of `weight` into `out`, rows of `block.stride()`. The block's rows begin at a multiple of [`ROWS_MAX`].
-    pub fn product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
+    /// Computes one block of outputs of `weight`. The block's rows begin at a multiple of [`ROWS_MAX`].
+    pub fn product(&self, weight: &Weight, block: &Block, mut out: Target<'_>) {
         let quantized = match scale_for(weight.ggml_type()) {
-            None => return self.dense_product(weight, block, out),
+            None => return through_scratch(block, &mut out, |out| self.dense_product(weight, block, out)),
             Some(Scale::Per256) => &self.per256,
             Some(Scale::Per32) => &self.per32,
         };
         let Quantized { rows, panels } = quantized.as_ref().expect("prepared for every weight");
         match (self.isa, panels) {
             // SAFETY: plain code.
-            (Isa::Scalar | Isa::Emulated512, Some(x)) => unsafe { tile::quantized::<Emulated>(weight, x, block, out) },
-            (Isa::Scalar | Isa::Emulated512, None) => scalar::quantized(weight, rows, block, out),
+            (Isa::Scalar | Isa::Emulated512, Some(x)) => unsafe { tile::quantized::<Emulated>(weight, x, block, &mut out) },
+            (Isa::Scalar | Isa::Emulated512, None) => through_scratch(block, &mut out, |out| scalar::quantized(weight, rows, block, out)),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a set is chosen only where the CPU has it.
-            (Isa::Avx2, Some(x)) => unsafe { avx2::quantized(weight, x, block, out) },
+            (Isa::Avx2, Some(x)) => unsafe { avx2::quantized(weight, x, block, &mut out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            (Isa::AvxVnni, Some(x)) => unsafe { avx_vnni::quantized(weight, x, block, out) },
+            (Isa::AvxVnni, Some(x)) => unsafe { avx_vnni::quantized(weight, x, block, &mut out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            (Isa::Avx512, Some(x)) => unsafe { avx512::quantized(weight, x, block, out) },
+            (Isa::Avx512, Some(x)) => unsafe { avx512::quantized(weight, x, block, &mut out) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
-            (Isa::Neon, Some(x)) => unsafe { neon::quantized(weight, x, block, out) },
+            (Isa::Neon, Some(x)) => unsafe { neon::quantized(weight, x, block, &mut out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above, and the wider sets only beside AVX2.
-            (Isa::Avx2 | Isa::AvxVnni | Isa::Avx512, None) => unsafe { avx2_few::quantized(weight, rows, block, out) },
+            (Isa::Avx2 | Isa::AvxVnni | Isa::Avx512, None) => unsafe { avx2_few::quantized(weight, rows, block, &mut out) },
             (other, _) => unreachable!("{other} is not a set of this CPU"),
         }
     }
@@ -189,6 +190,14 @@ impl<'a> Inputs<'a> {
     }
 }
 
+/// For bodies that write rows of `block.stride()`.
+fn through_scratch(block: &Block, target: &mut Target<'_>, body: impl FnOnce(&mut [f32])) {
+    with_scratch(block.rows.len() * block.stride(), |scratch| {
+        body(scratch);
+        scratch.chunks_exact(block.stride()).enumerate().for_each(|(row, values)| target.put_row(row, values));
+    });
+}
+
 fn scale_for(ty: GgmlType) -> Option<Scale> {
     match ty.block_size() {
         1 => None,
@@ -197,76 +206,86 @@ fn scale_for(ty: GgmlType) -> Option<Scale> {
     }
 }
 
-/// What happens to the product of one weight.
-pub(crate) struct Output<'a> {
+/// One of the products of the same rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'a> {
     pub weight: &'a Weight,
     pub bias: Option<&'a [f32]>,
-    /// `[rows, weight.rows()]`.
-    pub out: &'a mut [f32],
-    pub write: Write,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Write {
-    /// `out = product + bias`.
-    Set,
-    /// `out += product + bias`: the bias first, then one addition.
-    Add,
-}
-
-/// Several products of the same rows in one parallel region.
-pub(crate) fn products(inputs: &Inputs<'_>, outputs: Vec<Output<'_>>) {
-    let columns_total = outputs.iter().map(|o| o.weight.rows()).sum();
-    let width = block_width(inputs.rows, columns_total);
-    let mut tasks = Vec::new();
-    for (index, output) in outputs.iter().enumerate() {
-        tasks.extend(cut(output.weight.rows(), width).map(|columns| (index, columns)));
+/// `x * weight^T + bias` of each, `[rows, weight.rows()]`, in one parallel region.
+pub(crate) fn products(inputs: &Inputs<'_>, of: &[Product<'_>]) -> Vec<Vec<f32>> {
+    let mut outs: Vec<Vec<f32>> = of.iter().map(|_| Vec::new()).collect();
+    let lengths = of.iter().map(|product| inputs.rows * product.weight.rows());
+    let shared: Vec<_> = outs.iter_mut().zip(lengths.clone()).map(|(out, len)| SharedSlice::of_capacity(out, len)).collect();
+    write_products(inputs, of, &shared, Write::Set);
+    for (out, len) in outs.iter_mut().zip(lengths) {
+        // SAFETY: the tasks cover all columns of all rows: every output is written.
+        unsafe { out.set_len(len) };
     }
-    let targets: Vec<_> = outputs.into_iter().map(|o| (o.weight, o.bias, SharedSlice::new(o.out), o.write)).collect();
+    outs
+}
+
+/// `out += x * weight^T + bias`, `[rows, weight.rows()]`.
+pub(crate) fn add_product(inputs: &Inputs<'_>, product: Product<'_>, out: &mut [f32]) {
+    assert_eq!(out.len(), inputs.rows * product.weight.rows(), "rows of another length");
+    write_products(inputs, &[product], &[SharedSlice::new(out)], Write::Add);
+}
+
+fn write_products(inputs: &Inputs<'_>, of: &[Product<'_>], outs: &[SharedSlice<'_, f32>], write: Write) {
+    let weights = || of.iter().map(|product| product.weight);
+    let width = block_width(inputs.rows, weights().map(Weight::rows).sum(), weights().map(|weight| weight.bytes().as_slice().len()).sum());
+    let tasks = of.iter().zip(outs).flat_map(|of| cut(of.0.weight.rows(), width).map(move |columns| (of, columns)));
+    let tasks: Vec<_> = tasks.collect();
     pool::pool().run(tasks.len(), |task| {
-        let (index, columns) = &tasks[task];
-        let (weight, bias, out, write) = &targets[*index];
+        let ((Product { weight, bias }, out), columns) = &tasks[task];
         for rows in cut(inputs.rows, ROWS_MAX) {
             let block = Block { rows, columns: columns.clone() };
-            with_scratch(block.rows.len() * block.stride(), |scratch| {
-                inputs.product(weight, &block, scratch);
-                for (row, values) in block.rows.clone().zip(scratch.chunks_exact_mut(block.stride())) {
-                    let values = &mut values[..columns.len()];
-                    if let Some(bias) = bias {
-                        values.iter_mut().zip(&bias[columns.clone()]).for_each(|(v, b)| *v += b);
-                    }
-                    // SAFETY: these columns of this output belong to this task alone.
-                    let out = unsafe { out.run(row * weight.rows() + columns.start, columns.len()) };
-                    match write {
-                        Write::Set => out.copy_from_slice(values),
-                        Write::Add => out.iter_mut().zip(values).for_each(|(o, v)| *o += *v),
-                    }
-                }
-            });
+            // SAFETY: these columns of this output belong to this task alone, and `Add` comes with initialised outputs.
+            let target = unsafe { Target::new(out, weight.rows(), block.rows.start, &block, *bias, write) };
+            inputs.product(weight, &block, target);
         }
     });
 }
 
-/// `gate(x * gate^T) * (x * up^T)` into `out [rows, gate.rows()]`, in one parallel region.
-pub(crate) fn gated(inputs: &Inputs<'_>, gate: &Weight, up: &Weight, function: Gate, out: &mut [f32]) {
-    let total = gate.rows();
-    let tasks: Vec<_> = cut(total, block_width(inputs.rows, total)).collect();
-    let out = SharedSlice::new(out);
+/// `gate(x * gate^T) * (x * up^T)`, `[rows, gate.rows()]`, in one parallel region.
+pub(crate) fn gated(inputs: &Inputs<'_>, gate: &Weight, up: &Weight, function: Gate) -> Vec<f32> {
+    let width = gate.rows();
+    let mut out = Vec::new();
+    let tasks: Vec<_> = cut(width, block_width(inputs.rows, width, gate.bytes().as_slice().len() + up.bytes().as_slice().len())).collect();
+    let shared = SharedSlice::of_capacity(&mut out, inputs.rows * width);
     pool::pool().run(tasks.len(), |task| {
-        let columns = &tasks[task];
         for rows in cut(inputs.rows, ROWS_MAX) {
-            let block = Block { rows, columns: columns.clone() };
-            let size = block.rows.len() * block.stride();
-            with_scratch(2 * size, |scratch| {
-                let (gates, ups) = scratch.split_at_mut(size);
-                inputs.product(gate, &block, gates);
-                inputs.product(up, &block, ups);
-                gate::combine(inputs.isa, function, gates, ups);
-                for (row, values) in block.rows.clone().zip(gates.chunks_exact(block.stride())) {
-                    // SAFETY: these columns of the output belong to this task alone.
-                    unsafe { out.run(row * total + columns.start, columns.len()) }.copy_from_slice(&values[..columns.len()]);
-                }
-            });
+            let block = Block { rows, columns: tasks[task].clone() };
+            // SAFETY: these columns of the output belong to this task alone.
+            unsafe { gated_block(inputs, [gate, up], function, &block, &shared, block.rows.start) };
+        }
+    });
+    // SAFETY: the tasks cover all columns of all rows: every output is written.
+    unsafe { out.set_len(inputs.rows * width) };
+    out
+}
+
+/// [`gated`] for one block, whose first row is row `row` of `out`.
+///
+/// # Safety
+/// While this runs nobody else reads or writes these outputs.
+pub(super) unsafe fn gated_block(
+    inputs: &Inputs<'_>,
+    [gate, up]: [&Weight; 2],
+    function: Gate,
+    block: &Block,
+    out: &SharedSlice<'_, f32>,
+    row: usize,
+) {
+    with_scratch(block.rows.len() * block.stride(), |ups| {
+        inputs.product(up, block, Target::scratch(ups, block));
+        // SAFETY: the caller's promise.
+        inputs.product(gate, block, unsafe { Target::new(out, gate.rows(), row, block, None, Write::Set) });
+        for (nth, ups) in ups.chunks_exact(block.stride()).enumerate() {
+            // SAFETY: as above; the product was just written there.
+            let gates = unsafe { out.run((row + nth) * gate.rows() + block.columns.start, block.columns.len()) };
+            gate::combine(inputs.isa, function, gates, &ups[..block.columns.len()]);
         }
     });
 }
@@ -274,12 +293,17 @@ pub(crate) fn gated(inputs: &Inputs<'_>, gate: &Weight, up: &Weight, function: G
 /// Rows computed before the next rows start: 512 x 64 f32 of scratch stay in the second-level cache.
 pub(super) const ROWS_MAX: usize = 512;
 
-/// Columns of one task: a multiple of 16, small enough that every thread finds several tasks, large enough that taking one
-/// costs nothing beside it.
-pub(super) fn block_width(rows: usize, columns_total: usize) -> usize {
+/// Columns of one task of `rows` rows, `columns` columns and `bytes` of weights in all: a multiple of 16, small enough that every thread finds several tasks, large
+/// enough that taking one costs nothing beside it and reading reaches its speed.
+pub(super) fn block_width(rows: usize, columns: usize, bytes: usize) -> usize {
+    let threads = pool::pool().threads();
+    let tasks = (bytes / TASK_BYTES / threads).clamp(if rows > 32 { 4 } else { 2 }, 8) * threads;
     let widest = if rows <= 8 { 256 } else { 48 };
-    (columns_total / (8 * pool::pool().threads())).next_multiple_of(16).clamp(16, widest)
+    (columns / tasks).next_multiple_of(16).clamp(16, widest)
 }
+
+/// Of weights: a few microseconds of reading.
+const TASK_BYTES: usize = 32 << 10;
 
 pub(super) fn cut(total: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
     (0..total).step_by(width).map(move |start| start..total.min(start + width))
@@ -288,12 +312,13 @@ pub(super) fn cut(total: usize, width: usize) -> impl Iterator<Item = Range<usiz
 /// Runs `work` on `len` values of this thread's scratch memory, whose contents are left-overs.
 pub(super) fn with_scratch(len: usize, work: impl FnOnce(&mut [f32])) {
     thread_local! {
-        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        /// One for each call inside another.
+        static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
     }
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < len {
-            scratch.resize(len, 0.0);
-        }
-        work(&mut scratch[..len]);
-    });
+    let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+    work(&mut scratch[..len]);
+    SCRATCH.with_borrow_mut(|all| all.push(scratch));
 }

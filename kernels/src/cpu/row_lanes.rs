@@ -4,6 +4,7 @@
 //! below is the 512-bit one with nothing but the arithmetic left, so the algorithm is tested where the instructions are missing.
 
 use super::column::{Column, Format};
+use super::target::{Square, Write};
 use crate::GgmlType;
 
 /// Lanes of 32 bits, a row of activations each.
@@ -66,8 +67,24 @@ pub(crate) trait RowLanes {
     /// `c - a * b`, rounded once.
     unsafe fn minus_fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
 
-    /// Eight rows of eight numbers, `from_stride` apart, to eight columns, `to_stride` apart.
-    unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+    /// Eight rows of eight numbers, `from_stride` apart, to eight columns of outputs: bias and residual as [`Target::put`].
+    unsafe fn turn(from: *const f32, from_stride: usize, to: &Square);
+}
+
+/// [`RowLanes::turn`] without any instruction set.
+///
+/// # Safety
+/// As there.
+pub(crate) unsafe fn turn_one_by_one(from: *const f32, from_stride: usize, square: &Square) {
+    for (i, j) in (0..64).map(|at| (at / 8, at % 8)) {
+        // SAFETY: all are there, by the contract.
+        unsafe {
+            let value = *from.add(i * from_stride + j);
+            let value = square.bias.map_or(value, |bias| value + *bias.add(i));
+            let to = square.to.add(j * square.stride + i);
+            *to = if square.write == Write::Add { *to + value } else { value };
+        }
+    }
 }
 
 /// Plain arrays, shaped like the 512-bit registers.
@@ -222,10 +239,8 @@ impl RowLanes for Emulated {
     }
 
     #[inline(never)]
-    unsafe fn turn(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-        for (i, j) in (0..64).map(|at| (at / 8, at % 8)) {
-            // SAFETY: both are there, by the trait's contract.
-            unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
-        }
+    unsafe fn turn(from: *const f32, from_stride: usize, to: &Square) {
+        // SAFETY: this contract is the same.
+        unsafe { turn_one_by_one(from, from_stride, to) }
     }
 }

@@ -22,6 +22,20 @@ impl<'a, T> SharedSlice<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    /// Of memory that need not be initialised: nobody may read an element before it was written.
+    pub fn of_capacity(values: &'a mut Vec<T>, len: usize) -> Self {
+        values.reserve(len);
+        Self { start: values.spare_capacity_mut().as_mut_ptr().cast(), len, slice: PhantomData }
+    }
+
+    /// To element `start`, which has `len - 1` more behind it.
+    #[inline]
+    pub fn pointer(&self, start: usize, len: usize) -> *mut T {
+        assert!(start <= self.len && len <= self.len - start, "{len} elements at {start} of {}", self.len);
+        // SAFETY: inside the slice.
+        unsafe { self.start.add(start) }
+    }
+
     /// Element `index`.
     ///
     /// # Safety

@@ -14,6 +14,7 @@ use super::formats::{Visitor, visit};
 use super::product::Block;
 use super::row_lanes::RowLanes;
 use super::scalar::chunk_bytes_max;
+use super::target::Target;
 use crate::Weight;
 
 /// Columns unpacked together where there are many rows to share them.
@@ -36,14 +37,14 @@ thread_local! {
     static WORKSPACE: Cell<Workspace> = Cell::default();
 }
 
-/// Outputs of `block` of a quantized matrix, into `out` (rows of `block.stride()`).
+/// Outputs of `block` of a quantized matrix.
 ///
 /// # Safety
 /// The CPU has the instruction set of `V`.
 #[inline(always)]
-pub(crate) unsafe fn quantized<V: RowLanes>(weight: &Weight, x: &Panels, block: &Block, out: &mut [f32]) {
-    struct Body<'a, V>(&'a Weight, &'a Panels, &'a Block, &'a mut [f32], std::marker::PhantomData<V>);
-    impl<V: RowLanes> Visitor for Body<'_, V> {
+pub(crate) unsafe fn quantized<V: RowLanes>(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
+    struct Body<'a, 't, V>(&'a Weight, &'a Panels, &'a Block, &'a mut Target<'t>, std::marker::PhantomData<V>);
+    impl<V: RowLanes> Visitor for Body<'_, '_, V> {
         #[inline(always)]
         fn visit<F: Format>(self) {
             // SAFETY: `quantized`'s caller promises the instruction set.
@@ -54,7 +55,7 @@ pub(crate) unsafe fn quantized<V: RowLanes>(weight: &Weight, x: &Panels, block: 
 }
 
 #[inline(always)]
-unsafe fn strips<V: RowLanes, F: Format>(weight: &Weight, x: &Panels, block: &Block, out: &mut [f32]) {
+unsafe fn strips<V: RowLanes, F: Format>(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
     assert!(x.lanes == V::ROWS && block.rows.start.is_multiple_of(V::ROWS), "panels of these lanes, from the first row of one");
     let panels = block.rows.start / V::ROWS..block.rows.end.div_ceil(V::ROWS);
     let few = panels.len() <= FEW_PANELS;
@@ -88,20 +89,23 @@ unsafe fn strips<V: RowLanes, F: Format>(weight: &Weight, x: &Panels, block: &Bl
     WORKSPACE.set(workspace);
 }
 
-/// From columns of `height` sums to the rows of the block. Columns up to the stride are turned, too: what they hold is not read.
+/// From columns of `height` sums to the rows of the block.
 #[inline(always)]
-unsafe fn turn<V: RowLanes>(sums: &[f32], height: usize, block: &Block, out: &mut [f32]) {
-    let (rows, stride) = (block.rows.len(), block.stride());
-    assert!(sums.len() >= stride * height && height >= rows && out.len() >= rows * stride, "room for all");
-    let whole = rows / 8 * 8;
-    for row in (0..whole).step_by(8) {
-        for column in (0..stride).step_by(8) {
+unsafe fn turn<V: RowLanes>(sums: &[f32], height: usize, block: &Block, out: &mut Target<'_>) {
+    let (rows, columns) = (block.rows.len(), block.columns.len());
+    assert!(sums.len() >= columns * height && height >= rows, "a sum for each output");
+    let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
+    for row in (0..whole_rows).step_by(8) {
+        for column in (0..whole_columns).step_by(8) {
             // SAFETY: the instruction set is the caller's promise; eight columns and rows are there, as just checked.
-            unsafe { V::turn(sums.as_ptr().add(column * height + row), height, out.as_mut_ptr().add(row * stride + column), stride) };
+            unsafe { V::turn(sums.as_ptr().add(column * height + row), height, &out.square(row, column)) };
         }
     }
-    for (row, out) in (whole..rows).zip(out[whole * stride..].chunks_exact_mut(stride)) {
-        out.iter_mut().zip(sums[row..].iter().step_by(height)).for_each(|(out, sum)| *out = *sum);
+    for row in 0..rows {
+        let first = if row < whole_rows { whole_columns } else { 0 };
+        for column in first..columns {
+            out.put(row, column, sums[column * height + row]);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Module, Result,
 
 use crate::Weight;
 use crate::cpu::isa::isa;
-use crate::cpu::product::{self, Inputs, Output, Write};
+use crate::cpu::product::{self, Inputs, Product};
 use crate::profile::{self, Op, cost};
 
 /// Activation function of a gated feed-forward layer.
@@ -45,13 +45,10 @@ fn products(x: &Tensor, ws: &[(&Weight, Option<&Tensor>)]) -> Result<Vec<Tensor>
         return ws.iter().map(|(w, bias)| on_device(x, w, *bias)).collect();
     }
     let biases = ws.iter().map(|(_, bias)| bias.map(host_values).transpose()).collect::<Result<Vec<_>>>()?;
-    let mut outs: Vec<Vec<f32>> = ws.iter().map(|(w, _)| vec![0.0; rows * w.rows()]).collect();
-    with_values(x, |x| {
+    let of: Vec<_> = ws.iter().zip(&biases).map(|((weight, _), bias)| Product { weight, bias: bias.as_deref() }).collect();
+    let outs = with_values(x, |x| {
         let inputs = Inputs::new(isa().map_err(candle_core::Error::wrap)?, x, rows, ws.iter().map(|(w, _)| *w));
-        let outputs = ws.iter().zip(&biases).zip(&mut outs);
-        let outputs = outputs.map(|(((weight, _), bias), out)| Output { weight, bias: bias.as_deref(), out, write: Write::Set });
-        product::products(&inputs, outputs.collect());
-        Ok(())
+        Ok(product::products(&inputs, &of))
     })?;
     outs.into_iter().zip(ws).map(|(out, (w, _))| Tensor::from_vec(out, (rows, w.rows()), &Device::Cpu)).collect()
 }
@@ -73,16 +70,20 @@ pub fn linear_add_(residual: &Tensor, x: &Tensor, w: &Weight, bias: Option<&Tens
     }
     let isa = isa().map_err(candle_core::Error::wrap)?;
     let bias = bias.map(host_values).transpose()?;
-    // The rows are read here and not inside the op, which holds the residual's lock: they may share a storage.
-    let x = x.flatten_all()?.to_vec1::<f32>()?;
-    let inputs = Inputs::new(isa, &x, rows, [w]);
-    residual.inplace_op1(&AddProduct { inputs, weight: w, bias })
+    let product = Product { weight: w, bias: bias.as_deref() };
+    let add = |x: &[f32]| residual.inplace_op1(&AddProduct { inputs: Inputs::new(isa, x, rows, [w]), product });
+    // The op locks the residual's storage, so rows that lie in the same one are copied out of it first.
+    if share_a_storage(x, residual) { add(&x.flatten_all()?.to_vec1::<f32>()?) } else { with_values(x, add) }
+}
+
+fn share_a_storage(a: &Tensor, b: &Tensor) -> bool {
+    let of = |tensor: &Tensor| std::ptr::from_ref(&*tensor.storage_and_layout().0);
+    of(a) == of(b)
 }
 
 struct AddProduct<'a> {
     inputs: Inputs<'a>,
-    weight: &'a Weight,
-    bias: Option<Vec<f32>>,
+    product: Product<'a>,
 }
 
 impl InplaceOp1 for AddProduct<'_> {
@@ -93,8 +94,7 @@ impl InplaceOp1 for AddProduct<'_> {
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let CpuStorage::F32(values) = storage else { bail!("linear_add_: the residual is not f32") };
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("linear_add_: the residual is not contiguous") };
-        let out = &mut values[start..end];
-        product::products(&self.inputs, vec![Output { weight: self.weight, bias: self.bias.as_deref(), out, write: Write::Add }]);
+        product::add_product(&self.inputs, self.product, &mut values[start..end]);
         Ok(())
     }
 }
@@ -114,11 +114,9 @@ pub fn ffn_gated(x: &Tensor, gate: &Weight, up: &Weight, act: Activation) -> Res
         };
         return gates * on_device(x, up, None)?;
     }
-    let mut out = vec![0.0; rows * gate.rows()];
-    with_values(x, |x| {
+    let out = with_values(x, |x| {
         let inputs = Inputs::new(isa().map_err(candle_core::Error::wrap)?, x, rows, [gate, up]);
-        product::gated(&inputs, gate, up, act, &mut out);
-        Ok(())
+        Ok(product::gated(&inputs, gate, up, act))
     })?;
     Tensor::from_vec(out, (rows, gate.rows()), &Device::Cpu)
 }
