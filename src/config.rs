@@ -49,6 +49,8 @@ pub struct Server {
 pub struct Engine {
     /// Threads that compute.
     pub threads: NonZeroUsize,
+    /// Each of them stays on a core of its own.
+    pub pin: bool,
     pub device: DeviceChoice,
     pub context: Context,
     pub memory: Memory,
@@ -177,6 +179,7 @@ impl Config {
             },
             engine: Engine {
                 threads: layers.one("threads", values::threads)?.unwrap_or(threads(machine.cores)),
+                pin: layers.one("pin", values::boolean)?.unwrap_or(false),
                 device: layers.one("device", values::device)?.unwrap_or(DeviceChoice::Auto),
                 context: layers.one("context", values::tokens)?.map_or(Context::OfModel, Context::Tokens),
                 memory: layers

@@ -93,9 +93,12 @@ pub struct ServerArgs {
 #[derive(Debug, Default, ClapArgs)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
-    /// Threads that compute [default: the cores; all but one from five up]
+    /// Threads that compute [default: the physical cores; all but one from five up]
     #[arg(long, short)]
     threads: Option<String>,
+    /// Keep each of these threads on a core of its own
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pin: Option<String>,
     /// Tokens of a conversation, like 8192 or 32k [default: the model's own, as far as the memory goes]
     #[arg(long, value_name = "TOKENS")]
     context: Option<String>,
@@ -255,6 +258,7 @@ impl ServerArgs {
 impl EngineArgs {
     pub fn tell(&self, layers: &mut Layers) {
         layers.flag("threads", one(&self.threads));
+        layers.flag("pin", one(&self.pin));
         layers.flag("context", one(&self.context));
         layers.flag("memory", one(&self.memory));
         layers.flag("weights", one(&self.weights));

@@ -77,6 +77,9 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     let (mut gguf, id) = open(config)?;
     let plan = plan(&gguf, config)?;
     kernels::cpu::pool::set_threads(config.engine.threads);
+    if config.engine.pin {
+        kernels::cpu::pool::set_pinned();
+    }
     let opened = kernels::device::open(config.engine.device).with_context(|| config.source("device").to_string())?;
     for error in &opened.passed_over {
         tracing::warn!("{error}");

@@ -12,7 +12,13 @@ const MEMORY_GUESS_BYTES: u64 = 4 << 30;
 
 /// What the defaults of the configuration depend on.
 pub fn machine() -> Machine {
-    Machine { cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN), memory_available_bytes: memory_available_bytes() }
+    Machine { cores: cores(), memory_available_bytes: memory_available_bytes() }
+}
+
+/// Cores this process may use; two threads of one core share its arithmetic and count once.
+fn cores() -> NonZeroUsize {
+    let usable = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    NonZeroUsize::new(num_cpus::get_physical()).map_or(usable, |physical| physical.min(usable))
 }
 
 /// Memory this process may still take: what the kernel calls available, and no more than its control group leaves.

@@ -14,6 +14,7 @@ pub const KEYS: &[&str] = &[
     "host",
     "port",
     "threads",
+    "pin",
     "context",
     "memory",
     "weights",

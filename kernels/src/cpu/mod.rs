@@ -5,6 +5,7 @@ pub mod peak;
 pub mod pool;
 
 pub(crate) mod activation;
+mod affinity;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;

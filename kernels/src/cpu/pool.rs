@@ -13,6 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::affinity;
+
 /// A fixed number of threads, the caller included.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -23,6 +25,7 @@ pub struct Pool {
 
 static POOL: OnceLock<Pool> = OnceLock::new();
 static THREADS: AtomicUsize = AtomicUsize::new(0);
+static PINNED: AtomicBool = AtomicBool::new(false);
 /// 30 microseconds cover the pause between two ops of a step; past them a sleeping thread costs less than a spinning one,
 /// above all where the HTTP runtime shares the cores.
 static SPIN_US: AtomicU32 = AtomicU32::new(30);
@@ -31,12 +34,26 @@ thread_local! {
     /// Whether this thread is inside a task: a `run` there runs in place.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
     static OVERRIDE: Cell<Option<&'static Pool>> = const { Cell::new(None) };
+    /// Whether this thread has been asked to stay on its core.
+    static PIN_TRIED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Sets the number of threads of [`pool`]; false once the pool has started (then nothing changes).
 pub fn set_threads(threads: NonZeroUsize) -> bool {
     THREADS.store(threads.get(), Ordering::Relaxed);
     POOL.get().is_none()
+}
+
+/// Keeps every thread of the pool on a core of its own, the caller on the first one: no migration, but no way round another program on that core
+/// either. Takes effect when a thread next has work; where the system refuses it nothing changes.
+pub fn set_pinned() {
+    PINNED.store(true, Ordering::Relaxed);
+}
+
+fn pin_if_asked(nth: usize) {
+    if PINNED.load(Ordering::Relaxed) && !PIN_TRIED.replace(true) {
+        affinity::pin(nth);
+    }
 }
 
 /// How long an idle thread spins before it parks; 0 parks at once. Takes effect at its next idle moment.
@@ -77,7 +94,7 @@ impl Pool {
         let shared = Arc::new(Shared::default());
         let spawn = |index| {
             let shared = shared.clone();
-            std::thread::Builder::new().name(format!("kernels-{index}")).spawn(move || shared.work())
+            std::thread::Builder::new().name(format!("kernels-{index}")).spawn(move || shared.work(index))
         };
         let workers = (1..threads).map_while(|index| spawn(index).ok()).collect();
         Self { shared, caller: Mutex::new(()), workers }
@@ -96,6 +113,7 @@ impl Pool {
             return (0..tasks).for_each(run);
         }
         let _one_caller = lock(&self.caller);
+        pin_if_asked(0);
         let job = Job { run: &run, tasks, next: AtomicUsize::new(0), panic: Mutex::new(None) };
         self.shared.publish(&job);
         job.take_tasks();
@@ -198,7 +216,7 @@ impl Shared {
         self.caller_parked.store(false, Ordering::SeqCst);
     }
 
-    fn work(&self) {
+    fn work(&self, index: usize) {
         let mut seen = 0;
         loop {
             spin_until(|| self.epoch.load(Ordering::SeqCst) != seen);
@@ -216,6 +234,7 @@ impl Shared {
             let Some(job) = current.job.as_ref().map(|job| job.0) else { continue };
             self.attached.fetch_add(1, Ordering::SeqCst);
             drop(current);
+            pin_if_asked(index);
             // SAFETY: the job was current under the lock when this worker attached, so `withdraw`, and with it the frame that
             // holds the job, waits for the detachment below.
             unsafe { &*job }.take_tasks();

@@ -302,8 +302,8 @@ pub(super) fn block_width(rows: usize, columns: usize, bytes: usize) -> usize {
     (columns / tasks).next_multiple_of(16).clamp(16, widest)
 }
 
-/// Of weights: a few microseconds of reading.
-const TASK_BYTES: usize = 32 << 10;
+/// Of weights: some tens of microseconds of reading, beside which a task's first reads, which nothing asked for ahead, are few.
+const TASK_BYTES: usize = 512 << 10;
 
 pub(super) fn cut(total: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
     (0..total).step_by(width).map(move |start| start..total.min(start + width))
