@@ -47,6 +47,16 @@ def example(name, *arguments):
 example.folder = None
 
 
+def quiet(llama_cpp):
+    """llama.cpp says nothing more. It keeps the callback, so Python must, too."""
+    if not quiet.callback:
+        quiet.callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(quiet.callback, ctypes.c_void_p(0))
+
+
+quiet.callback = None
+
+
 class LlamaCpp:
     """One model in llama.cpp, through its C interface: logits of all positions of a sequence."""
 
@@ -54,7 +64,7 @@ class LlamaCpp:
         import llama_cpp
 
         self.api = llama_cpp
-        llama_cpp.llama_log_set(self._quiet(), ctypes.c_void_p(0))
+        quiet(llama_cpp)
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
@@ -72,10 +82,6 @@ class LlamaCpp:
             parameters.flash_attn = False
         self.context = llama_cpp.llama_new_context_with_model(self.model, parameters)
         self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
-
-    def _quiet(self):
-        self._callback = self.api.llama_log_callback(lambda level, text, data: None)
-        return self._callback
 
     def tokenize(self, text):
         api, data = self.api, text.encode()
