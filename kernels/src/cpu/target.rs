@@ -43,7 +43,7 @@ impl<'a> Target<'a> {
         Self { start: out.as_mut_ptr(), stride, rows, columns: block.columns.len(), bias: None, write: Write::Set }
     }
 
-    /// Outputs `8 * eighth..` of eight rows from `row` on; all of them are there. Pointers to the outputs and to the bias, if any.
+    /// Eight outputs from `column` on of the eight rows from `row` on. Panics where the block has not that many.
     pub fn square(&self, row: usize, column: usize) -> Square {
         assert!(row + 8 <= self.rows && column + 8 <= self.columns, "eight rows and columns");
         // SAFETY: inside the block.
