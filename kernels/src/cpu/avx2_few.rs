@@ -29,7 +29,7 @@ const COLUMNS: usize = 8;
 const AHEAD: usize = 576;
 
 thread_local! {
-    /// Unpacked columns, kept between calls: clearing them took longer than a small matrix.
+    /// Unpacked columns, kept between calls: clearing them was 6 % of the built-in model's decoding.
     static UNPACKED: Cell<Option<Box<[Column; COLUMNS]>>> = const { Cell::new(None) };
 }
 
