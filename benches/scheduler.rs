@@ -10,7 +10,8 @@ use understudy::engine::block_manager::BlockManager;
 use understudy::engine::sampler::{Sampler, Scratch};
 use understudy::engine::scheduler::{ANSWER_TOKENS_RESERVED, Limits, Scheduler};
 use understudy::engine::sequence::{Sequence, SequenceId};
-use understudy::engine::{Engine, EngineConfig, GenerateRequest, ModelRunner, SamplingParams};
+use understudy::engine::step_times::StepTimes;
+use understudy::engine::{Engine, EngineConfig, GenerateRequest, ModelRunner, Priority, SamplingParams};
 
 const SEQUENCES: usize = 256;
 const PROMPT: usize = 1000;
@@ -25,19 +26,26 @@ fn main() {
 
 /// schedule, lay out, commit: 256 streams, each 1,000 to 3,000 tokens long.
 fn bookkeeping() {
-    let limits = Limits { sequences_max: SEQUENCES, tokens_per_step_max: 2 * SEQUENCES, answer_tokens_reserved: ANSWER_TOKENS_RESERVED };
+    let limits = Limits {
+        sequences_max: SEQUENCES,
+        tokens_per_step_max: 2 * SEQUENCES,
+        answer_tokens_reserved: ANSWER_TOKENS_RESERVED,
+        drafts_max: 16,
+    };
     let mut scheduler = Scheduler::new(limits, BlockManager::new(SEQUENCES * 120));
     for id in 0..SEQUENCES {
         scheduler.add(Sequence::new(SequenceId(id as u64), prompt(id), 2 * STEPS, vec![2]));
     }
     let mut batch = Batch::default();
+    let mut step_times = StepTimes::default();
+    step_times.record(SEQUENCES, 0.1);
     let mut times = Vec::new();
     while times.len() < STEPS {
         let start = Instant::now();
-        let plan = scheduler.schedule();
+        let plan = scheduler.schedule(Duration::ZERO, &step_times);
         batch.lay_out(&plan, &scheduler);
         for chunk in &plan.chunks {
-            scheduler.commit(chunk, chunk.samples.then_some(7));
+            scheduler.commit(chunk, if chunk.samples { &[7] } else { &[] });
         }
         let time = start.elapsed();
         // Only steps in which all of them stream.
@@ -66,13 +74,21 @@ fn whole_turn() {
         tokens_per_step_max: 2 * SEQUENCES,
         queue_max: 0,
         context_max: 10_000,
+        drafts_max: 16,
     };
     let (engine, mut engine_loop) = Engine::without_thread(Box::new(Nothing(Vec::new())), config);
     let streams: Vec<_> = (0..SEQUENCES)
         .map(|id| {
             let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
             let prompt = prompt(id).into_iter().map(|token| token % 64).collect();
-            let request = GenerateRequest { prompt, tokens_max: Some(2 * STEPS), stop_token_ids: vec![2], sampling, top_logprobs: None };
+            let request = GenerateRequest {
+                prompt,
+                tokens_max: Some(2 * STEPS),
+                stop_token_ids: vec![2],
+                sampling,
+                top_logprobs: None,
+                priority: Priority::Interactive,
+            };
             engine.generate(request).expect("there is room")
         })
         .collect();

@@ -59,6 +59,8 @@ pub struct Engine {
     pub parallel: NonZeroUsize,
     /// Requests that may wait; beyond them a request is answered 503.
     pub queue: usize,
+    /// Rows of drafted tokens that one step may check.
+    pub drafts: usize,
     /// How the cache holds keys and values.
     pub kv_type: KvDtype,
 }
@@ -159,6 +161,10 @@ pub const PARALLEL_MAX: usize = 512;
 pub const QUEUE: usize = 64;
 /// The channel to the engine has its places from the start: 65,536 of 16 bytes are 1 MiB. Nobody waits behind so many.
 pub const QUEUE_MAX: usize = 65_536;
+/// A step of sixteen more rows is as far as checking guesses has ever paid on a CPU; what pays less is not tried.
+pub const DRAFTS: usize = 16;
+/// Logits of a step are held for all rows, in a vocabulary of 150,000 some 0.6 MB each.
+pub const DRAFTS_MAX: usize = 64;
 /// An agent's prompt of 100,000 tokens is half a megabyte. JSON takes up to 60 times its size while it is read.
 pub const BODY_BYTES_MAX: u64 = 8 << 20;
 pub const DRAIN_S: u64 = 30;
@@ -188,6 +194,7 @@ impl Config {
                 weights: layers.one("weights", values::weights)?.unwrap_or(Weights::Map),
                 parallel: layers.one("parallel", values::parallel)?.unwrap_or(PARALLEL),
                 queue: layers.one("queue", values::queue)?.unwrap_or(QUEUE),
+                drafts: layers.one("drafts", values::drafts)?.unwrap_or(DRAFTS),
                 kv_type: layers.one("kv_type", values::kv_type)?.unwrap_or_default(),
             },
             models: Models {

@@ -1,6 +1,8 @@
 //! The cache never changes the answer: on real (tiny, random) models, a request gives the same tokens and the same log-probabilities of
 //! the whole vocabulary, to the bit, alone or with strangers, whole or in chunks of any size, with a prefix hit or none, paused or not.
 
+use std::time::Duration;
+
 use candle_core::Device;
 use kernels::{GgmlType, KvDtype};
 use models::Family;
@@ -10,9 +12,12 @@ use understudy::engine::block_manager::BlockManager;
 use understudy::engine::engine_loop::EngineLoop;
 use understudy::engine::model_runner::LoadedRunner;
 use understudy::engine::scheduler::{Limits, Scheduler};
-use understudy::engine::{Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, SamplingParams, TokenEvent, TokenUsage};
+use understudy::engine::{
+    Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, Priority, SamplingParams, TokenEvent, TokenUsage,
+};
 
-const CONFIG: EngineConfig = EngineConfig { blocks: 128, sequences_max: 8, tokens_per_step_max: 512, queue_max: 8, context_max: 512 };
+const CONFIG: EngineConfig =
+    EngineConfig { blocks: 128, sequences_max: 8, tokens_per_step_max: 512, queue_max: 8, context_max: 512, drafts_max: 8 };
 /// Of the tiny models.
 const VOCAB: usize = 320;
 
@@ -71,6 +76,7 @@ fn requests() -> Vec<GenerateRequest> {
             stop_token_ids: vec![],
             sampling: SamplingParams { temperature: 0.9, seed: u64::from(index), ..SamplingParams::default() },
             top_logprobs: Some(VOCAB),
+            priority: Priority::Interactive,
         })
         .collect()
 }
@@ -103,7 +109,7 @@ fn check(family: Family, ty: GgmlType, kv: KvDtype) {
     // Eight sequences of three to five blocks, room for ten, and nothing reserved for answers: some are paused and resumed.
     let config = EngineConfig { blocks: 10, tokens_per_step_max: 64, ..CONFIG };
     let mut bench = Bench::new(family, ty, kv, config.clone());
-    let limits = Limits { sequences_max: 8, tokens_per_step_max: 64, answer_tokens_reserved: 0 };
+    let limits = Limits { sequences_max: 8, tokens_per_step_max: 64, answer_tokens_reserved: 0, drafts_max: 8 };
     bench.engine_loop = bench.engine_loop.with_scheduler(Scheduler::new(limits, BlockManager::new(config.blocks)));
     equal(&bench.answers(&requests), "paused and resumed");
     assert!(bench.engine.stats().pauses_total > 0, "nobody was paused");
@@ -128,4 +134,38 @@ fn a_mixture_of_experts_answers_alike_in_any_company() {
 fn qwen3_answers_alike_in_any_company() {
     check(Family::Qwen3, GgmlType::Q8_0, KvDtype::F16);
     check(Family::Qwen3, GgmlType::F16, KvDtype::F16);
+}
+
+#[test]
+fn drafts_change_nothing() {
+    for (family, ty) in [(Family::Qwen2, GgmlType::Q4K), (Family::Qwen3Moe, GgmlType::Q8_0)] {
+        // Says what it has said before, as greedy models do; and one that is drawn.
+        let request = |temperature: f32| GenerateRequest {
+            prompt: (0..90).map(|i| (i % 30) * 7 % 256).collect(),
+            tokens_max: Some(120),
+            stop_token_ids: vec![],
+            sampling: SamplingParams { temperature, seed: 3, ..SamplingParams::default() },
+            top_logprobs: Some(VOCAB),
+            priority: Priority::Interactive,
+        };
+        let requests = [request(0.0), request(0.4)];
+        let mut without = Bench::new(family, ty, KvDtype::F16, EngineConfig { drafts_max: 0, ..CONFIG });
+        let expected: Vec<Answer> = requests.iter().map(|request| without.answer(request).0).collect();
+        assert_eq!(without.engine.stats().drafted_tokens_total, 0);
+
+        let mut bench = Bench::new(family, ty, KvDtype::F16, CONFIG);
+        // Steps of any size take a millisecond: whatever can be guessed is.
+        let mut now_ms = 0;
+        bench.engine_loop = bench.engine_loop.with_clock(Box::new(move || {
+            now_ms += 1;
+            Duration::from_millis(now_ms)
+        }));
+        for (request, expected) in requests.iter().zip(&expected) {
+            assert!(bench.answer(request).0 == *expected, "{family:?} alone");
+        }
+        let together: Vec<Answer> = bench.answers(&requests).into_iter().map(|(answer, _)| answer).collect();
+        assert!(together == expected, "{family:?} together");
+        let stats = bench.engine.stats();
+        assert!(stats.accepted_tokens_total > 50 && stats.drafted_tokens_total > stats.accepted_tokens_total, "{family:?}: {stats:?}");
+    }
 }

@@ -9,14 +9,15 @@ use models::Logits;
 use understudy::engine::block_manager::BlockManager;
 use understudy::engine::scheduler::{Limits, Scheduler};
 use understudy::engine::{
-    AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, SamplingParams, TokenEvent,
+    AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, Priority, SamplingParams, TokenEvent,
     TokenStream, TokenUsage,
 };
 
 use crate::support::fake_model::FakeModel;
 
 const VOCAB: usize = 101;
-const CONFIG: EngineConfig = EngineConfig { blocks: 64, sequences_max: 8, tokens_per_step_max: 64, queue_max: 200, context_max: 1024 };
+const CONFIG: EngineConfig =
+    EngineConfig { blocks: 64, sequences_max: 8, tokens_per_step_max: 64, queue_max: 200, context_max: 1024, drafts_max: 8 };
 
 fn request(prompt: impl IntoIterator<Item = u32>, tokens_max: usize) -> GenerateRequest {
     GenerateRequest {
@@ -25,6 +26,7 @@ fn request(prompt: impl IntoIterator<Item = u32>, tokens_max: usize) -> Generate
         stop_token_ids: vec![],
         sampling: SamplingParams { temperature: 0.8, seed: 5, ..SamplingParams::default() },
         top_logprobs: None,
+        priority: Priority::Interactive,
     }
 }
 
@@ -341,7 +343,7 @@ async fn logits_that_are_no_numbers_fail_one_request_alone() {
 async fn a_bug_of_the_engine_fails_what_is_there_and_it_starts_over() {
     let (engine, engine_loop) = Engine::without_thread(Box::new(FakeModel::new(VOCAB, CONFIG.blocks)), CONFIG);
     // A scheduler that has fewer blocks than the engine believes: it trips over a long request.
-    let limits = Limits { sequences_max: 8, tokens_per_step_max: 64, answer_tokens_reserved: 512 };
+    let limits = Limits { sequences_max: 8, tokens_per_step_max: 64, answer_tokens_reserved: 512, drafts_max: 8 };
     let engine_loop = engine_loop.with_scheduler(Scheduler::new(limits, BlockManager::new(2)));
     let streams = [engine.generate(request(0..10, 20)).unwrap(), engine.generate(request(0..100, 20)).unwrap()];
     std::thread::spawn(move || engine_loop.run());

@@ -7,16 +7,17 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use kernels::BLOCK_TOKENS;
 use understudy::engine::block_manager::BlockManager;
 use understudy::engine::engine_loop::EngineLoop;
 use understudy::engine::prefix_cache::{BlockId, PrefixCache};
-use understudy::engine::scheduler::{Limits, Scheduler};
+use understudy::engine::scheduler::{Limits, PATIENCE, Scheduler};
 use understudy::engine::sequence::SequenceId;
 use understudy::engine::{
-    AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, SamplingParams, TokenEvent, TokenStream,
+    AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, Priority, SamplingParams, TokenEvent, TokenStream,
     TokenUsage,
 };
 
@@ -41,8 +42,22 @@ fn random_traffic_keeps_every_promise() {
     println!("{reached:?}");
     // A simulation that never gets there checks nothing.
     if many {
-        let Reached { answers, hits, evictions, pauses, cancels_waiting, cancels_prompt, cancels_answer, failures, refusals, collisions } =
-            reached;
+        let Reached {
+            answers,
+            hits,
+            evictions,
+            pauses,
+            cancels_waiting,
+            cancels_prompt,
+            cancels_answer,
+            failures,
+            refusals,
+            collisions,
+            drafted,
+            accepted,
+            overtakings,
+            out_of_patience,
+        } = reached;
         for (what, times) in [
             ("answers", answers),
             ("hits", hits),
@@ -54,6 +69,10 @@ fn random_traffic_keeps_every_promise() {
             ("failures", failures),
             ("refusals", refusals),
             ("collisions", collisions),
+            ("drafted tokens", drafted),
+            ("drafted tokens that were right", accepted),
+            ("more urgent ones that were served first", overtakings),
+            ("less urgent ones that had waited too long", out_of_patience),
         ] {
             assert!(times >= 50, "only {times} {what} in all seeds: {reached:?}");
         }
@@ -73,6 +92,10 @@ struct Reached {
     failures: usize,
     refusals: usize,
     collisions: usize,
+    drafted: usize,
+    accepted: usize,
+    overtakings: usize,
+    out_of_patience: usize,
 }
 
 struct Simulation {
@@ -89,7 +112,19 @@ struct Simulation {
     /// Whole blocks, of which some prompts are built: the same block after different ones.
     bricks: Vec<Vec<u32>>,
     turn: usize,
+    /// Milliseconds, by the engine's clock.
+    now_ms: Arc<AtomicU64>,
 }
+
+/// A model that repeats itself, but not always.
+fn echo(history: &[u32]) -> u32 {
+    let length = history.len();
+    let before = history[length.saturating_sub(11)];
+    if length % 13 == 5 { (before + 1) % VOCAB as u32 } else { before }
+}
+
+/// No turn is shorter: so a sequence has waited for [`PATIENCE`] after so many turns.
+const TURN_MS_MIN: u64 = 200;
 
 /// What a seed has in store, in per mille a turn.
 struct Weather {
@@ -101,6 +136,9 @@ struct Weather {
     prompt_max: usize,
     output_max: usize,
     weak_hash: bool,
+    /// Requests that are not urgent, in per mille.
+    less_urgent: u64,
+    script: Option<fn(&[u32]) -> u32>,
 }
 
 struct Client {
@@ -135,6 +173,7 @@ impl Simulation {
             tokens_per_step_max: random.between(1, 90) as usize,
             queue_max: random.between(0, 6) as usize,
             context_max: random.between(48, 500) as usize,
+            drafts_max: random.either(0, 9) as usize,
         };
         let stormy = |random: &mut Random, per_mille: u64| if random.chance(300) { random.below(per_mille) } else { 0 };
         let weather = Weather {
@@ -146,6 +185,8 @@ impl Simulation {
             prompt_max: random.between(2, prompt_max) as usize,
             output_max: random.between(1, output_max) as usize,
             weak_hash: random.chance(250),
+            less_urgent: random.either(0, 500),
+            script: random.chance(500).then_some(echo as fn(&[u32]) -> u32),
         };
         let mut faults = Random(seed ^ 0xFA17);
         let (fails, panics) = (weather.fails, weather.panics);
@@ -160,6 +201,7 @@ impl Simulation {
             }
             if fails { Err(format!("step {step} fails")) } else { Ok(()) }
         });
+        let model = if let Some(script) = weather.script { model.with_script(script) } else { model };
         let (engine, engine_loop) = Engine::without_thread(Box::new(model), config);
         let config = engine.config();
         let limits = Limits {
@@ -167,6 +209,7 @@ impl Simulation {
             tokens_per_step_max: config.tokens_per_step_max,
             // Small, so that sequences outgrow their reservations.
             answer_tokens_reserved: if random.chance(700) { random.below(10) } else { 512 } as usize,
+            drafts_max: config.drafts_max,
         };
         let prefix = if weather.weak_hash {
             // One that hardly looks, and one that does not even look at what came before.
@@ -178,9 +221,16 @@ impl Simulation {
             PrefixCache::new(blocks)
         };
         let engine_loop = engine_loop.with_scheduler(Scheduler::new(limits, BlockManager::with_prefix_cache(blocks, prefix)));
+        // Steps that take any time whatever: what is concluded from it must not matter.
+        let now_ms = Arc::new(AtomicU64::new(0));
+        let (clock, mut moments) = (now_ms.clone(), Random(seed ^ 0xC10C));
+        let engine_loop = engine_loop.with_clock(Box::new(move || {
+            let step_ms = moments.below(40);
+            Duration::from_millis(clock.fetch_add(step_ms, Ordering::Relaxed) + step_ms)
+        }));
         let beginnings = (0..3).map(|_| random.tokens(200)).collect();
         let bricks = (0..3).map(|_| random.tokens(BLOCK_TOKENS)).collect();
-        Self { random, engine, engine_loop, weather, clients: Vec::new(), beginnings, bricks, step_failed, turn: 0 }
+        Self { random, engine, engine_loop, weather, clients: Vec::new(), beginnings, bricks, step_failed, turn: 0, now_ms }
     }
 
     fn run(mut self, reached: &mut Reached) {
@@ -210,8 +260,15 @@ impl Simulation {
                     assert!(places_taken < config.sequences_max + config.queue_max, "more are taken than there are places");
                     let ahead = self.clients.iter().filter(|client| client.is_live()).map(|client| self.total_max(&client.request));
                     self.clients.push(Client {
-                        // A turn for each token of each that is older, one for each that ends before its first.
-                        turns_max: ahead.sum::<usize>() + self.total_max(&request) + self.clients.len() + 1,
+                        // Until it is urgent; then a turn for each token of each that is older, one for each that ends before its first.
+                        turns_max: if request.priority == Priority::Interactive {
+                            0
+                        } else {
+                            (PATIENCE.as_millis() as u64 / TURN_MS_MIN) as usize
+                        } + ahead.sum::<usize>()
+                            + self.total_max(&request)
+                            + self.clients.len()
+                            + 1,
                         stream: Some(stream),
                         received: Vec::new(),
                         end: None,
@@ -269,6 +326,11 @@ impl Simulation {
                 logit_bias: if random.chance(100) { vec![(7, 2.0)] } else { vec![] },
             },
             top_logprobs: random.chance(200).then(|| random.below(4) as usize),
+            priority: match random.chance(self.weather.less_urgent) {
+                false => Priority::Interactive,
+                true if random.chance(700) => Priority::Background,
+                true => Priority::Shadow,
+            },
         }
     }
 
@@ -303,7 +365,12 @@ impl Simulation {
         let streams: Vec<_> =
             scheduler.all_running().iter().filter(|sequence| sequence.distance() == 1).map(|sequence| sequence.id).collect();
         let published_before = self.published();
+        let first_before = self.first_in_rank();
+        self.now_ms.fetch_add(self.random.between(TURN_MS_MIN, 2_000), Ordering::Relaxed);
+        let first = self.first_in_rank();
         let oldest = self.clients.iter().position(Client::is_live);
+        reached.overtakings += usize::from(first != oldest);
+        reached.out_of_patience += usize::from(first != first_before);
 
         assert!(self.engine_loop.turn(), "the engine stopped");
 
@@ -317,11 +384,14 @@ impl Simulation {
             let cancelled = self.clients[id.0 as usize].stream.is_none();
             assert!(cancelled || planned(id) || plan.paused.contains(&id), "turn {}: stream {id:?} was left out of {plan:?}", self.turn);
         }
-        if let Some(oldest) = oldest {
-            assert!(planned(SequenceId(oldest as u64)), "turn {}: the oldest, {oldest}, was left out of {plan:?}", self.turn);
+        // Rank may change in the middle of a turn.
+        if let Some(first) =
+            first.filter(|first| self.first_in_rank().is_none_or(|after| after == *first) || !self.clients[*first].is_live())
+        {
+            assert!(planned(SequenceId(first as u64)), "turn {}: the first in rank, {first}, was left out of {plan:?}", self.turn);
         }
-        let newest_planned = plan.chunks.iter().map(|chunk| chunk.id).max();
-        assert!(plan.paused.iter().all(|&paused| Some(paused) > newest_planned), "an older one was paused: {plan:?}");
+        assert!(plan.paused.iter().all(|paused| !planned(*paused)), "one that was paused is planned: {plan:?}");
+        assert!(first.is_none_or(|first| !plan.paused.contains(&SequenceId(first as u64))), "the first in rank was paused: {plan:?}");
         for (index, client) in self.clients.iter_mut().enumerate().filter(|(_, client)| client.dropped_just_now) {
             let id = SequenceId(index as u64);
             let waits = scheduler.all_waiting().any(|sequence| sequence.id == id);
@@ -337,6 +407,20 @@ impl Simulation {
         let private = scheduler.all_running().iter().filter(|sequence| sequence.table.published() < sequence.computed() / 32).count();
         assert!(self.weather.weak_hash || private == 0, "computed full blocks are not published");
         reached.collisions += private;
+    }
+
+    /// Index of the live client that is served before all others: the most urgent, those who have waited for long among them; of
+    /// these the oldest.
+    fn first_in_rank(&self) -> Option<usize> {
+        let now = Duration::from_millis(self.now_ms.load(Ordering::Relaxed));
+        let scheduler = self.engine_loop.scheduler();
+        let urgency = |index: usize| {
+            let id = SequenceId(index as u64);
+            let sequence = scheduler.running(id).or_else(|| scheduler.all_waiting().find(|sequence| sequence.id == id));
+            let is_old = sequence.is_some_and(|sequence| now.saturating_sub(sequence.arrived()) >= PATIENCE);
+            if is_old { Priority::Interactive } else { self.clients[index].request.priority }
+        };
+        (0..self.clients.len()).filter(|index| self.clients[*index].is_live()).min_by_key(|index| (urgency(*index), *index))
     }
 
     fn published(&self) -> Vec<bool> {
@@ -396,7 +480,7 @@ impl Simulation {
         let config = self.engine.config().clone();
         let (mut failed, mut cancelled, mut finished) = (0, 0, 0);
         for (index, client) in self.clients.iter().enumerate() {
-            let (expected, expected_reason) = FakeModel::lone_run(VOCAB, &client.request, &config);
+            let (expected, expected_reason) = FakeModel::lone_run_with(VOCAB, &client.request, &config, self.weather.script);
             match &client.end {
                 None => {
                     assert!(client.stream.is_none(), "{index} was never answered");
@@ -419,6 +503,9 @@ impl Simulation {
             assert_eq!(client.received, expected[..client.received.len()], "{index} was told something else than alone");
         }
         assert_eq!((stats.failed_total, stats.cancelled_total, stats.finished_total), (failed, cancelled, finished));
+        assert!(config.drafts_max > 0 || stats.drafted_tokens_total == 0, "drafts were not wanted");
+        reached.drafted += stats.drafted_tokens_total as usize;
+        reached.accepted += stats.accepted_tokens_total as usize;
         reached.failures += failed as usize;
     }
 }

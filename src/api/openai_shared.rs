@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::errors::ApiError;
 use super::fields::{Fields, kind_of, whole_number};
 use crate::chat::{FinishReason, Request, SamplingOptions, Usage};
+use crate::engine::Priority;
 
 /// OpenAI takes 4. Agents send a few more; the search costs the same for any number, the bound is against mistakes.
 pub const STOP_STRINGS_MAX: usize = 64;
@@ -32,6 +33,7 @@ pub fn read_request(fields: &Fields<'_>) -> Result<(Request, Delivery), ApiError
         tokens_max: read_tokens_max(fields)?,
         stop: read_stop(fields)?,
         sampling: read_sampling(fields)?,
+        priority: read_priority(fields)?,
         ignore_end_of_turn: fields.boolean("ignore_eos")?.unwrap_or(false),
         ..Request::default()
     };
@@ -41,6 +43,13 @@ pub fn read_request(fields: &Fields<'_>) -> Result<(Request, Delivery), ApiError
         None => false,
     };
     Ok((request, Delivery { stream: fields.boolean("stream")?.unwrap_or(false), include_usage }))
+}
+
+/// OpenAI's `service_tier: "flex"` (cheaper and slower), or vLLM's `priority`, where a larger number is served later.
+fn read_priority(fields: &Fields<'_>) -> Result<Priority, ApiError> {
+    let later = fields.integer("priority", i64::MIN..=i64::MAX)?.is_some_and(|priority| priority > 0);
+    let flex = fields.get("service_tier").and_then(Value::as_str) == Some("flex");
+    Ok(if later || flex { Priority::Background } else { Priority::Interactive })
 }
 
 fn read_tokens_max(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {

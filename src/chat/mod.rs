@@ -20,6 +20,8 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
+use crate::engine::Priority;
+
 /// One request, whatever the dialect it came in.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Request {
@@ -37,6 +39,7 @@ pub struct Request {
     pub top_logprobs: Option<usize>,
     /// The reply begins with the prompt's own text.
     pub echo: bool,
+    pub priority: Priority,
     /// Go on after an end-of-turn token, up to `tokens_max`.
     pub ignore_end_of_turn: bool,
 }

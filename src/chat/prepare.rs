@@ -103,6 +103,7 @@ impl TextModel {
                     stop_token_ids: if request.ignore_end_of_turn { Vec::new() } else { self.tokenizer.end_of_generation().to_vec() },
                     sampling: self.sampling(&request.sampling, choice, surroundings.random),
                     top_logprobs: request.top_logprobs,
+                    priority: request.priority,
                 };
                 jobs.push(Job { generate, output: Output::new(self.tokenizer.clone(), options) });
             }

@@ -114,6 +114,9 @@ pub struct EngineArgs {
     /// Requests that may wait; beyond them 503 is answered [default: 64]
     #[arg(long, value_name = "N")]
     queue: Option<String>,
+    /// Tokens guessed ahead in a step, from what the conversation says already; answers stay the same; 0 turns it off [default: 16]
+    #[arg(long, value_name = "N")]
+    drafts: Option<String>,
     /// How keys and values are cached: f16, f32, or q8_0, which takes about half of f16's memory (CPU only) [default: f16]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<String>,
@@ -264,6 +267,7 @@ impl EngineArgs {
         layers.flag("weights", one(&self.weights));
         layers.flag("parallel", one(&self.parallel));
         layers.flag("queue", one(&self.queue));
+        layers.flag("drafts", one(&self.drafts));
         layers.flag("kv_type", one(&self.kv_type));
         layers.flag("device", one(&self.device));
     }

@@ -109,6 +109,7 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
             tokens_per_step_max: TOKENS_PER_STEP_MAX,
             queue_max: config.engine.queue,
             context_max: plan.context,
+            drafts_max: config.engine.drafts,
         },
     );
     Ok(Loaded { engine, text: Arc::new(text), about, plan })
@@ -164,7 +165,7 @@ fn file_stem(path: &Path) -> String {
 /// The budget is checked on the header alone, before a weight is touched.
 fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
     let parallel = config.engine.parallel.get();
-    let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel };
+    let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel + config.engine.drafts };
     let estimate = MemoryEstimate::of(gguf, config.engine.kv_type, step).context("this model cannot be run")?;
     let family = Family::of(gguf).context("this model cannot be run")?;
     let hyperparameters = family.hyperparameters(gguf).with_context(|| gguf.name().to_owned())?;

@@ -20,6 +20,7 @@ pub const KEYS: &[&str] = &[
     "weights",
     "parallel",
     "queue",
+    "drafts",
     "kv_type",
     "device",
     "api_key",

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use kernels::KvDtype;
 use kernels::device::DeviceChoice;
 
-use super::{ApiKey, LogFormat, PARALLEL_MAX, QUEUE_MAX, THREADS_MAX, Weights};
+use super::{ApiKey, DRAFTS_MAX, LogFormat, PARALLEL_MAX, QUEUE_MAX, THREADS_MAX, Weights};
 
 pub fn text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
@@ -49,6 +49,12 @@ fn count(text: &str, most: usize) -> Result<NonZeroUsize, String> {
 pub fn queue(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| *number <= QUEUE_MAX);
     number.ok_or_else(|| format!("{text:?} is not a number from 0 to {QUEUE_MAX}"))
+}
+
+/// Rows of drafts in a step; 0: none.
+pub fn drafts(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number <= DRAFTS_MAX);
+    number.ok_or_else(|| format!("{text:?} is not a number from 0 to {DRAFTS_MAX}"))
 }
 
 pub fn seconds(text: &str) -> Result<u64, String> {
@@ -166,6 +172,8 @@ mod tests {
     fn counts_have_an_end() {
         assert_eq!((queue("0"), queue("65536")), (Ok(0), Ok(65_536)));
         assert_eq!(queue("65537").unwrap_err(), "\"65537\" is not a number from 0 to 65536");
+        assert_eq!((drafts("0"), drafts("64")), (Ok(0), Ok(64)));
+        assert_eq!(drafts("65").unwrap_err(), "\"65\" is not a number from 0 to 64");
         assert!(queue("18446744073709551615").is_err() && queue("-1").is_err());
         assert_eq!((threads("1024").unwrap().get(), parallel("512").unwrap().get()), (1024, 512));
         assert_eq!(threads("1025").unwrap_err(), "\"1025\" is not a number from 1 to 1024");

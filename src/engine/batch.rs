@@ -41,9 +41,11 @@ impl Batch {
                 step.positions.push(position as u32);
                 step.slots.push(table[position / BLOCK_TOKENS].0 * BLOCK_TOKENS as u32 + (position % BLOCK_TOKENS) as u32);
             }
-            self.token_ids.extend_from_slice(&sequence.tokens()[chunk.start..kv_len]);
+            self.token_ids.extend_from_slice(&sequence.tokens()[chunk.start..kv_len - chunk.drafts]);
+            self.token_ids.extend_from_slice(&sequence.draft()[..chunk.drafts]);
             if chunk.samples {
-                step.logit_rows.push(self.token_ids.len() as u32 - 1);
+                let end = self.token_ids.len() as u32;
+                step.logit_rows.extend(end - 1 - chunk.drafts as u32..end);
             }
         }
     }
@@ -51,20 +53,23 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::block_manager::BlockManager;
     use super::super::scheduler::Limits;
     use super::super::sequence::{Sequence, SequenceId};
+    use super::super::step_times::StepTimes;
     use super::*;
 
     #[test]
     fn a_stream_and_a_chunk_of_a_prompt() {
-        let limits = Limits { sequences_max: 4, tokens_per_step_max: 36, answer_tokens_reserved: 512 };
+        let limits = Limits { sequences_max: 4, tokens_per_step_max: 36, answer_tokens_reserved: 512, drafts_max: 4 };
         let mut scheduler = Scheduler::new(limits, BlockManager::new(8));
         scheduler.add(Sequence::new(SequenceId(0), vec![1, 2], 5, vec![]));
-        let plan = scheduler.schedule();
-        scheduler.commit(&plan.chunks[0], Some(3));
+        let plan = scheduler.schedule(Duration::ZERO, &StepTimes::default());
+        scheduler.commit(&plan.chunks[0], &[3]);
         scheduler.add(Sequence::new(SequenceId(1), (100..140).collect(), 5, vec![]));
-        let plan = scheduler.schedule();
+        let plan = scheduler.schedule(Duration::ZERO, &StepTimes::default());
         let mut batch = Batch::default();
         batch.lay_out(&plan, &scheduler);
         let step = &batch.step;
@@ -76,5 +81,29 @@ mod tests {
         assert_eq!(step.slots, [&[2][..], &(32..67).collect::<Vec<_>>()].concat());
         // The prompt is not through: only the stream gets a token.
         assert_eq!(step.logit_rows, [0]);
+    }
+
+    #[test]
+    fn a_draft_follows_its_stream_and_each_of_its_rows_gives_logits() {
+        let limits = Limits { sequences_max: 4, tokens_per_step_max: 64, answer_tokens_reserved: 512, drafts_max: 4 };
+        let mut scheduler = Scheduler::new(limits, BlockManager::new(8));
+        let prompt = vec![1, 2, 3, 4, 5, 6, 7, 8, 1, 2];
+        scheduler.add(Sequence::new(SequenceId(0), prompt, 50, vec![]).drafting());
+        let mut times = StepTimes::default();
+        times.record(1, 0.05);
+        times.record(16, 0.05);
+        let plan = scheduler.schedule(Duration::ZERO, &times);
+        scheduler.commit(&plan.chunks[0], &[3]);
+        let plan = scheduler.schedule(Duration::ZERO, &times);
+        let mut batch = Batch::default();
+        batch.lay_out(&plan, &scheduler);
+        assert_eq!(batch.token_ids, [3, 4, 5, 6, 7]);
+        assert_eq!(batch.step.spans, [Span { q_start: 0, q_len: 5, kv_len: 15, table_row: 0 }]);
+        assert_eq!((&batch.step.positions[..], &batch.step.logit_rows[..]), (&[10, 11, 12, 13, 14][..], &[0, 1, 2, 3, 4][..]));
+        // The first two were right, and the third token is another one.
+        assert_eq!(scheduler.commit(&plan.chunks[0], &[4, 5, 9]), None);
+        scheduler.check().unwrap();
+        let sequence = scheduler.running(SequenceId(0)).unwrap();
+        assert_eq!((sequence.computed(), &sequence.tokens()[10..]), (13, &[3, 4, 5, 9][..]));
     }
 }

@@ -1,7 +1,9 @@
 //! Decides who owns which block of the paged cache, and which cached block is given up first.
 //!
 //! A block is in exactly one of three places: free, owned (by one or more tables) or cached (published, owned by nobody, kept
-//! until its place is needed, the least recently used first). Reservations are counts, not blocks: a sequence is promised what
+//! until its place is needed). Cached blocks of less urgent requests go first, and of those the least recently used: a request for a
+//! title never costs the conversation beside it its cache. What anybody urgent has used counts as urgent.
+//! Reservations are counts, not blocks: a sequence is promised what
 //! its prompt and the start of its answer need, and takes the blocks when it gets there, so that cached blocks live until then.
 //!
 //! Knows no sequence, no budget of rows and no tensor.
@@ -11,6 +13,7 @@ use std::collections::BTreeMap;
 
 use kernels::BLOCK_TOKENS;
 
+use super::Priority;
 use super::prefix_cache::{BlockId, PrefixCache, Published};
 
 /// The blocks of all sequences.
@@ -19,14 +22,23 @@ pub struct BlockManager {
     /// By block: how many tables hold it.
     owners: Vec<u32>,
     free: Vec<BlockId>,
-    /// Published blocks without an owner, by the tick at which the last owner left.
-    cached: BTreeMap<u64, BlockId>,
-    /// By block: its key in `cached`.
-    cached_since: Vec<u64>,
+    /// Published blocks without an owner, in the order in which they are given up.
+    cached: BTreeMap<Keep, BlockId>,
+    /// By block: its key in `cached`, where it is there.
+    cached_since: Vec<Keep>,
+    /// By published block: the most urgent of those who have held it.
+    most_urgent: Vec<Priority>,
     tick: u64,
     /// Blocks promised to tables and not yet taken; never more than free and cached ones.
     promised: usize,
     prefix: PrefixCache,
+}
+
+/// What is smaller is given up first: the less urgent, then what its last owner left earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Keep {
+    priority: std::cmp::Reverse<Priority>,
+    tick: u64,
 }
 
 /// The blocks of one sequence, in order of position.
@@ -39,6 +51,7 @@ pub struct BlockTable {
     published: usize,
     /// A hash collision ended the chain: the rest of the sequence stays private.
     private: bool,
+    priority: Priority,
 }
 
 impl BlockTable {
@@ -68,7 +81,8 @@ impl BlockManager {
             // Taken from the back: the lowest number first.
             free: (0..blocks as u32).rev().map(BlockId).collect(),
             cached: BTreeMap::new(),
-            cached_since: vec![0; blocks],
+            cached_since: vec![Keep { priority: std::cmp::Reverse(Priority::default()), tick: 0 }; blocks],
+            most_urgent: vec![Priority::Shadow; blocks],
             tick: 0,
             promised: 0,
             prefix,
@@ -76,7 +90,7 @@ impl BlockManager {
     }
 
     /// A table that holds the cached prefix of `tokens` and is promised the rest of `blocks_reserved`; `None` when there is no room.
-    pub fn admit(&mut self, tokens: &[u32], blocks_reserved: usize) -> Option<BlockTable> {
+    pub fn admit(&mut self, tokens: &[u32], blocks_reserved: usize, priority: Priority) -> Option<BlockTable> {
         let blocks = self.prefix.longest_match(tokens);
         let promised = blocks_reserved.saturating_sub(blocks.len());
         let woken = blocks.iter().filter(|block| self.owners[block.index()] == 0).count();
@@ -84,10 +98,34 @@ impl BlockManager {
             return None;
         }
         for &block in &blocks {
-            self.acquire(block);
+            self.acquire(block, priority);
         }
         self.promised += promised;
-        Some(BlockTable { published: blocks.len(), blocks, promised, private: false })
+        Some(BlockTable { published: blocks.len(), blocks, promised, private: false, priority })
+    }
+
+    /// Blocks that are missing for `admit` to succeed.
+    pub fn shortage(&self, tokens: &[u32], blocks_reserved: usize) -> usize {
+        let blocks = self.prefix.longest_match(tokens);
+        let woken = blocks.iter().filter(|block| self.owners[block.index()] == 0).count();
+        (blocks_reserved.saturating_sub(blocks.len()) + woken).saturating_sub(self.available())
+    }
+
+    /// Takes over what others have published meanwhile of `tokens`, beyond the blocks that the table holds: all of those must be
+    /// published. Promises of the table that are not needed any more are returned.
+    pub fn adopt(&mut self, table: &mut BlockTable, tokens: &[u32]) {
+        if table.private || table.published < table.blocks.len() {
+            return;
+        }
+        while table.promised > 0
+            && let Some(block) = self.prefix.next_match(table.blocks.last().copied(), tokens, table.blocks.len())
+        {
+            table.promised -= 1;
+            self.promised -= 1;
+            self.acquire(block, table.priority);
+            table.blocks.push(block);
+            table.published += 1;
+        }
     }
 
     /// Promises the table one more block, if there is one.
@@ -120,9 +158,9 @@ impl BlockManager {
             let parent = index.checked_sub(1).map(|index| table.blocks[index]);
             let block = table.blocks[index];
             match self.prefix.publish(parent, &tokens[index * BLOCK_TOKENS..(index + 1) * BLOCK_TOKENS], block) {
-                Published::Yes => {}
+                Published::Yes => self.most_urgent[block.index()] = table.priority,
                 Published::Duplicate(first) => {
-                    self.acquire(first);
+                    self.acquire(first, table.priority);
                     self.leave(block);
                     table.blocks[index] = first;
                 }
@@ -182,7 +220,7 @@ impl BlockManager {
             if !self.prefix.is_published(*block) {
                 return Err(format!("{block:?} is cached but not published"));
             }
-            if self.cached_since[block.index()] != since {
+            if self.cached_since[block.index()] != since || since.priority.0 != self.most_urgent[block.index()] {
                 return Err(format!("{block:?} is cached under the wrong tick"));
             }
             let parent = self.prefix.content(*block).and_then(|(parent, _)| parent);
@@ -235,12 +273,14 @@ impl BlockManager {
         Ok(())
     }
 
-    fn acquire(&mut self, block: BlockId) {
+    fn acquire(&mut self, block: BlockId, priority: Priority) {
         if self.owners[block.index()] == 0 {
             let cached = self.cached.remove(&self.cached_since[block.index()]);
             assert!(cached == Some(block), "{block:?} has no owner and is not cached");
         }
         self.owners[block.index()] += 1;
+        let most_urgent = &mut self.most_urgent[block.index()];
+        *most_urgent = priority.min(*most_urgent);
     }
 
     fn leave(&mut self, block: BlockId) {
@@ -252,14 +292,15 @@ impl BlockManager {
         }
         if self.prefix.is_published(block) {
             self.tick += 1;
-            self.cached_since[block.index()] = self.tick;
-            self.cached.insert(self.tick, block);
+            let keep = Keep { priority: std::cmp::Reverse(self.most_urgent[block.index()]), tick: self.tick };
+            self.cached_since[block.index()] = keep;
+            self.cached.insert(keep, block);
         } else {
             self.free.push(block);
         }
     }
 
-    /// Gives up the cached block that was used least recently.
+    /// Gives up the cached block that is least worth keeping.
     fn evict(&mut self) -> Option<BlockId> {
         let (_, block) = self.cached.pop_first()?;
         self.prefix.forget(block);
@@ -279,7 +320,7 @@ mod tests {
 
     /// Admits `tokens`, computes and publishes all of them.
     fn run(manager: &mut BlockManager, tokens: &[u32]) -> BlockTable {
-        let mut table = manager.admit(tokens, tokens.len().div_ceil(BLOCK_TOKENS)).expect("there is room");
+        let mut table = manager.admit(tokens, tokens.len().div_ceil(BLOCK_TOKENS), Priority::Interactive).expect("there is room");
         manager.cover(&mut table, tokens.len());
         manager.publish(&mut table, tokens, tokens.len());
         table
@@ -299,14 +340,15 @@ mod tests {
         manager.release(&mut second);
         assert_eq!((manager.used(), manager.cached(), manager.available()), (0, 2, 8));
         manager.check_tables(std::iter::empty()).unwrap();
-        assert_eq!(manager.admit(&tokens, 3).unwrap().blocks().len(), 2);
+        assert_eq!(manager.admit(&tokens, 3, Priority::Interactive).unwrap().blocks().len(), 2);
     }
 
     #[test]
     fn two_that_compute_the_same_at_once_end_with_one_copy() {
         let mut manager = BlockManager::new(8);
         let tokens = text(64, 0);
-        let (mut a, mut b) = (manager.admit(&tokens, 2).unwrap(), manager.admit(&tokens, 2).unwrap());
+        let (mut a, mut b) =
+            (manager.admit(&tokens, 2, Priority::Interactive).unwrap(), manager.admit(&tokens, 2, Priority::Interactive).unwrap());
         manager.cover(&mut a, 64);
         manager.cover(&mut b, 64);
         assert_eq!(manager.used(), 4);
@@ -339,14 +381,62 @@ mod tests {
     }
 
     #[test]
+    fn the_less_urgent_goes_first_and_what_is_shared_counts_as_urgent() {
+        let mut manager = BlockManager::new(6);
+        let held = |manager: &BlockManager, tokens: &[u32]| manager.prefix().longest_match(&[tokens, &[0]].concat()).len();
+        let (conversation, title) = (text(64, 0), [&text(32, 0)[..], &text(64, 5000)].concat());
+        let mut first = run(&mut manager, &conversation);
+        manager.release(&mut first);
+        let mut second = manager.admit(&title, 3, Priority::Background).unwrap();
+        assert_eq!(second.published(), 1, "it begins as the conversation does");
+        manager.cover(&mut second, 96);
+        manager.publish(&mut second, &title, 96);
+        manager.release(&mut second);
+        manager.check().unwrap();
+        // Four are cached and two free. The title was used last, and goes first all the same: its own two blocks.
+        let mut third = manager.admit(&text(128, 9000), 4, Priority::Background).unwrap();
+        manager.cover(&mut third, 128);
+        assert_eq!((held(&manager, &conversation), held(&manager, &title)), (2, 1));
+        manager.check().unwrap();
+        let fourth = text(32, 7000);
+        let mut table = manager.admit(&fourth, 1, Priority::Shadow).unwrap();
+        manager.cover(&mut table, 32);
+        assert_eq!(held(&manager, &conversation), 1, "where nothing else is left, anybody gets a block");
+    }
+
+    #[test]
+    fn what_another_has_computed_meanwhile_is_taken_over() {
+        let mut manager = BlockManager::new(8);
+        let tokens = text(100, 0);
+        let mut slow = manager.admit(&tokens, 4, Priority::Interactive).unwrap();
+        let mut fast = run(&mut manager, &tokens[..80]);
+        manager.adopt(&mut slow, &tokens);
+        assert_eq!((slow.blocks(), slow.promised(), slow.published()), (&fast.blocks()[..2], 2, 2));
+        manager.cover(&mut slow, 70);
+        manager.publish(&mut fast, &tokens, 80);
+        manager.adopt(&mut slow, &tokens);
+        assert_eq!(slow.blocks().len(), 3, "it has begun the third block itself");
+        manager.check_tables([(&slow, &tokens[..]), (&fast, &tokens[..80])].into_iter()).unwrap();
+        // The last token is not taken over: somebody wants its logits.
+        let mut all = run(&mut manager, &tokens[..96]);
+        let mut same = manager.admit(&tokens[..33], 2, Priority::Interactive).unwrap();
+        manager.adopt(&mut same, &tokens[..33]);
+        assert_eq!(same.blocks().len(), 1);
+        for table in [&mut slow, &mut fast, &mut all, &mut same] {
+            manager.release(table);
+        }
+        assert_eq!(manager.available(), 8);
+    }
+
+    #[test]
     fn a_promise_is_kept_and_does_not_evict_before_it_is_used() {
         let mut manager = BlockManager::new(4);
         let tokens = text(64, 0);
         let mut first = run(&mut manager, &tokens);
         manager.release(&mut first);
-        let mut second = manager.admit(&text(10, 7), 3).unwrap();
+        let mut second = manager.admit(&text(10, 7), 3, Priority::Interactive).unwrap();
         assert_eq!((manager.available(), manager.cached()), (1, 2));
-        assert!(manager.admit(&text(40, 9), 2).is_none(), "only one block is not promised");
+        assert!(manager.admit(&text(40, 9), 2, Priority::Interactive).is_none(), "only one block is not promised");
         assert!(manager.grow(&mut second));
         assert!(!manager.grow(&mut second));
         manager.cover(&mut second, 10);
@@ -364,16 +454,16 @@ mod tests {
         let tokens = text(65, 0);
         let mut table = run(&mut manager, &tokens);
         manager.release(&mut table);
-        assert!(manager.admit(&tokens, 5).is_none());
+        assert!(manager.admit(&tokens, 5, Priority::Interactive).is_none());
         manager.check().unwrap();
-        assert!(manager.admit(&tokens, 4).is_some());
+        assert!(manager.admit(&tokens, 4, Priority::Interactive).is_some());
     }
 
     #[test]
     #[should_panic(expected = "not promised")]
     fn a_block_that_was_not_promised_is_not_taken() {
         let mut manager = BlockManager::new(4);
-        let mut table = manager.admit(&text(10, 0), 1).unwrap();
+        let mut table = manager.admit(&text(10, 0), 1, Priority::Interactive).unwrap();
         manager.cover(&mut table, 33);
     }
 
@@ -381,7 +471,7 @@ mod tests {
         /// Any order of operations on texts with common beginnings, under any hash, keeps every promise.
         #[test]
         fn operations_in_any_order_keep_the_books(
-            operations in prop::collection::vec((0u8..5, 0usize..6, 1usize..120), 1..120),
+            operations in prop::collection::vec((0u8..6, 0usize..6, 1usize..120), 1..120),
             blocks in 2usize..12,
             weak_hash in any::<bool>(),
         ) {
@@ -399,7 +489,8 @@ mod tests {
                         let tokens: Vec<u32> = (0..size as u32).map(|i| if i < 40 { i } else { i + which as u32 % 2 * 1000 }).collect();
                         let reserved = tokens.len().div_ceil(BLOCK_TOKENS) + which % 3;
                         let before = manager.available();
-                        match manager.admit(&tokens, reserved) {
+                        let priority = [Priority::Interactive, Priority::Background, Priority::Shadow][size % 3];
+                        match manager.admit(&tokens, reserved, priority) {
                             Some(table) => {
                                 prop_assert!(table.reserved() >= tokens.len().div_ceil(BLOCK_TOKENS));
                                 let computed = table.blocks().len() * BLOCK_TOKENS;
@@ -417,6 +508,16 @@ mod tests {
                         manager.publish(table, tokens, *computed);
                     }
                     4 if !live.is_empty() => {
+                        let at = which % live.len();
+                        let (table, tokens, computed) = &mut live[at];
+                        let before = table.blocks().len();
+                        manager.adopt(table, tokens);
+                        if table.blocks().len() > before {
+                            *computed = table.blocks().len() * BLOCK_TOKENS;
+                            prop_assert!(*computed < tokens.len(), "the last token is always computed");
+                        }
+                    }
+                    5 if !live.is_empty() => {
                         let (mut table, _, _) = live.swap_remove(which % live.len());
                         manager.release(&mut table);
                     }

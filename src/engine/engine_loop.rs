@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kernels::profile::{self, Cost, Key, Op};
 use models::Logits;
@@ -20,6 +20,7 @@ use super::block_manager::BlockManager;
 use super::sampler::{Sampler, Scratch};
 use super::scheduler::{ANSWER_TOKENS_RESERVED, Chunk, Departure, Limits, Plan, Scheduler};
 use super::sequence::{Sequence, SequenceId};
+use super::step_times::StepTimes;
 use super::{
     EngineConfig, EngineStats, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, Shared, StreamNotes, Ticket, TokenEvent,
     TokenUsage,
@@ -52,7 +53,12 @@ pub struct EngineLoop {
     batch: Batch,
     scratch: Scratch,
     stats: EngineStats,
+    times: StepTimes,
+    clock: Clock,
 }
+
+/// Time since some beginning; the simulation has one of its own.
+pub type Clock = Box<dyn FnMut() -> Duration + Send>;
 
 /// Where the tokens of one sequence come from and go to.
 struct Client {
@@ -79,6 +85,11 @@ impl EngineLoop {
             plan: Plan::default(),
             batch: Batch::default(),
             scratch: Scratch::default(),
+            times: StepTimes::default(),
+            clock: {
+                let start = Instant::now();
+                Box::new(move || start.elapsed())
+            },
         }
     }
 
@@ -99,16 +110,22 @@ impl EngineLoop {
             return false;
         }
         self.drop_departed();
-        self.plan = self.scheduler.schedule();
+        self.plan = self.scheduler.schedule((self.clock)(), &self.times);
         // A step may take seconds: who looks meanwhile sees what runs in it.
         self.publish_stats();
         if self.plan.chunks.is_empty() {
             return true;
         }
-        let _timer = profile::step(self.plan.chunks.iter().map(|chunk| chunk.len).sum());
+        let rows = self.plan.rows();
+        let _timer = profile::step(rows);
+        let start = (self.clock)();
         self.batch.lay_out(&self.plan, &self.scheduler);
         let outbox = match self.forward() {
-            Ok(logits) => self.sample_and_commit(&logits),
+            Ok(logits) => {
+                let outbox = self.sample_and_commit(&logits);
+                self.times.record(rows, (self.clock)().saturating_sub(start).as_secs_f64());
+                outbox
+            }
             Err(message) => self.fail_step(&message),
         };
         self.stats.steps_total += 1;
@@ -119,6 +136,11 @@ impl EngineLoop {
     /// With a scheduler of the caller's making: the simulation wants small reservations and a bad hash.
     pub fn with_scheduler(mut self, scheduler: Scheduler) -> Self {
         self.scheduler = scheduler;
+        self
+    }
+    /// With another clock than the machine's.
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
         self
     }
     /// For tests and the simulation, between two turns.
@@ -150,9 +172,10 @@ impl EngineLoop {
         let id = self.next_id;
         self.next_id = SequenceId(id.0 + 1);
         let Add { request, output_max, events, notes, ticket } = *add;
-        let GenerateRequest { prompt, tokens_max: _, stop_token_ids, sampling, top_logprobs } = request;
+        let GenerateRequest { prompt, tokens_max: _, stop_token_ids, sampling, top_logprobs, priority } = request;
         self.clients.insert(id, Client { sampler: Sampler::new(sampling, top_logprobs, &prompt), events, notes, ticket });
-        self.scheduler.add(Sequence::new(id, prompt, output_max, stop_token_ids));
+        let sequence = Sequence::new(id, prompt, output_max, stop_token_ids).arriving(priority, (self.clock)());
+        self.scheduler.add(if self.scheduler.limits().drafts_max > 0 { sequence.drafting() } else { sequence });
     }
 
     /// Takes out the sequences whose stream is dropped, running or waiting: cancelled, or at an end that the engine cannot see.
@@ -196,40 +219,56 @@ impl EngineLoop {
         let mut row = 0;
         for index in 0..self.plan.chunks.len() {
             let chunk = self.plan.chunks[index];
-            let mut token = None;
-            if chunk.samples {
-                let sampled = self.sample(&chunk, logits.row(row));
-                row += 1;
-                match sampled {
-                    Ok(sampled) => token = Some(sampled),
-                    Err(message) => {
-                        self.fail(chunk.id, &message, &mut outbox);
-                        continue;
-                    }
-                }
-            }
-            let departure = self.scheduler.commit(&chunk, token.as_ref().map(|token| token.id));
-            // A stop token is no part of the answer.
-            let ends_before = matches!(departure, Some(Departure { reason: FinishReason::Stop, .. }));
-            if let Some(token) = token.filter(|_| !ends_before) {
-                self.clients.get_mut(&chunk.id).expect("every sequence has a client").sampler.observe(token.id);
-                self.stats.generated_tokens_total += 1;
-                outbox.push((chunk.id, TokenEvent::Token(token)));
-            }
-            if let Some(Departure { reason, usage }) = departure {
-                self.count_finished(usage);
-                outbox.push((chunk.id, TokenEvent::Finished { reason, usage }));
+            let sampled = self.sample(&chunk, logits, row);
+            row += if chunk.samples { 1 + chunk.drafts } else { 0 };
+            match sampled {
+                Ok(sampled) => self.commit(&chunk, sampled, &mut outbox),
+                Err(message) => self.fail(chunk.id, &message, &mut outbox),
             }
         }
         outbox
     }
 
-    fn sample(&mut self, chunk: &Chunk, logits: &[f32]) -> Result<GeneratedToken, String> {
-        let client = self.clients.get(&chunk.id).expect("every sequence has a client");
-        let cached_tokens = self.scheduler.running(chunk.id).map_or(0, |sequence| sequence.usage().cached_tokens);
-        client.notes.cached_tokens.store(cached_tokens, Ordering::Relaxed);
+    /// The tokens that a chunk gives, whose logits begin at `first_row`: none, one, or with a draft one after the other for as long
+    /// as they are those that were drafted.
+    fn sample(&mut self, chunk: &Chunk, logits: &Logits, first_row: usize) -> Result<Vec<GeneratedToken>, String> {
+        if !chunk.samples {
+            return Ok(Vec::new());
+        }
+        let client = self.clients.get_mut(&chunk.id).expect("every sequence has a client");
+        let sequence = self.scheduler.running(chunk.id).expect("a planned sequence runs");
+        client.notes.cached_tokens.store(sequence.usage().cached_tokens, Ordering::Relaxed);
         let _timer = profile::op(|| (Key::of(Op::Sampling), Cost::default()));
-        client.sampler.sample(logits, chunk.start + chunk.len, &mut self.scratch).map_err(|error| error.to_string())
+        let mut sampled = Vec::with_capacity(1 + chunk.drafts);
+        let first_position = chunk.start + chunk.len - chunk.drafts;
+        for (row, position) in (first_row..=first_row + chunk.drafts).zip(first_position..) {
+            let token = client.sampler.sample(logits.row(row), position, &mut self.scratch).map_err(|error| error.to_string())?;
+            // A stop token too: nothing is sampled after it.
+            client.sampler.observe(token.id);
+            let goes_on = sequence.draft().get(sampled.len()) == Some(&token.id);
+            sampled.push(token);
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(sampled)
+    }
+
+    fn commit(&mut self, chunk: &Chunk, mut sampled: Vec<GeneratedToken>, outbox: &mut Outbox) {
+        self.stats.drafted_tokens_total += chunk.drafts as u64;
+        self.stats.accepted_tokens_total += sampled.len().saturating_sub(1) as u64;
+        let ids: Vec<u32> = sampled.iter().map(|token| token.id).collect();
+        let departure = self.scheduler.commit(chunk, &ids);
+        // A stop token is no part of the answer.
+        if matches!(departure, Some(Departure { reason: FinishReason::Stop, .. })) {
+            sampled.pop();
+        }
+        self.stats.generated_tokens_total += sampled.len() as u64;
+        outbox.extend(sampled.into_iter().map(|token| (chunk.id, TokenEvent::Token(token))));
+        if let Some(Departure { reason, usage }) = departure {
+            self.count_finished(usage);
+            outbox.push((chunk.id, TokenEvent::Finished { reason, usage }));
+        }
     }
 
     fn count_finished(&mut self, usage: TokenUsage) {
@@ -315,8 +354,8 @@ impl Drop for EngineLoop {
 }
 
 fn new_scheduler(config: &EngineConfig) -> Scheduler {
-    let &EngineConfig { sequences_max, tokens_per_step_max, .. } = config;
-    let limits = Limits { sequences_max, tokens_per_step_max, answer_tokens_reserved: ANSWER_TOKENS_RESERVED };
+    let &EngineConfig { sequences_max, tokens_per_step_max, drafts_max, .. } = config;
+    let limits = Limits { sequences_max, tokens_per_step_max, answer_tokens_reserved: ANSWER_TOKENS_RESERVED, drafts_max };
     Scheduler::new(limits, BlockManager::new(config.blocks))
 }
 

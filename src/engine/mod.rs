@@ -4,12 +4,14 @@
 
 pub mod batch;
 pub mod block_manager;
+pub mod drafter;
 pub mod engine_loop;
 pub mod model_runner;
 pub mod prefix_cache;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
+pub mod step_times;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -33,6 +35,19 @@ pub struct GenerateRequest {
     pub sampling: SamplingParams,
     /// `Some(n)`: the log-probability of each token, and of the `n` likeliest (`n` may be 0).
     pub top_logprobs: Option<usize>,
+    pub priority: Priority,
+}
+
+/// Whom others wait for; the most urgent first. None waits for ever: after [`scheduler::PATIENCE`] everybody is urgent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody waits for the answer.
+    #[default]
+    Interactive,
+    /// Titles, summaries, batches.
+    Background,
+    /// A conversation that somebody else answers, kept warm.
+    Shadow,
 }
 
 /// How the next token is chosen from the logits.
@@ -147,6 +162,8 @@ pub struct EngineConfig {
     pub queue_max: usize,
     /// Prompt plus output of one sequence, in tokens; at most what the blocks hold.
     pub context_max: usize,
+    /// Rows of drafted tokens in one step, of all sequences; 0: nothing is drafted.
+    pub drafts_max: usize,
 }
 
 /// What runs a step: the loaded model, or a fake one in tests.
@@ -170,8 +187,11 @@ pub struct EngineStats {
     pub cached_tokens_total: u64,
     pub generated_tokens_total: u64,
     pub steps_total: u64,
-    /// Sequences paused because no block was free.
+    /// Sequences paused because no block was free, or for more urgent ones.
     pub pauses_total: u64,
+    /// Tokens that were drafted for the model to check, and those of them that were right.
+    pub drafted_tokens_total: u64,
+    pub accepted_tokens_total: u64,
     /// Requests that ended well: at a stop token, at their length, or because their reader had enough ([`TokenStream::finish`]).
     pub finished_total: u64,
     /// Requests whose stream was dropped before they were finished.
@@ -375,11 +395,11 @@ impl Engine {
 
 impl EngineConfig {
     fn within_its_own_bounds(self) -> Self {
-        let Self { blocks, sequences_max, tokens_per_step_max, queue_max, context_max } = self;
+        let Self { blocks, sequences_max, tokens_per_step_max, queue_max, context_max, drafts_max } = self;
         assert!(blocks > 0 && sequences_max > 0 && tokens_per_step_max > 0, "an engine of {self:?} can do nothing");
         let sequences_max = sequences_max.min(tokens_per_step_max);
         let context_max = context_max.min(blocks * kernels::BLOCK_TOKENS);
-        Self { blocks, sequences_max, tokens_per_step_max, queue_max, context_max }
+        Self { blocks, sequences_max, tokens_per_step_max, queue_max, context_max, drafts_max }
     }
 
     /// Requests inside the engine at once.
@@ -486,7 +506,8 @@ mod tests {
 
     #[test]
     fn sizes_that_contradict_each_other_are_cut() {
-        let config = EngineConfig { blocks: 4, sequences_max: 100, tokens_per_step_max: 16, queue_max: 3, context_max: 1000 };
+        let config =
+            EngineConfig { blocks: 4, sequences_max: 100, tokens_per_step_max: 16, queue_max: 3, context_max: 1000, drafts_max: 0 };
         let config = config.within_its_own_bounds();
         assert_eq!((config.sequences_max, config.context_max, config.places()), (16, 128, 19));
     }

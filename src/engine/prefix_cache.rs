@@ -65,11 +65,17 @@ impl PrefixCache {
     /// The blocks of the longest published prefix of `tokens`. The last token is never part of it: somebody wants its logits.
     pub fn longest_match(&self, tokens: &[u32]) -> Vec<BlockId> {
         let mut matched = Vec::new();
-        for block_tokens in tokens[..tokens.len().saturating_sub(1)].chunks_exact(BLOCK_TOKENS) {
-            let Ok(Some(block)) = self.find(matched.last().copied(), block_tokens) else { break };
+        while let Some(block) = self.next_match(matched.last().copied(), tokens, matched.len()) {
             matched.push(block);
         }
         matched
+    }
+
+    /// The published block number `index` of `tokens`, where `parent` is the one before it; never one with the last token.
+    pub fn next_match(&self, parent: Option<BlockId>, tokens: &[u32], index: usize) -> Option<BlockId> {
+        let end = (index + 1) * BLOCK_TOKENS;
+        let block_tokens = tokens.get(end - BLOCK_TOKENS..end).filter(|_| end < tokens.len())?;
+        self.find(parent, block_tokens).ok().flatten()
     }
 
     /// Makes the computed `block` findable: `tokens` are its 32 own ones, `parent` the published block before it.

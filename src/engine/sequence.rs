@@ -1,15 +1,19 @@
 //! One sequence on its way: its tokens, how many of them are computed, and when it is finished.
 //!
 //! There is no prefill phase and no decode phase: a sequence has `computed` and `total`, and each step closes some of the distance.
-//! When the distance is closed, the last row's logits give the next token, and the distance is one.
+//! When the distance is closed, the last row's logits give the next token, and the distance is one. Drafted tokens may follow in the
+//! same step: each that turns out to be what is sampled has closed the distance by one more, the rest leave no trace.
 //!
 //! Knows no text, no client and no clock.
 #![deny(clippy::disallowed_methods)]
 
+use std::time::Duration;
+
 use kernels::BLOCK_TOKENS;
 
 use super::block_manager::BlockTable;
-use super::{FinishReason, TokenUsage};
+use super::drafter::Drafter;
+use super::{FinishReason, Priority, TokenUsage};
 
 /// In order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +34,13 @@ pub struct Sequence {
     /// The largest `computed` ever was: below it, a resumed sequence computes again what it had.
     computed_max: usize,
     cached_tokens: usize,
+    priority: Priority,
+    /// On the scheduler's clock.
+    arrived: Duration,
+    /// `None`: nothing is drafted.
+    drafter: Option<Drafter>,
+    /// Tokens that follow `tokens` in the step that is planned, for the model to check.
+    draft: Vec<u32>,
 }
 
 impl Sequence {
@@ -37,8 +48,33 @@ impl Sequence {
     pub fn new(id: SequenceId, prompt: Vec<u32>, output_max: usize, stop_token_ids: Vec<u32>) -> Self {
         assert!(!prompt.is_empty(), "an empty prompt has no logits");
         let (prompt_tokens, total_max) = (prompt.len(), prompt.len() + output_max);
-        let table = BlockTable::default();
-        Self { id, table, tokens: prompt, prompt_tokens, total_max, stop_token_ids, computed: 0, computed_max: 0, cached_tokens: 0 }
+        Self {
+            id,
+            table: BlockTable::default(),
+            tokens: prompt,
+            prompt_tokens,
+            total_max,
+            stop_token_ids,
+            computed: 0,
+            computed_max: 0,
+            cached_tokens: 0,
+            priority: Priority::default(),
+            arrived: Duration::ZERO,
+            drafter: None,
+            draft: Vec::new(),
+        }
+    }
+
+    /// How urgent it is, and since when it is there.
+    pub fn arriving(mut self, priority: Priority, now: Duration) -> Self {
+        (self.priority, self.arrived) = (priority, now);
+        self
+    }
+
+    /// It may be given drafts.
+    pub fn drafting(mut self) -> Self {
+        self.drafter = Some(Drafter::default());
+        self
     }
 
     pub fn tokens(&self) -> &[u32] {
@@ -57,6 +93,38 @@ impl Sequence {
     /// Whether a token is sampled once the distance is closed.
     pub fn wants_token(&self) -> bool {
         self.tokens.len() < self.total_max
+    }
+
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
+    pub fn arrived(&self) -> Duration {
+        self.arrived
+    }
+    /// What follows the tokens in the planned step.
+    pub fn draft(&self) -> &[u32] {
+        &self.draft
+    }
+    /// Tokens that a draft may have: with all of them right and the one sampled after them the answer is not too long, and the
+    /// blocks that it holds or was promised have places for them.
+    pub fn draft_max(&self) -> usize {
+        let answer = self.total_max.saturating_sub(self.tokens.len() + 1);
+        answer.min((self.table.reserved() * BLOCK_TOKENS).saturating_sub(self.tokens.len()))
+    }
+    /// What may be drafted: its drafter, with all tokens there are noted. `None` while the prompt is not through, and where drafts
+    /// are not wanted.
+    pub fn drafter(&mut self) -> Option<&Drafter> {
+        let told = self.tokens.len() - self.prompt_tokens;
+        let drafter = self.drafter.as_mut().filter(|_| self.tokens.len() - self.computed == 1)?;
+        drafter.observe(&self.tokens, told);
+        Some(drafter)
+    }
+    /// Drafts as many tokens for the next step, or fewer: none beyond one that would end the answer.
+    pub fn make_draft(&mut self, rows: usize) {
+        let Some(drafter) = &self.drafter else { return };
+        drafter.draft(&self.tokens, rows, &mut self.draft);
+        let end = self.draft.iter().position(|token| self.stop_token_ids.contains(token));
+        self.draft.truncate(end.unwrap_or(rows));
     }
 
     /// Blocks it needs at its longest.
@@ -80,6 +148,7 @@ impl Sequence {
     /// The sequence is paused: its blocks are given back by the caller, its tokens stay.
     pub fn pause(&mut self) -> BlockTable {
         self.computed = 0;
+        self.draft.clear();
         std::mem::take(&mut self.table)
     }
 
@@ -88,8 +157,37 @@ impl Sequence {
         self.advance(self.computed + tokens, Source::Model);
     }
 
+    /// The blocks of the table, all of them others' work, hold its beginning.
+    pub fn adopted(&mut self) {
+        let computed = self.table.published() * BLOCK_TOKENS;
+        if computed > self.computed {
+            self.advance(computed, Source::Cache);
+        }
+    }
+
+    /// What a step with a draft gave: the sampled tokens in order, each but the last as drafted. Returns why it ends, if it does.
+    pub fn accept_all(&mut self, sampled: &[u32]) -> Option<FinishReason> {
+        let draft = std::mem::take(&mut self.draft);
+        assert!(sampled.len() <= draft.len() + 1, "{:?} was drafted {} tokens and given {}", self.id, draft.len(), sampled.len());
+        let mut reason = None;
+        for (index, &token) in sampled.iter().enumerate() {
+            if index > 0 {
+                assert!(draft[index - 1] == sampled[index - 1], "{:?} goes on after a draft that was wrong", self.id);
+                self.computed_more(1);
+            }
+            reason = self.accept(token);
+            if reason.is_some() {
+                break;
+            }
+        }
+        // Its memory is used again.
+        self.draft = draft;
+        self.draft.clear();
+        reason
+    }
+
     /// The sampled token is appended, unless it ends the sequence.
-    pub fn accept(&mut self, token: u32) -> Option<FinishReason> {
+    fn accept(&mut self, token: u32) -> Option<FinishReason> {
         assert!(self.distance() == 0 && self.wants_token(), "{:?} is not ready for a token", self.id);
         if self.stop_token_ids.contains(&token) {
             return Some(FinishReason::Stop);
@@ -132,15 +230,49 @@ mod tests {
     fn it_ends_at_a_stop_token_or_at_its_length() {
         let mut sequence = Sequence::new(SequenceId(0), vec![1, 2, 3], 2, vec![9]);
         sequence.computed_more(3);
-        assert_eq!(sequence.accept(4), None);
+        assert_eq!(sequence.accept_all(&[4]), None);
         sequence.computed_more(1);
-        assert_eq!(sequence.accept(5), Some(FinishReason::Length));
+        assert_eq!(sequence.accept_all(&[5]), Some(FinishReason::Length));
         assert_eq!(sequence.usage(), TokenUsage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 });
 
         let mut sequence = Sequence::new(SequenceId(0), vec![1, 2, 3], 2, vec![9]);
         sequence.computed_more(3);
-        assert_eq!(sequence.accept(9), Some(FinishReason::Stop));
+        assert_eq!(sequence.accept_all(&[9]), Some(FinishReason::Stop));
         assert_eq!(sequence.tokens(), [1, 2, 3], "the stop token is not part of the answer");
+    }
+
+    #[test]
+    fn a_draft_is_accepted_as_far_as_it_is_right() {
+        let mut blocks = BlockManager::new(8);
+        let prompt = vec![1, 2, 3, 4, 5, 9, 1, 2, 3];
+        let mut drafting = |output_max| {
+            let mut sequence = Sequence::new(SequenceId(0), prompt.clone(), output_max, vec![9]).drafting();
+            sequence.start(blocks.admit(&prompt, 1, Priority::Interactive).unwrap());
+            sequence.computed_more(8);
+            assert!(sequence.drafter().is_some());
+            sequence.make_draft(2);
+            assert_eq!(sequence.draft(), [4, 5]);
+            sequence.computed_more(1);
+            sequence
+        };
+        let mut sequence = drafting(20);
+        assert_eq!(sequence.draft_max(), 19);
+        assert_eq!(sequence.accept_all(&[4, 5, 6]), None);
+        assert_eq!((&sequence.tokens()[9..], sequence.distance(), sequence.draft().len()), (&[4, 5, 6][..], 1, 0));
+        let mut sequence = drafting(20);
+        assert_eq!(sequence.accept_all(&[4, 7]), None);
+        assert_eq!((&sequence.tokens()[9..], sequence.distance()), (&[4, 7][..], 1));
+        let mut sequence = drafting(20);
+        assert_eq!(sequence.accept_all(&[4, 9]), Some(FinishReason::Stop));
+        assert_eq!(sequence.usage().completion_tokens, 1);
+        // A draft ends before what would end the answer, and leaves room for the token after it.
+        let mut sequence = drafting(3);
+        assert_eq!(sequence.draft_max(), 2);
+        assert_eq!(sequence.accept_all(&[4, 5, 8]), Some(FinishReason::Length));
+        let mut sequence = drafting(20);
+        sequence.make_draft(7);
+        assert_eq!(sequence.draft(), [4, 5]);
+        assert_eq!(sequence.accept_all(&[4]), None);
     }
 
     #[test]
@@ -157,11 +289,11 @@ mod tests {
     fn cached_tokens_are_those_it_never_computed() {
         let mut blocks = BlockManager::new(8);
         let tokens: Vec<u32> = (0..100).collect();
-        let mut first = blocks.admit(&tokens, 4).unwrap();
+        let mut first = blocks.admit(&tokens, 4, Priority::Interactive).unwrap();
         blocks.cover(&mut first, 40);
         blocks.publish(&mut first, &tokens, 40);
         let mut sequence = Sequence::new(SequenceId(1), tokens.clone(), 10, vec![]);
-        sequence.start(blocks.admit(&tokens, 4).unwrap());
+        sequence.start(blocks.admit(&tokens, 4, Priority::Interactive).unwrap());
         assert_eq!((sequence.computed(), sequence.usage().cached_tokens), (32, 32));
         blocks.cover(&mut sequence.table, 64);
         sequence.computed_more(32);
@@ -169,7 +301,7 @@ mod tests {
         // Paused and resumed: 64 come from the cache, but 32 of them are its own work.
         let mut table = sequence.pause();
         blocks.release(&mut table);
-        sequence.start(blocks.admit(&tokens, 4).unwrap());
+        sequence.start(blocks.admit(&tokens, 4, Priority::Interactive).unwrap());
         assert_eq!((sequence.computed(), sequence.usage().cached_tokens), (64, 32));
     }
 }

@@ -96,6 +96,7 @@ fn numbers_out_of_range() {
         (json!({"n": 0}), "n", "between 1 and 128"),
         (json!({"n": 129}), "n", "between 1 and 128"),
         (json!({"n": 100}), "n", "100 replies are asked for at once; this server can hold 40"),
+        (json!({"priority": "low"}), "priority", "a whole number"),
         (json!({"seed": "x"}), "seed", "a whole number"),
         (json!({"seed": 1.5}), "seed", "a whole number"),
         (json!({"top_logprobs": 21, "logprobs": true}), "top_logprobs", "between 0 and 20"),

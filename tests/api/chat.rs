@@ -245,6 +245,16 @@ fn lenient_in_what_it_accepts() {
 }
 
 #[test]
+fn what_is_not_urgent_is_answered_the_same() {
+    let app = TestApp::new();
+    for urgency in [json!({"service_tier": "flex"}), json!({"priority": 5}), json!({"priority": -1, "service_tier": "priority"})] {
+        let mut body = say("later");
+        body.as_object_mut().expect("an object").extend(urgency.as_object().expect("an object").clone());
+        assert_eq!(app.ok(PATH, &body)["choices"][0]["message"]["content"], "later", "{urgency}");
+    }
+}
+
+#[test]
 fn a_string_and_its_parts_are_the_same_prompt() {
     let app = TestApp::new();
     let string = app.ok(PATH, &say("same"));

@@ -52,6 +52,16 @@ impl FakeModel {
     /// What the engine must answer, from the definition of the model alone: no blocks, no batch, no engine.
     /// The tokens of the answer and why it ends.
     pub fn lone_run(vocab: usize, request: &GenerateRequest, config: &EngineConfig) -> (Vec<GeneratedToken>, FinishReason) {
+        Self::lone_run_with(vocab, request, config, None)
+    }
+
+    /// The same of a model with this script.
+    pub fn lone_run_with(
+        vocab: usize,
+        request: &GenerateRequest,
+        config: &EngineConfig,
+        script: Option<fn(&[u32]) -> u32>,
+    ) -> (Vec<GeneratedToken>, FinishReason) {
         let mut history = request.prompt.clone();
         let mut sampler = Sampler::new(request.sampling.clone(), request.top_logprobs, &request.prompt);
         let (mut output, mut digests) = (Vec::new(), Vec::new());
@@ -62,6 +72,9 @@ impl FakeModel {
             }
             let mut row = vec![0.0; vocab];
             speak(&mut row, &digests);
+            if let Some(script) = script {
+                row[script(&history) as usize] += 30.0;
+            }
             let token = sampler.sample(&row, history.len(), &mut Scratch::default()).expect("the fake model's logits are numbers");
             if request.stop_token_ids.contains(&token.id) {
                 return (output, FinishReason::Stop);

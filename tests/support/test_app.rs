@@ -60,7 +60,14 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             config: ServerConfig::default(),
-            engine: EngineConfig { blocks: 512, sequences_max: 8, tokens_per_step_max: 256, queue_max: 32, context_max: 4_096 },
+            engine: EngineConfig {
+                blocks: 512,
+                sequences_max: 8,
+                tokens_per_step_max: 256,
+                queue_max: 32,
+                context_max: 4_096,
+                drafts_max: 8,
+            },
             template: Some(TEMPLATE),
             fim: Fim::Known,
             voice: Voice::Obedient,
