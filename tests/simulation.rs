@@ -258,17 +258,18 @@ impl Simulation {
             match self.engine.generate(request.clone()) {
                 Ok(stream) => {
                     assert!(places_taken < config.sequences_max + config.queue_max, "more are taken than there are places");
-                    let ahead = self.clients.iter().filter(|client| client.is_live()).map(|client| self.total_max(&client.request));
+                    let ahead: Vec<&Client> = self.clients.iter().filter(|client| client.is_live()).collect();
+                    // Until it is urgent. Then a turn for each token of each that is older, one for each that ends before its first; and its
+                    // own tokens, once more for each of the older that becomes urgent only now and has it paused.
+                    let patience = if request.priority == Priority::Interactive { 0 } else { PATIENCE.as_millis() as u64 / TURN_MS_MIN };
+                    let restarts = ahead.iter().filter(|client| client.request.priority != Priority::Interactive).count();
+                    let turns_max = patience as usize
+                        + ahead.iter().map(|client| self.total_max(&client.request)).sum::<usize>()
+                        + (1 + restarts) * self.total_max(&request)
+                        + self.clients.len()
+                        + 1;
                     self.clients.push(Client {
-                        // Until it is urgent; then a turn for each token of each that is older, one for each that ends before its first.
-                        turns_max: if request.priority == Priority::Interactive {
-                            0
-                        } else {
-                            (PATIENCE.as_millis() as u64 / TURN_MS_MIN) as usize
-                        } + ahead.sum::<usize>()
-                            + self.total_max(&request)
-                            + self.clients.len()
-                            + 1,
+                        turns_max,
                         stream: Some(stream),
                         received: Vec::new(),
                         end: None,
@@ -384,14 +385,12 @@ impl Simulation {
             let cancelled = self.clients[id.0 as usize].stream.is_none();
             assert!(cancelled || planned(id) || plan.paused.contains(&id), "turn {}: stream {id:?} was left out of {plan:?}", self.turn);
         }
-        // Rank may change in the middle of a turn.
-        if let Some(first) =
-            first.filter(|first| self.first_in_rank().is_none_or(|after| after == *first) || !self.clients[*first].is_live())
-        {
+        // Rank may change in the middle of a turn; then it is another's.
+        let is_still_first = |first: &usize| self.first_in_rank().is_none_or(|after| after == *first) || !self.clients[*first].is_live();
+        if let Some(first) = first.filter(is_still_first) {
             assert!(planned(SequenceId(first as u64)), "turn {}: the first in rank, {first}, was left out of {plan:?}", self.turn);
         }
         assert!(plan.paused.iter().all(|paused| !planned(*paused)), "one that was paused is planned: {plan:?}");
-        assert!(first.is_none_or(|first| !plan.paused.contains(&SequenceId(first as u64))), "the first in rank was paused: {plan:?}");
         for (index, client) in self.clients.iter_mut().enumerate().filter(|(_, client)| client.dropped_just_now) {
             let id = SequenceId(index as u64);
             let waits = scheduler.all_waiting().any(|sequence| sequence.id == id);

@@ -10,7 +10,7 @@
 const NEWEST: f64 = 0.2;
 /// A step twice as slow as predicted is as likely a hiccup of the machine as news; it counts as this many times the prediction.
 const SURPRISE_MAX: f64 = 2.0;
-/// Rows beyond those ever measured are taken to cost so much of the known ones, each: optimistic, so that they are tried.
+/// Where nothing was measured each further row is taken to cost so much of the first: optimistic, so that it is tried.
 const ROW_UNTRIED: f64 = 0.2;
 /// Measurements older than so many steps do not keep anybody from trying again.
 const FORGOTTEN_AFTER_STEPS: u64 = 512;
@@ -63,7 +63,7 @@ impl StepTimes {
     }
 
     /// What a step of `rows` rows will take; `None` before the first measurement. Between two measurements on the line through
-    /// them, beyond the largest optimistic, below the smallest in proportion to it.
+    /// them; beyond the largest and below the smallest as if each row cost [`ROW_UNTRIED`] of the first.
     pub fn seconds(&self, rows: usize, trust: Trust) -> Option<f64> {
         let rows = rows as f64;
         let recent = |point: &&Point| trust == Trust::Old || self.steps - point.step <= FORGOTTEN_AFTER_STEPS;
@@ -82,8 +82,8 @@ impl StepTimes {
                 let part = (rows - below.rows) / (above.rows - below.rows);
                 below.seconds + part * (above.seconds - below.seconds)
             }
-            (Some(below), None) => below.seconds * (1.0 + ROW_UNTRIED * (rows - below.rows) / below.rows),
-            (None, Some(above)) => above.seconds * rows / above.rows,
+            (Some(below), None) => below.seconds * (1.0 + ROW_UNTRIED * (rows - 1.0)) / (1.0 + ROW_UNTRIED * (below.rows - 1.0)),
+            (None, Some(above)) => above.seconds * (1.0 + ROW_UNTRIED * (rows - 1.0)) / (1.0 + ROW_UNTRIED * (above.rows - 1.0)),
             (None, None) => return None,
         })
     }
@@ -145,10 +145,10 @@ mod tests {
         times.record(16, 0.20);
         let seconds = |rows| (times.seconds(rows, Trust::Recent).unwrap() * 1e4).round() / 1e4;
         assert_eq!([seconds(1), seconds(3), seconds(4), seconds(10), seconds(16)], [0.05, 0.07, 0.08, 0.14, 0.20]);
-        assert_eq!(seconds(32), 0.24, "what was never tried looks cheap");
+        assert_eq!(seconds(32), 0.36, "16 rows are taken for 4 times the first, 32 for 7.2 times");
         let mut large = StepTimes::default();
-        large.record(512, 5.12);
-        assert!((large.seconds(64, Trust::Old).unwrap() - 0.64).abs() < 1e-9);
+        large.record(11, 3.0);
+        assert!((large.seconds(1, Trust::Old).unwrap() - 1.0).abs() < 1e-9);
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
             times.record(2, 0.06);
         }
         assert!(times.seconds(16, Trust::Old).unwrap() > 8.0);
-        assert!((times.seconds(16, Trust::Recent).unwrap() - 0.06 * 2.4).abs() < 1e-9);
+        assert!((times.seconds(16, Trust::Recent).unwrap() - 0.06 * 4.0 / 1.2).abs() < 1e-9);
         assert_eq!(times.seconds(1, Trust::Recent), Some(0.05), "the fewest rows are remembered");
     }
 }
