@@ -121,10 +121,7 @@ impl Scheduler {
         let mut order: Vec<Rank> = self.running.iter().map(|sequence| rank(sequence, now)).collect();
         order.sort_unstable();
         self.plan_streams(&order, now, &mut plan);
-        // Who was paused needs more than was free: admitting in the same step would only hand its blocks round.
-        if plan.paused.is_empty() && !self.waiting.is_empty() {
-            self.admit(now, &mut plan);
-        }
+        self.admit(now, &mut plan);
         self.plan_prompts(now, times, &mut plan);
         if plan.chunks.iter().all(|chunk| chunk.len == 1) && plan.chunks.len() <= self.limits.drafts_max {
             self.plan_drafts(times, &mut plan);
@@ -240,6 +237,7 @@ impl Scheduler {
                 let mut heads = self.waiting.iter().enumerate().filter(|(_, sequence)| rank(sequence, now).0 == class);
                 let Some((head, sequence)) = heads.next() else { break };
                 let id = sequence.id;
+                // Who was paused needs more than was free: admitting it, or who comes after it, would only hand its blocks round.
                 if plan.paused.contains(&id) {
                     return;
                 }
