@@ -218,7 +218,7 @@ impl Bench {
         let (mut ratios, mut normals, mut longests, mut prefills, mut alone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for round in 0..self.rounds as u64 {
             let prompt = |salt: u64| self.noise(STALL_PROMPT, 100 * salt + round);
-            let mut stream = engine.generate(request(self.noise(64, round + 1), 8000))?;
+            let mut stream = engine.generate(request(self.noise(64, round + 1), 16_000))?;
             let mut times = Vec::new();
             while times.len() < 128 {
                 stream.next().await;

@@ -28,9 +28,11 @@ def main():
     start_ms = (time.perf_counter() - start) * 1e3
     engine.decode([(0, position, engine.token()) for position in range(DECODE_PROMPT_TOKENS)])
     figures = {"start_ms": start_ms, "streams": [], "depths": []}
-    for depth in options.depth:
-        engine.clear()
-        engine.fill(0, depth)
+    filled = 0
+    engine.clear()
+    for depth in sorted(options.depth):
+        engine.fill(0, filled, depth)
+        filled = depth
         at_depth = {}
         if "prefill" in options.only:
             first_token_s = engine.prefill(depth)
@@ -113,9 +115,9 @@ class LlamaCpp:
             sys.exit("llama.cpp cannot run the batch")
         llama_cpp.llama_synchronize(self.context)
 
-    def fill(self, sequence, depth):
-        for start in range(0, depth, PREFILL_TOKENS):
-            self.decode([(sequence, position, self.token()) for position in range(start, min(depth, start + PREFILL_TOKENS))])
+    def fill(self, sequence, start, end):
+        for start in range(start, end, PREFILL_TOKENS):
+            self.decode([(sequence, position, self.token()) for position in range(start, min(end, start + PREFILL_TOKENS))])
 
     def prefill(self, depth):
         """Seconds of 512 tokens behind `depth` tokens, which stay."""
@@ -131,7 +133,9 @@ class LlamaCpp:
         start = time.perf_counter()
         for position in range(depth, depth + DECODE_TOKENS):
             self.decode([(0, position, self.token())])
-        return DECODE_TOKENS / (time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self.forget_from(0, depth)
+        return DECODE_TOKENS / seconds
 
     def streams(self, count):
         """Tokens a second of `count` sequences together."""
