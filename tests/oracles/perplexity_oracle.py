@@ -3,6 +3,7 @@
 
     pip install llama-cpp-python numpy
     python tests/oracles/perplexity_oracle.py [--positions 48000] [--types q4_k,iq4_xs] [MODEL.gguf]
+    python tests/oracles/perplexity_oracle.py --kv [--sequence 2000] [MODEL.gguf]     (what each type of cache costs, beside f32)
 
 llama.cpp writes the files: the built-in model with all matrices in one type (its norms stay f32). Both programs then predict the same
 text, sequences of 250 tokens, keys and values in f16, on the CPU. The two perplexities may differ by 0.1 %. Types that llama.cpp
@@ -48,14 +49,14 @@ def write_in_type(model, out, name, threads):
         sys.exit(f"llama.cpp cannot write {out.name}")
 
 
-def sequences_of(theirs, positions):
+def sequences_of(theirs, positions, length=SEQUENCE_TOKENS):
     ids = [id for path in TEXTS for id in theirs.tokenize(path.read_text())]
     if len(ids) < positions:
         sys.exit(f"the texts have {len(ids)} tokens")
     # From all over the texts, at even distances.
-    count = positions // SEQUENCE_TOKENS
-    starts = np.linspace(0, len(ids) - SEQUENCE_TOKENS, count).astype(int)
-    return [ids[start:start + SEQUENCE_TOKENS] for start in starts]
+    count = positions // length
+    starts = np.linspace(0, len(ids) - length, count).astype(int)
+    return [ids[start:start + length] for start in starts]
 
 
 def likelihoods(logits, ids):
@@ -84,11 +85,32 @@ def compare(path, name, threads, positions):
     return verdict == "ok"
 
 
+def cost_of_caches(path, threads, positions, length):
+    """Prints a line for each type of cache: our perplexity, and how far it is from that with a cache of f32."""
+    theirs = LlamaCpp(path, threads)
+    sequences, vocab = sequences_of(theirs, positions, length), theirs.vocab
+    theirs.close()
+    exact = None
+    with tempfile.TemporaryDirectory() as folder:
+        tokens, out = Path(folder) / "tokens.txt", Path(folder) / "logits.bin"
+        tokens.write_text("".join(" ".join(map(str, ids)) + "\n" for ids in sequences))
+        for kv in ("f32", "f16", "q8_0"):
+            example("logits", path, tokens, out, "--kv", kv, "--threads", threads)
+            logits = np.memmap(out, dtype="<f4", mode="r").reshape(len(sequences), length, vocab)
+            here = np.concatenate([likelihoods(rows, ids) for rows, ids in zip(logits, sequences)])
+            exact = here if exact is None else exact
+            difference = exact - here
+            print(f"{kv} cache: perplexity {np.exp(-here.mean()):.4f}, {100 * (np.exp(difference.mean()) - 1):+.4f} % "
+                  f"(deviation {100 * difference.std() / np.sqrt(difference.size):.4f} %), {difference.size} predictions", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models/default/understudy-mini.gguf")
     parser.add_argument("--types", type=lambda names: names.split(","), default=list(TYPES), help="some of: " + ",".join(TYPES))
     parser.add_argument("--positions", type=int, default=48000)
+    parser.add_argument("--kv", action="store_true", help="compare types of cache instead of weights")
+    parser.add_argument("--sequence", type=int, default=2000, help="tokens of a sequence with --kv")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--examples", type=Path, help="folder with the built examples (target/debug/examples); otherwise cargo runs them")
     arguments = parser.parse_args()
@@ -98,6 +120,8 @@ def main():
     if arguments.positions < SEQUENCE_TOKENS:
         parser.error(f"--positions is at least {SEQUENCE_TOKENS}")
     example.folder = arguments.examples and arguments.examples.resolve()
+    if arguments.kv:
+        return cost_of_caches(arguments.model.resolve(), arguments.threads, arguments.positions, arguments.sequence)
     agree = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.types:
