@@ -71,6 +71,7 @@ fn requests() -> Vec<GenerateRequest> {
             stop_token_ids: vec![],
             sampling: SamplingParams { temperature: 0.9, seed: u64::from(index), ..SamplingParams::default() },
             top_logprobs: Some(VOCAB),
+            ..GenerateRequest::default()
         })
         .collect()
 }

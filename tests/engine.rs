@@ -22,9 +22,8 @@ fn request(prompt: impl IntoIterator<Item = u32>, tokens_max: usize) -> Generate
     GenerateRequest {
         prompt: prompt.into_iter().collect(),
         tokens_max: Some(tokens_max),
-        stop_token_ids: vec![],
         sampling: SamplingParams { temperature: 0.8, seed: 5, ..SamplingParams::default() },
-        top_logprobs: None,
+        ..GenerateRequest::default()
     }
 }
 

@@ -6,4 +6,5 @@ mod chat_tools;
 mod completions;
 mod edge;
 mod lifecycle;
+mod sampling;
 mod templates;

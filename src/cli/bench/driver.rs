@@ -83,7 +83,7 @@ impl<'a> Driver<'a> {
     fn request(&self, prompt: Vec<u32>, tokens_max: usize) -> GenerateRequest {
         // No token ends the answer.
         let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-        GenerateRequest { prompt, tokens_max: Some(tokens_max), stop_token_ids: Vec::new(), sampling, top_logprobs: None }
+        GenerateRequest { prompt, tokens_max: Some(tokens_max), sampling, ..GenerateRequest::default() }
     }
 
     /// Tokens that no earlier prompt went on with: a fixed sequence (Knuth's linear congruential generator).
