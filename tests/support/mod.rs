@@ -2,6 +2,7 @@
 
 pub mod chat_stream;
 pub mod constraints;
+pub mod exposition;
 pub mod fake_hub;
 pub mod fake_model;
 pub mod http_client;
