@@ -219,7 +219,7 @@ impl Simulation {
         late.iter_mut().for_each(|(turns, _)| *turns -= 1);
         let (due, rest) = std::mem::take(&mut *late).into_iter().partition(|(turns, _)| *turns == 0);
         *late = rest;
-        due.into_iter().for_each(|(_, job): (usize, MaskJob)| job());
+        due.into_iter().for_each(|(_, job): (usize, MaskJob)| job.compute().hand_over());
     }
 
     /// None, one, or a burst; all at once may not fit.
@@ -479,7 +479,7 @@ fn when_the_weather_allows(seed: u64, late: u64, put_off: Arc<Mutex<Vec<(usize, 
     let mut random = Random(seed ^ 0x1A7E);
     move |job| match random.chance(late) {
         true => put_off.lock().unwrap().push((random.between(1, TURNS_LATE_MAX) as usize, job)),
-        false => job(),
+        false => job.compute().hand_over(),
     }
 }
 

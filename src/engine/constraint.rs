@@ -50,8 +50,19 @@ pub(super) enum Verdict {
     Fail(String),
 }
 
-/// Something to do on another thread.
-pub type MaskJob = Box<dyn FnOnce() + Send>;
+/// A mask to be computed, on whatever thread.
+pub struct MaskJob {
+    workpiece: Workpiece,
+    constraint: Arc<dyn Constraint>,
+    stop_token_ids: Arc<[u32]>,
+    hand_over: Arc<HandOver>,
+}
+
+/// A mask that nobody has seen yet.
+pub struct ComputedMask {
+    answer: Answer,
+    hand_over: Arc<HandOver>,
+}
 
 /// The masks of one sequence, one at a time.
 pub(super) struct Masks {
@@ -105,7 +116,7 @@ impl Masks {
         workpiece.output.clear();
         workpiece.output.extend_from_slice(output);
         let (constraint, stop_token_ids, hand_over) = (self.constraint.clone(), self.stop_token_ids.clone(), self.hand_over.clone());
-        run(Box::new(move || hand_over.leave(workpiece.judge(&*constraint, &stop_token_ids))));
+        run(MaskJob { workpiece, constraint, stop_token_ids, hand_over });
     }
 
     /// What follows `output`; `None`: not known yet.
@@ -142,12 +153,22 @@ impl Masks {
     }
 }
 
-impl HandOver {
-    fn leave(&self, answer: Answer) {
-        *self.lock() = Some(answer);
-        self.is_there.notify_one();
+impl MaskJob {
+    pub fn compute(self) -> ComputedMask {
+        let Self { workpiece, constraint, stop_token_ids, hand_over } = self;
+        ComputedMask { answer: workpiece.judge(&*constraint, &stop_token_ids), hand_over }
     }
+}
 
+impl ComputedMask {
+    /// From now on the engine may ask for the next one.
+    pub fn hand_over(self) {
+        *self.hand_over.lock() = Some(self.answer);
+        self.hand_over.is_there.notify_one();
+    }
+}
+
+impl HandOver {
     /// Held for the time of a move.
     fn lock(&self) -> MutexGuard<'_, Option<Answer>> {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner)
