@@ -335,8 +335,7 @@ impl Bench {
 
 fn request(prompt: Vec<u32>, tokens_max: usize) -> GenerateRequest {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    let priority = Priority::Interactive;
-    GenerateRequest { prompt, tokens_max: Some(tokens_max), stop_token_ids: Vec::new(), sampling, top_logprobs: None, priority }
+    GenerateRequest { prompt, tokens_max: Some(tokens_max), sampling, ..GenerateRequest::default() }
 }
 
 async fn timed(engine: &Engine, request: GenerateRequest) -> Result<Timed, Error> {

@@ -1,4 +1,4 @@
-//! What a step costs beside the model: the scheduler and its books at 256 sequences, and one draw from a large vocabulary.
+//! What a step costs beside the model: the scheduler and its books at 256 sequences. (What a token costs is in `sampler.rs`.)
 //! Printed, never asserted. `cargo bench --bench scheduler`
 
 use std::time::{Duration, Instant};
@@ -7,21 +7,18 @@ use kernels::Step;
 use models::Logits;
 use understudy::engine::batch::Batch;
 use understudy::engine::block_manager::BlockManager;
-use understudy::engine::sampler::{Sampler, Scratch};
 use understudy::engine::scheduler::{ANSWER_TOKENS_RESERVED, Limits, Scheduler};
 use understudy::engine::sequence::{Sequence, SequenceId};
 use understudy::engine::step_times::StepTimes;
-use understudy::engine::{Engine, EngineConfig, GenerateRequest, ModelRunner, Priority, SamplingParams};
+use understudy::engine::{Engine, EngineConfig, GenerateRequest, ModelRunner, SamplingParams};
 
 const SEQUENCES: usize = 256;
 const PROMPT: usize = 1000;
 const STEPS: usize = 2000;
-const VOCAB: usize = 151_936;
 
 fn main() {
     bookkeeping();
     whole_turn();
-    draws();
 }
 
 /// schedule, lay out, commit: 256 streams, each 1,000 to 3,000 tokens long.
@@ -81,14 +78,8 @@ fn whole_turn() {
         .map(|id| {
             let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
             let prompt = prompt(id).into_iter().map(|token| token % 64).collect();
-            let request = GenerateRequest {
-                prompt,
-                tokens_max: Some(2 * STEPS),
-                stop_token_ids: vec![2],
-                sampling,
-                top_logprobs: None,
-                priority: Priority::Interactive,
-            };
+            let (tokens_max, stop_token_ids) = (Some(2 * STEPS), vec![2]);
+            let request = GenerateRequest { prompt, tokens_max, stop_token_ids, sampling, ..GenerateRequest::default() };
             engine.generate(request).expect("there is room")
         })
         .collect();
@@ -104,39 +95,6 @@ fn whole_turn() {
     }
     drop(streams);
     print("one turn of the engine with a model that does nothing, 256 streams", times);
-}
-
-/// One token from 151,936 logits.
-fn draws() {
-    let mut state = 1u64;
-    let logits: Vec<f32> = (0..VOCAB)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            // A bell of width 3 or so: the sum of four uniform numbers.
-            (0..4).map(|i| ((state >> (16 * i)) & 0xFFFF) as f32 / 65_536.0).sum::<f32>() * 5.0 - 10.0
-        })
-        .collect();
-    let params = SamplingParams { seed: 3, ..SamplingParams::default() };
-    for (name, params, top_logprobs) in [
-        ("greedy", SamplingParams { temperature: 0.0, ..params.clone() }, None),
-        ("temperature 1", params.clone(), None),
-        ("temperature 0.7, top_k 20, top_p 0.8", SamplingParams { temperature: 0.7, top_k: Some(20), top_p: 0.8, ..params.clone() }, None),
-        ("temperature 1, top_p 0.95", SamplingParams { top_p: 0.95, ..params.clone() }, None),
-        ("temperature 1, min_p 0.05", SamplingParams { min_p: 0.05, ..params.clone() }, None),
-        ("greedy, penalties over 1,000 tokens", SamplingParams { temperature: 0.0, repetition_penalty: 1.1, ..params.clone() }, None),
-        ("greedy, 20 log-probabilities", SamplingParams { temperature: 0.0, ..params }, Some(20)),
-    ] {
-        let sampler = Sampler::new(params, top_logprobs, &prompt(0));
-        let mut scratch = Scratch::default();
-        let times = (0..200)
-            .map(|position| {
-                let start = Instant::now();
-                sampler.sample(&logits, position, &mut scratch).expect("the logits are numbers");
-                start.elapsed()
-            })
-            .collect();
-        print(&format!("draw from {VOCAB}: {name}"), times);
-    }
 }
 
 fn prompt(id: usize) -> Vec<u32> {

@@ -12,9 +12,7 @@ use understudy::engine::block_manager::BlockManager;
 use understudy::engine::engine_loop::EngineLoop;
 use understudy::engine::model_runner::LoadedRunner;
 use understudy::engine::scheduler::{Limits, Scheduler};
-use understudy::engine::{
-    Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, Priority, SamplingParams, TokenEvent, TokenUsage,
-};
+use understudy::engine::{Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, SamplingParams, TokenEvent, TokenUsage};
 
 const CONFIG: EngineConfig =
     EngineConfig { blocks: 128, sequences_max: 8, tokens_per_step_max: 512, queue_max: 8, context_max: 512, drafts_max: 8 };
@@ -77,7 +75,7 @@ fn requests() -> Vec<GenerateRequest> {
             stop_token_ids: vec![],
             sampling: SamplingParams { temperature: 0.9, seed: u64::from(index), ..SamplingParams::default() },
             top_logprobs: Some(VOCAB),
-            priority: Priority::Interactive,
+            ..GenerateRequest::default()
         })
         .collect()
 }
@@ -147,7 +145,7 @@ fn drafts_change_nothing() {
             stop_token_ids: vec![],
             sampling: SamplingParams { temperature, seed: 3, ..SamplingParams::default() },
             top_logprobs: Some(VOCAB),
-            priority: Priority::Interactive,
+            ..GenerateRequest::default()
         };
         let requests = [request(0.0), request(1.3)];
         let mut without = Bench::new(family, ty, KvDtype::F16, EngineConfig { drafts_max: 0, ..CONFIG });

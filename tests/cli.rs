@@ -262,6 +262,29 @@ fn a_log_that_nobody_reads_changes_no_reply() {
     check_serves_to_the_end(Program::new().serve_with(&["--port", "0"], Stderr::Unread), 500);
 }
 
+#[cfg(unix)]
+#[test]
+fn the_log_tells_what_a_request_took_and_not_a_word_of_it() {
+    let running = Program::new().serve(&["--port", "0", "--log-format", "json", "--log-level", "debug"]);
+    for stream in [false, true] {
+        let body = format!(r#"{{"prompt":"the secret recipe","max_tokens":5,"ignore_eos":true,"stream":{stream}}}"#);
+        let answer = running.request("POST", "/v1/completions", &body);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    running.signal("TERM");
+    let (_, stderr) = running.wait();
+    assert!(!stderr.contains("secret"), "{stderr}");
+    let lines: Vec<serde_json::Value> = stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let requests: Vec<_> = lines.iter().map(|line| &line["fields"]).filter(|fields| fields["total_ms"].is_u64()).collect();
+    assert_eq!(requests.len(), 2, "{stderr}");
+    for request in requests {
+        for name in ["queue_ms", "prefill_ms", "decode_ms", "ttft_ms", "prompt_tokens", "cached_tokens"] {
+            assert!(request[name].is_u64(), "{name}: {request}");
+        }
+        assert_eq!((&request["completion_tokens"], &request["message"]), (&5.into(), &"completed".into()));
+    }
+}
+
 #[test]
 fn chat_answers_each_line_of_a_pipe() {
     let ended = Program::new()

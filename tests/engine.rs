@@ -10,7 +10,7 @@ use models::Logits;
 use understudy::engine::block_manager::BlockManager;
 use understudy::engine::scheduler::{Limits, Scheduler};
 use understudy::engine::{
-    AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, Priority, SamplingParams, TokenEvent,
+    AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, SamplingParams, TokenEvent,
     TokenStream, TokenUsage,
 };
 
@@ -24,10 +24,8 @@ fn request(prompt: impl IntoIterator<Item = u32>, tokens_max: usize) -> Generate
     GenerateRequest {
         prompt: prompt.into_iter().collect(),
         tokens_max: Some(tokens_max),
-        stop_token_ids: vec![],
         sampling: SamplingParams { temperature: 0.8, seed: 5, ..SamplingParams::default() },
-        top_logprobs: None,
-        priority: Priority::Interactive,
+        ..GenerateRequest::default()
     }
 }
 

@@ -6,21 +6,24 @@
 //! A simulation finds only what its checks state, so faults were planted on purpose; see the end of this file.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kernels::BLOCK_TOKENS;
 use understudy::engine::block_manager::BlockManager;
+use understudy::engine::constraint::MaskJob;
 use understudy::engine::engine_loop::EngineLoop;
 use understudy::engine::prefix_cache::{BlockId, PrefixCache};
 use understudy::engine::scheduler::{Limits, PATIENCE, Scheduler};
 use understudy::engine::sequence::SequenceId;
+use understudy::engine::token_mask::TokenMask;
 use understudy::engine::{
-    AdmissionError, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, Priority, SamplingParams, TokenEvent, TokenStream,
-    TokenUsage,
+    AdmissionError, Dry, Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, Priority, SamplingParams, TokenEvent,
+    TokenStream, TokenUsage,
 };
 
+use crate::support::constraints::maze;
 use crate::support::fake_model::FakeModel;
 
 const VOCAB: usize = 61;
@@ -42,22 +45,9 @@ fn random_traffic_keeps_every_promise() {
     println!("{reached:?}");
     // A simulation that never gets there checks nothing.
     if many {
-        let Reached {
-            answers,
-            hits,
-            evictions,
-            pauses,
-            cancels_waiting,
-            cancels_prompt,
-            cancels_answer,
-            failures,
-            refusals,
-            collisions,
-            drafted,
-            accepted,
-            overtakings,
-            out_of_patience,
-        } = reached;
+        let Reached { answers, hits, evictions, pauses, cancels_waiting, cancels_prompt, cancels_answer, .. } = reached;
+        let Reached { failures, refusals, collisions, constrained, late_masks, .. } = reached;
+        let Reached { drafted, accepted, overtakings, out_of_patience, .. } = reached;
         for (what, times) in [
             ("answers", answers),
             ("hits", hits),
@@ -73,6 +63,8 @@ fn random_traffic_keeps_every_promise() {
             ("drafted tokens that were right", accepted),
             ("more urgent ones that were served first", overtakings),
             ("less urgent ones that had waited too long", out_of_patience),
+            ("constrained answers", constrained),
+            ("late masks", late_masks),
         ] {
             assert!(times >= 50, "only {times} {what} in all seeds: {reached:?}");
         }
@@ -96,6 +88,8 @@ struct Reached {
     accepted: usize,
     overtakings: usize,
     out_of_patience: usize,
+    constrained: usize,
+    late_masks: usize,
 }
 
 struct Simulation {
@@ -111,6 +105,8 @@ struct Simulation {
     beginnings: VecDeque<Vec<u32>>,
     /// Whole blocks, of which some prompts are built: the same block after different ones.
     bricks: Vec<Vec<u32>>,
+    /// Masks asked for, and after how many turns they are computed.
+    late_masks: Arc<Mutex<Vec<(usize, MaskJob)>>>,
     turn: usize,
     /// Milliseconds, by the engine's clock.
     now_ms: Arc<AtomicU64>,
@@ -126,6 +122,9 @@ fn echo(history: &[u32]) -> u32 {
 /// No turn is shorter: so a sequence has waited for [`PATIENCE`] after so many turns.
 const TURN_MS_MIN: u64 = 200;
 
+/// A mask that is late comes so many turns later, at most.
+const TURNS_LATE_MAX: u64 = 3;
+
 /// What a seed has in store, in per mille a turn.
 struct Weather {
     turns: usize,
@@ -133,6 +132,8 @@ struct Weather {
     cancels: u64,
     fails: u64,
     panics: u64,
+    /// Of the masks.
+    late: u64,
     prompt_max: usize,
     output_max: usize,
     weak_hash: bool,
@@ -182,6 +183,7 @@ impl Simulation {
             cancels: stormy(&mut random, 200),
             fails: stormy(&mut random, 60),
             panics: stormy(&mut random, 30),
+            late: stormy(&mut random, 700),
             prompt_max: random.between(2, prompt_max) as usize,
             output_max: random.between(1, output_max) as usize,
             weak_hash: random.chance(250),
@@ -228,9 +230,11 @@ impl Simulation {
             let step_ms = moments.below(40);
             Duration::from_millis(clock.fetch_add(step_ms, Ordering::Relaxed) + step_ms)
         }));
+        let late_masks = Arc::new(Mutex::new(Vec::new()));
+        let engine_loop = engine_loop.with_mask_runner(when_the_weather_allows(seed, weather.late, late_masks.clone()));
         let beginnings = (0..3).map(|_| random.tokens(200)).collect();
         let bricks = (0..3).map(|_| random.tokens(BLOCK_TOKENS)).collect();
-        Self { random, engine, engine_loop, weather, clients: Vec::new(), beginnings, bricks, step_failed, turn: 0, now_ms }
+        Self { random, engine, engine_loop, weather, clients: Vec::new(), beginnings, bricks, step_failed, late_masks, turn: 0, now_ms }
     }
 
     fn run(mut self, reached: &mut Reached) {
@@ -240,10 +244,19 @@ impl Simulation {
                 self.cancel(reached);
             }
             self.turn(reached);
+            self.compute_late_masks();
             self.read();
             self.turn += 1;
         }
         self.finish(reached);
+    }
+
+    fn compute_late_masks(&mut self) {
+        let mut late = self.late_masks.lock().unwrap();
+        late.iter_mut().for_each(|(turns, _)| *turns -= 1);
+        let (due, rest) = std::mem::take(&mut *late).into_iter().partition(|(turns, _)| *turns == 0);
+        *late = rest;
+        due.into_iter().for_each(|(_, job): (usize, MaskJob)| job.compute().hand_over());
     }
 
     /// None, one, or a burst; all at once may not fit.
@@ -269,7 +282,7 @@ impl Simulation {
                         + self.clients.len()
                         + 1;
                     self.clients.push(Client {
-                        turns_max,
+                        turns_max: turns_max * self.weather.slowness(),
                         stream: Some(stream),
                         received: Vec::new(),
                         end: None,
@@ -307,8 +320,11 @@ impl Simulation {
             prompt.extend(random.tokens(own));
         }
         let greedy = random.chance(300);
+        let last_n = |random: &mut Random| random.chance(500).then(|| random.below(80) as usize);
         GenerateRequest {
             prompt,
+            tokens_min: if random.chance(200) { random.below(30) as usize } else { 0 },
+            constraint: random.chance(200).then(|| maze(random.bits(), random.below(60) as usize)),
             tokens_max: match random.below(20) {
                 0 => None,
                 1 => Some(0),
@@ -318,12 +334,21 @@ impl Simulation {
             sampling: SamplingParams {
                 temperature: if greedy { 0.0 } else { random.between(1, 20) as f32 / 10.0 },
                 top_k: random.chance(300).then(|| random.between(1, 30) as usize),
+                typical_p: if random.chance(200) { 0.7 } else { 1.0 },
                 top_p: if random.chance(300) { 0.8 } else { 1.0 },
                 min_p: if random.chance(200) { 0.05 } else { 0.0 },
                 seed: random.below(4),
                 repetition_penalty: if random.chance(200) { 1.3 } else { 1.0 },
                 presence_penalty: if random.chance(200) { 0.5 } else { 0.0 },
                 frequency_penalty: if random.chance(200) { 0.5 } else { 0.0 },
+                repeat_last_n: last_n(random),
+                dry: random.chance(250).then(|| Dry {
+                    multiplier: 2.0,
+                    base: 1.75,
+                    allowed_length: random.between(1, 3) as usize,
+                    last_n: last_n(random),
+                    breakers: Arc::new(TokenMask::of(VOCAB, random.tokens(2))),
+                }),
                 logit_bias: if random.chance(100) { vec![(7, 2.0)] } else { vec![] },
             },
             top_logprobs: random.chance(200).then(|| random.below(4) as usize),
@@ -369,6 +394,8 @@ impl Simulation {
         let first_before = self.first_in_rank();
         self.now_ms.fetch_add(self.random.between(TURN_MS_MIN, 2_000), Ordering::Relaxed);
         let first = self.first_in_rank();
+        // Rank may change in the middle of a turn; then nothing is said of it.
+        let first_for_sure = first.filter(|first| self.first_in_rank_after(TURN_MS_MIN) == Some(*first));
         let oldest = self.clients.iter().position(Client::is_live);
         reached.overtakings += usize::from(first != oldest);
         reached.out_of_patience += usize::from(first != first_before);
@@ -380,14 +407,17 @@ impl Simulation {
         let plan = self.engine_loop.plan();
         let rows: usize = plan.chunks.iter().map(|chunk| chunk.len).sum();
         assert!(rows <= scheduler.limits().tokens_per_step_max, "{rows} rows are over the budget");
-        let planned = |id: SequenceId| plan.chunks.iter().any(|chunk| chunk.id == id);
+        let held_up = self.engine_loop.held_up();
+        let planned = |id: SequenceId| plan.chunks.iter().any(|chunk| chunk.id == id) || held_up.contains(&id);
+        reached.late_masks += held_up.len();
+        for &id in held_up {
+            assert!(self.clients[id.0 as usize].request.constraint.is_some(), "{id:?} is held up by nothing");
+        }
         for id in streams {
             let cancelled = self.clients[id.0 as usize].stream.is_none();
             assert!(cancelled || planned(id) || plan.paused.contains(&id), "turn {}: stream {id:?} was left out of {plan:?}", self.turn);
         }
-        // Rank may change in the middle of a turn; then it is another's.
-        let is_still_first = |first: &usize| self.first_in_rank().is_none_or(|after| after == *first) || !self.clients[*first].is_live();
-        if let Some(first) = first.filter(is_still_first) {
+        if let Some(first) = first_for_sure {
             assert!(planned(SequenceId(first as u64)), "turn {}: the first in rank, {first}, was left out of {plan:?}", self.turn);
         }
         assert!(plan.paused.iter().all(|paused| !planned(*paused)), "one that was paused is planned: {plan:?}");
@@ -411,7 +441,11 @@ impl Simulation {
     /// Index of the live client that is served before all others: the most urgent, those who have waited for long among them; of
     /// these the oldest.
     fn first_in_rank(&self) -> Option<usize> {
-        let now = Duration::from_millis(self.now_ms.load(Ordering::Relaxed));
+        self.first_in_rank_after(0)
+    }
+
+    fn first_in_rank_after(&self, more_ms: u64) -> Option<usize> {
+        let now = Duration::from_millis(self.now_ms.load(Ordering::Relaxed) + more_ms);
         let scheduler = self.engine_loop.scheduler();
         let urgency = |index: usize| {
             let id = SequenceId(index as u64);
@@ -495,6 +529,7 @@ impl Simulation {
                     assert!(usage.cached_tokens < client.request.prompt.len(), "{usage:?}");
                     finished += 1;
                     reached.answers += 1;
+                    reached.constrained += usize::from(client.request.constraint.is_some());
                     reached.hits += usize::from(usage.cached_tokens > 0);
                 }
             }
@@ -506,6 +541,22 @@ impl Simulation {
         reached.drafted += stats.drafted_tokens_total as usize;
         reached.accepted += stats.accepted_tokens_total as usize;
         reached.failures += failed as usize;
+    }
+}
+
+impl Weather {
+    /// Turns that a row may take: its own, and those in which its mask is late.
+    fn slowness(&self) -> usize {
+        if self.late > 0 { 2 + TURNS_LATE_MAX as usize } else { 1 }
+    }
+}
+
+/// Computes masks at once, or puts them off by some turns.
+fn when_the_weather_allows(seed: u64, late: u64, put_off: Arc<Mutex<Vec<(usize, MaskJob)>>>) -> impl FnMut(MaskJob) + Send {
+    let mut random = Random(seed ^ 0x1A7E);
+    move |job| match random.chance(late) {
+        true => put_off.lock().unwrap().push((random.between(1, TURNS_LATE_MAX) as usize, job)),
+        false => job.compute().hand_over(),
     }
 }
 

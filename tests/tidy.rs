@@ -29,6 +29,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hf_hub", &["src/hub"]),
     ("ureq", &["src/hub"]),
     ("minijinja", &["src/chat"]),
+    ("prometheus", &["src/engine/meters.rs", "src/server/metrics.rs"]),
     ("tokenizers", &["models"]),
     ("memmap2", &["models/src/gguf", "kernels/src/huge.rs"]),
     ("candle_core", &["kernels", "models", "src/engine/model_runner.rs", "src/cli"]),
@@ -47,7 +48,8 @@ const PURE: &[&str] = &[
     "src/engine/block_manager.rs",
     "src/engine/prefix_cache.rs",
     "src/engine/sequence.rs",
-    "src/engine/sampler.rs",
+    "src/engine/sampler",
+    "src/engine/token_mask.rs",
     "src/engine/batch.rs",
 ];
 const IMPURE: &[&str] =

@@ -115,6 +115,7 @@ pub fn prepare_error(error: PrepareError, prompt_field: &str) -> ApiError {
         PrepareError::Template(_) => ApiError::invalid(prompt_field, message).with_code("chat_template_error"),
         PrepareError::NoFillInTheMiddle => ApiError::invalid("suffix", message),
         PrepareError::BiasOfUnknownToken { .. } => ApiError::invalid("logit_bias", message),
+        PrepareError::StopAtUnknownToken { .. } => ApiError::invalid("stop_token_ids", message),
         PrepareError::CannotForceCalls => ApiError::invalid("tool_choice", message),
         PrepareError::Admission(error) => admission_error(error, prompt_field),
         // A vocabulary without all bytes, and a text that needs one of them.

@@ -106,6 +106,15 @@ impl<'a> Fields<'a> {
         value.as_array().map(|items| Some(items.as_slice())).ok_or_else(|| self.wrong_kind(name, "an array", value))
     }
 
+    /// The items of the array `name`, as ids.
+    pub fn token_ids(&self, name: &str, items: &[Value]) -> Result<Vec<u32>, ApiError> {
+        let token = |(index, id): (usize, &Value)| {
+            let token = whole_number(id).and_then(|id| u32::try_from(id).ok());
+            token.ok_or_else(|| self.error(&format!("{name}[{index}]"), format_args!("must be a token id, not {id}")))
+        };
+        items.iter().enumerate().map(token).collect()
+    }
+
     pub fn object(&self, name: &str) -> Result<Option<Fields<'a>>, ApiError> {
         self.get(name).map(|value| Fields::of(value, self.place(name))).transpose()
     }

@@ -7,6 +7,7 @@ pub mod openai_chat;
 pub mod openai_completions;
 pub mod openai_models;
 pub mod openai_shared;
+pub mod sampling_fields;
 
 pub mod errors;
 pub mod fields;

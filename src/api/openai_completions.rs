@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::errors::ApiError;
-use super::fields::{Fields, kind_of, parse_object, whole_number};
+use super::fields::{Fields, kind_of, parse_object};
 use super::openai_shared::{self as shared, Delivery};
 use super::{Call, Dialect, Frame, ReplyHead};
 use crate::chat::reply::Reply;
@@ -149,25 +149,17 @@ fn read_prompts(fields: &Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
         other => return Err(fields.wrong_kind("prompt", "a string, or an array of strings or of token ids", other)),
     };
     if items[0].is_number() {
-        return Ok(vec![Prompt::Tokens(read_tokens(fields, "prompt", items)?)]);
+        return Ok(vec![Prompt::Tokens(fields.token_ids("prompt", items)?)]);
     }
     let prompt = |(index, item): (usize, &Value)| {
         let name = format!("prompt[{index}]");
         match item {
             Value::String(text) => Ok(Prompt::Text(text.clone())),
-            Value::Array(ids) => Ok(Prompt::Tokens(read_tokens(fields, &name, ids)?)),
+            Value::Array(ids) => Ok(Prompt::Tokens(fields.token_ids(&name, ids)?)),
             other => Err(fields.error(&name, format_args!("must be a string or an array of token ids, not {}", kind_of(other)))),
         }
     };
     items.iter().enumerate().map(prompt).collect()
-}
-
-fn read_tokens(fields: &Fields<'_>, name: &str, ids: &[Value]) -> Result<Vec<u32>, ApiError> {
-    let token = |(index, id): (usize, &Value)| {
-        let token = whole_number(id).and_then(|id| u32::try_from(id).ok());
-        token.ok_or_else(|| fields.error(&format!("{name}[{index}]"), format_args!("must be a token id, not {id}")))
-    };
-    ids.iter().enumerate().map(token).collect()
 }
 
 fn with_suffix(prompts: Vec<Prompt>, fields: &Fields<'_>) -> Result<Vec<Prompt>, ApiError> {

@@ -3,10 +3,13 @@
 use serde_json::{Value, json};
 
 use super::errors::ApiError;
-use super::fields::{Fields, kind_of, whole_number};
-use crate::chat::{FinishReason, Request, SamplingOptions, Usage};
+use super::fields::{Fields, kind_of};
+use super::sampling_fields::read_sampling;
+use crate::chat::{FinishReason, Request, Usage};
 use crate::engine::Priority;
 
+/// Stop tokens of one request.
+const STOP_TOKENS_MAX: usize = 1_024;
 /// OpenAI takes 4. Agents send a few more; the search costs the same for any number, the bound is against mistakes.
 pub const STOP_STRINGS_MAX: usize = 64;
 /// Bytes of one stop string.
@@ -28,10 +31,13 @@ pub struct Delivery {
 
 /// Everything but the prompt and the log-probabilities.
 pub fn read_request(fields: &Fields<'_>) -> Result<(Request, Delivery), ApiError> {
+    let tokens_max = read_tokens_max(fields)?;
     let request = Request {
         choices_per_prompt: fields.integer("n", 1..=CHOICES_MAX as i64)?.unwrap_or(1) as usize,
-        tokens_max: read_tokens_max(fields)?,
+        tokens_max,
+        tokens_min: read_tokens_min(fields, tokens_max)?,
         stop: read_stop(fields)?,
+        stop_token_ids: read_stop_token_ids(fields)?,
         sampling: read_sampling(fields)?,
         priority: read_priority(fields)?,
         ignore_end_of_turn: fields.boolean("ignore_eos")?.unwrap_or(false),
@@ -56,6 +62,26 @@ fn read_tokens_max(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
     let old = fields.integer("max_tokens", 1..=i64::MAX)?;
     let new = fields.integer("max_completion_tokens", 1..=i64::MAX)?;
     Ok(new.or(old).map(|tokens| tokens as usize))
+}
+
+/// vLLM's.
+fn read_tokens_min(fields: &Fields<'_>, tokens_max: Option<usize>) -> Result<usize, ApiError> {
+    let tokens_min = fields.integer("min_tokens", 0..=i64::MAX)?.unwrap_or(0) as usize;
+    match tokens_max {
+        Some(most) if tokens_min > most => {
+            Err(fields.error("min_tokens", format_args!("must be at most `max_tokens`, which is {most}, not {tokens_min}")))
+        }
+        _ => Ok(tokens_min),
+    }
+}
+
+/// vLLM's.
+fn read_stop_token_ids(fields: &Fields<'_>) -> Result<Vec<u32>, ApiError> {
+    let ids = fields.array("stop_token_ids")?.unwrap_or_default();
+    if ids.len() > STOP_TOKENS_MAX {
+        return Err(fields.error("stop_token_ids", format_args!("has {} tokens; at most {STOP_TOKENS_MAX} are allowed", ids.len())));
+    }
+    fields.token_ids("stop_token_ids", ids)
 }
 
 fn read_stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
@@ -83,39 +109,6 @@ fn read_stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
         return Err(fields.error("stop", format_args!("holds {bytes} bytes; at most {STOP_BYTES_MAX} are allowed")));
     }
     Ok(stop.into_iter().filter(|text| !text.is_empty()).collect())
-}
-
-fn read_sampling(fields: &Fields<'_>) -> Result<SamplingOptions, ApiError> {
-    // vLLM and llama.cpp write it differently.
-    let repetition = if fields.get("repetition_penalty").is_some() { "repetition_penalty" } else { "repeat_penalty" };
-    // 0 and -1 both mean "all" in the wild.
-    let top_k = fields.integer("top_k", -1..=i64::MAX)?.map(|k| k.max(0) as usize);
-    Ok(SamplingOptions {
-        temperature: fields.number("temperature", SamplingOptions::TEMPERATURE)?,
-        top_k,
-        top_p: fields.number("top_p", SamplingOptions::TOP_P)?,
-        min_p: fields.number("min_p", SamplingOptions::MIN_P)?,
-        seed: read_seed(fields)?,
-        repetition_penalty: fields.number(repetition, SamplingOptions::REPETITION_PENALTY)?,
-        presence_penalty: fields.number("presence_penalty", SamplingOptions::PRESENCE_PENALTY)?,
-        frequency_penalty: fields.number("frequency_penalty", SamplingOptions::FREQUENCY_PENALTY)?,
-        logit_bias: read_logit_bias(fields)?,
-    })
-}
-
-fn read_seed(fields: &Fields<'_>) -> Result<Option<u64>, ApiError> {
-    let Some(value) = fields.get("seed") else { return Ok(None) };
-    let seed = value.as_u64().or_else(|| whole_number(value).map(|seed| seed as u64));
-    seed.map(Some).ok_or_else(|| fields.wrong_kind("seed", "a whole number", value))
-}
-
-fn read_logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
-    let Some(biases) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
-    let bias = |id: &String| {
-        let token = id.parse::<u32>().map_err(|_| biases.error(id, "is no token id: the keys of `logit_bias` are token ids"))?;
-        Ok(biases.number(id, SamplingOptions::LOGIT_BIAS)?.map(|bias| (token, bias)))
-    };
-    biases.map().keys().filter_map(|id| bias(id).transpose()).collect()
 }
 
 /// The `model` the client names; any name will do.

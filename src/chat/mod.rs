@@ -9,6 +9,7 @@ pub mod prepare;
 pub mod chat_template;
 pub mod control_text;
 pub mod python_values;
+pub mod sequence_breakers;
 pub mod template_helpers;
 
 pub mod output;
@@ -32,8 +33,12 @@ pub struct Request {
     pub choices_per_prompt: usize,
     /// `None`: until the context is full.
     pub tokens_max: Option<usize>,
+    /// The model does not end its turn before so many.
+    pub tokens_min: usize,
     /// The reply ends before the first of these.
     pub stop: Vec<String>,
+    /// Tokens that end the reply beside the model's own ends of turn.
+    pub stop_token_ids: Vec<u32>,
     pub sampling: SamplingOptions,
     /// `Some(n)`: log-probabilities of each token and of the `n` likeliest.
     pub top_logprobs: Option<usize>,
@@ -148,23 +153,43 @@ pub struct ToolCall {
 pub struct SamplingOptions {
     pub temperature: Option<f32>,
     pub top_k: Option<usize>,
+    pub typical_p: Option<f32>,
     pub top_p: Option<f32>,
     pub min_p: Option<f32>,
     pub seed: Option<u64>,
     pub repetition_penalty: Option<f32>,
     pub presence_penalty: Option<f32>,
     pub frequency_penalty: Option<f32>,
+    /// Tokens these three look back on; `None`: all.
+    pub repeat_last_n: Option<usize>,
+    pub dry: Option<DryOptions>,
     pub logit_bias: Vec<(u32, f32)>,
+}
+
+/// The "don't repeat yourself" penalty, see `engine::sampler::dry`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DryOptions {
+    pub multiplier: f32,
+    pub base: f32,
+    pub allowed_length: usize,
+    /// Tokens it looks back on; `None`: all.
+    pub last_n: Option<usize>,
+    /// Strings that end a repetition; `None`: the usual ones.
+    pub breakers: Option<Vec<String>>,
 }
 
 /// What may be asked for, whoever asks: a request, the command line, the model's file.
 impl SamplingOptions {
     pub const TEMPERATURE: RangeInclusive<f64> = 0.0..=2.0;
+    pub const TYPICAL_P: RangeInclusive<f64> = 0.0..=1.0;
     pub const TOP_P: RangeInclusive<f64> = 0.0..=1.0;
     pub const MIN_P: RangeInclusive<f64> = 0.0..=1.0;
     pub const REPETITION_PENALTY: RangeInclusive<f64> = 0.01..=10.0;
     pub const PRESENCE_PENALTY: RangeInclusive<f64> = -2.0..=2.0;
     pub const FREQUENCY_PENALTY: RangeInclusive<f64> = -2.0..=2.0;
+    pub const DRY_MULTIPLIER: RangeInclusive<f64> = 0.0..=100.0;
+    /// Below 1 a longer repetition would cost less.
+    pub const DRY_BASE: RangeInclusive<f64> = 1.0..=100.0;
     pub const LOGIT_BIAS: RangeInclusive<f64> = -100.0..=100.0;
 }
 

@@ -7,9 +7,10 @@ use models::{Tokenizer, TokenizerError};
 use super::chat_template::{ChatTemplate, TemplateError};
 use super::control_text::{ControlText, Stretch};
 use super::output::{Output, OutputOptions, ToolOutput, split_mix};
+use super::sequence_breakers::SequenceBreakers;
 use super::stop_strings::StopStrings;
 use super::{Conversation, Prompt, Request, SamplingDefaults, SamplingOptions, ToolChoice};
-use crate::engine::{AdmissionError, GenerateRequest, SamplingParams};
+use crate::engine::{AdmissionError, Dry, GenerateRequest, SamplingParams};
 
 /// The loaded model, as far as text is concerned.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct TextModel {
     pub template: ChatTemplate,
     control: ControlText,
     defaults: SamplingDefaults,
+    breakers: SequenceBreakers,
 }
 
 /// One choice to generate.
@@ -53,6 +55,8 @@ pub enum PrepareError {
     NoFillInTheMiddle,
     #[error("logit_bias names token {id}, but the vocabulary has {vocab} tokens")]
     BiasOfUnknownToken { id: u32, vocab: usize },
+    #[error("stop_token_ids names token {id}, but the vocabulary has {vocab} tokens")]
+    StopAtUnknownToken { id: u32, vocab: usize },
 }
 
 impl From<TokenizerError> for PrepareError {
@@ -64,7 +68,7 @@ impl From<TokenizerError> for PrepareError {
 impl TextModel {
     pub fn new(tokenizer: Arc<Tokenizer>, template: ChatTemplate, defaults: SamplingDefaults) -> Self {
         let control = ControlText::of(&tokenizer);
-        Self { tokenizer, template, control, defaults }
+        Self { tokenizer, template, control, defaults, breakers: SequenceBreakers::default() }
     }
 
     /// Jobs in the order of the choices. The engine checks token ids. Memory: one prompt a choice, none longer than the engine takes;
@@ -74,6 +78,10 @@ impl TextModel {
         if let Some(&(id, _)) = request.sampling.logit_bias.iter().find(|(id, _)| *id as usize >= vocab) {
             return Err(PrepareError::BiasOfUnknownToken { id, vocab });
         }
+        if let Some(&id) = request.stop_token_ids.iter().find(|id| **id as usize >= vocab) {
+            return Err(PrepareError::StopAtUnknownToken { id, vocab });
+        }
+        let sampling = self.sampling(&request.sampling, surroundings.random);
         let mut jobs = Vec::with_capacity(request.prompts.len() * request.choices_per_prompt);
         let stop_of_request = StopStrings::new(&request.stop);
         for (prompt_index, prompt) in request.prompts.iter().enumerate() {
@@ -100,10 +108,12 @@ impl TextModel {
                 let generate = GenerateRequest {
                     prompt: token_ids.clone(),
                     tokens_max: request.tokens_max,
-                    stop_token_ids: if request.ignore_end_of_turn { Vec::new() } else { self.tokenizer.end_of_generation().to_vec() },
-                    sampling: self.sampling(&request.sampling, choice, surroundings.random),
+                    tokens_min: request.tokens_min,
+                    stop_token_ids: self.stop_token_ids(request),
+                    sampling: SamplingParams { seed: seed_of_choice(sampling.seed, choice), ..sampling.clone() },
                     top_logprobs: request.top_logprobs,
                     priority: request.priority,
+                    constraint: None,
                 };
                 jobs.push(Job { generate, output: Output::new(self.tokenizer.clone(), options) });
             }
@@ -187,21 +197,40 @@ impl TextModel {
         }
     }
 
-    fn sampling(&self, options: &SamplingOptions, choice: usize, random: u64) -> SamplingParams {
-        let seed = options.seed.unwrap_or(random);
+    /// Ends of turn, unless they are to be ignored, and what the request adds.
+    fn stop_token_ids(&self, request: &Request) -> Vec<u32> {
+        let own: &[u32] = if request.ignore_end_of_turn { &[] } else { self.tokenizer.end_of_generation() };
+        [own, &request.stop_token_ids].concat()
+    }
+
+    /// Of the first choice.
+    fn sampling(&self, options: &SamplingOptions, random: u64) -> SamplingParams {
         let neutral = SamplingParams::default();
         let defaults = &self.defaults;
         SamplingParams {
             temperature: options.temperature.or(defaults.temperature).unwrap_or(neutral.temperature),
             top_k: options.top_k.or(defaults.top_k).filter(|k| *k > 0),
+            typical_p: options.typical_p.unwrap_or(neutral.typical_p),
             top_p: options.top_p.or(defaults.top_p).unwrap_or(neutral.top_p),
             min_p: options.min_p.or(defaults.min_p).unwrap_or(neutral.min_p),
-            // The first choice is the one a request with n = 1 gets.
-            seed: if choice == 0 { seed } else { split_mix(seed.wrapping_add(choice as u64)) },
+            seed: options.seed.unwrap_or(random),
             repetition_penalty: options.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(neutral.repetition_penalty),
             presence_penalty: options.presence_penalty.unwrap_or(0.0),
             frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
+            repeat_last_n: options.repeat_last_n,
+            dry: options.dry.as_ref().map(|dry| Dry {
+                multiplier: dry.multiplier,
+                base: dry.base,
+                allowed_length: dry.allowed_length,
+                last_n: dry.last_n,
+                breakers: self.breakers.tokens(&self.tokenizer, dry.breakers.as_deref()),
+            }),
             logit_bias: options.logit_bias.clone(),
         }
     }
+}
+
+/// The first choice is the one a request with n = 1 gets.
+fn seed_of_choice(seed: u64, choice: usize) -> u64 {
+    if choice == 0 { seed } else { split_mix(seed.wrapping_add(choice as u64)) }
 }

@@ -17,6 +17,9 @@ use tokio::sync::mpsc;
 
 use super::batch::Batch;
 use super::block_manager::BlockManager;
+use super::constraint::{MaskJob, Masks, Verdict};
+use super::mask_workers::MaskWorkers;
+use super::meters::Stopwatch;
 use super::sampler::{Sampler, Scratch};
 use super::scheduler::{ANSWER_TOKENS_RESERVED, Chunk, Departure, Limits, Plan, Scheduler};
 use super::sequence::{Sequence, SequenceId};
@@ -39,6 +42,7 @@ pub(super) struct Add {
     pub events: mpsc::Sender<TokenEvent>,
     pub notes: Arc<StreamNotes>,
     pub ticket: Ticket,
+    pub arrived: Instant,
 }
 
 pub struct EngineLoop {
@@ -50,6 +54,9 @@ pub struct EngineLoop {
     clients: BTreeMap<SequenceId, Client>,
     next_id: SequenceId,
     plan: Plan,
+    /// Taken out of the last plan: their masks are late.
+    held_up: Vec<SequenceId>,
+    mask_runner: MaskRunner,
     batch: Batch,
     scratch: Scratch,
     stats: EngineStats,
@@ -59,14 +66,34 @@ pub struct EngineLoop {
 
 /// Time since some beginning; the simulation has one of its own.
 pub type Clock = Box<dyn FnMut() -> Duration + Send>;
+/// How masks are computed.
+struct MaskRunner {
+    run: Box<dyn FnMut(MaskJob) + Send>,
+    /// How long a late mask is waited for while nobody else has anything to do; who comes or goes meanwhile is seen after it.
+    patience: Duration,
+}
 
 /// Where the tokens of one sequence come from and go to.
 struct Client {
+    prompt_tokens: usize,
     sampler: Sampler,
+    masks: Option<Masks>,
+    /// Its mask was late, and its row is not computed again before the mask is there.
+    sits_out: bool,
     events: mpsc::Sender<TokenEvent>,
     notes: Arc<StreamNotes>,
+    watch: Stopwatch,
     /// Returned when the client is dropped, after its events were sent.
     ticket: Ticket,
+}
+
+/// What became of a row that was to give a token.
+enum Sampled {
+    Tokens(Vec<GeneratedToken>),
+    /// The constraint ends the sequence.
+    End,
+    /// Its mask is not there yet.
+    Late,
 }
 
 /// What a step has to say, in order.
@@ -74,6 +101,7 @@ type Outbox = Vec<(SequenceId, TokenEvent)>;
 
 impl EngineLoop {
     pub(super) fn new(runner: Box<dyn ModelRunner>, commands: Receiver<Command>, shared: Arc<Shared>) -> Self {
+        let mut workers = MaskWorkers::new();
         Self {
             scheduler: new_scheduler(&shared.config),
             stats: EngineStats { blocks_total: shared.config.blocks, ..EngineStats::default() },
@@ -83,6 +111,8 @@ impl EngineLoop {
             clients: BTreeMap::new(),
             next_id: SequenceId(0),
             plan: Plan::default(),
+            held_up: Vec::new(),
+            mask_runner: MaskRunner { run: Box::new(move |job| workers.run(job)), patience: Duration::from_millis(1) },
             batch: Batch::default(),
             scratch: Scratch::default(),
             times: StepTimes::default(),
@@ -111,6 +141,8 @@ impl EngineLoop {
         }
         self.drop_departed();
         self.plan = self.scheduler.schedule((self.clock)(), &self.times);
+        self.note_scheduled();
+        self.ask_for_masks();
         // A step may take seconds: who looks meanwhile sees what runs in it.
         self.publish_stats();
         if self.plan.chunks.is_empty() {
@@ -143,13 +175,22 @@ impl EngineLoop {
         self.clock = clock;
         self
     }
+    /// With masks computed by `run`, on whatever thread and whenever it likes, and nobody waiting for them: the simulation decides when.
+    pub fn with_mask_runner(mut self, run: impl FnMut(MaskJob) + Send + 'static) -> Self {
+        self.mask_runner = MaskRunner { run: Box::new(run), patience: Duration::ZERO };
+        self
+    }
     /// For tests and the simulation, between two turns.
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
     }
-    /// The plan of the last turn.
+    /// The plan of the last turn, without those held up.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+    /// Whose late masks kept them out of the last turn.
+    pub fn held_up(&self) -> &[SequenceId] {
+        &self.held_up
     }
 
     fn drain_commands(&mut self) -> bool {
@@ -171,11 +212,18 @@ impl EngineLoop {
     fn accept(&mut self, Command::Add(add): Command) {
         let id = self.next_id;
         self.next_id = SequenceId(id.0 + 1);
-        let Add { request, output_max, events, notes, ticket } = *add;
-        let GenerateRequest { prompt, tokens_max: _, stop_token_ids, sampling, top_logprobs, priority } = request;
-        self.clients.insert(id, Client { sampler: Sampler::new(sampling, top_logprobs, &prompt), events, notes, ticket });
+        let Add { request, output_max, events, notes, ticket, arrived } = *add;
+        let GenerateRequest { prompt, tokens_max: _, tokens_min, stop_token_ids, sampling, top_logprobs, constraint, priority } = request;
+        let first_stop = prompt.len().saturating_add(tokens_min);
+        let sampler = Sampler::new(sampling, top_logprobs, &prompt).with_no_stop_before(first_stop, &stop_token_ids);
+        let masks = constraint.map(|constraint| Masks::new(constraint, &stop_token_ids, self.shared.vocab));
+        let watch = Stopwatch::new(arrived, notes.clock.clone());
+        let prompt_tokens = prompt.len();
+        // The mask of a token is known when the one before it is: nothing can be guessed ahead under a constraint.
+        let drafts = masks.is_none() && self.scheduler.limits().drafts_max > 0;
+        self.clients.insert(id, Client { prompt_tokens, sampler, masks, sits_out: false, events, notes, watch, ticket });
         let sequence = Sequence::new(id, prompt, output_max, stop_token_ids).arriving(priority, (self.clock)());
-        self.scheduler.add(if self.scheduler.limits().drafts_max > 0 { sequence.drafting() } else { sequence });
+        self.scheduler.add(if drafts { sequence.drafting() } else { sequence });
     }
 
     /// Takes out the sequences whose stream is dropped, running or waiting: cancelled, or at an end that the engine cannot see.
@@ -188,13 +236,49 @@ impl EngineLoop {
             let sequence = self.scheduler.remove(id);
             let has_enough = self.clients[&id].notes.has_enough.load(Ordering::Acquire);
             match sequence.filter(|_| has_enough) {
-                Some(sequence) => self.count_finished(sequence.usage()),
+                Some(sequence) => self.count_finished(id, &FinishReason::Stop, sequence.usage()),
                 None => self.stats.cancelled_total += 1,
             }
         }
         self.publish_stats();
         for id in departed {
             self.clients.remove(&id);
+        }
+    }
+
+    /// Who is in a step for the first time has waited until now.
+    fn note_scheduled(&mut self) {
+        let now = Instant::now();
+        for chunk in &self.plan.chunks {
+            let client = self.clients.get_mut(&chunk.id).expect("every sequence has a client");
+            if client.watch.scheduled(now) {
+                let usage = self.scheduler.running(chunk.id).map(Sequence::usage).unwrap_or_default();
+                self.stats.cache_queried_tokens_total += usage.prompt_tokens as u64;
+                self.stats.cache_hit_tokens_total += usage.cached_tokens as u64;
+            }
+        }
+    }
+
+    /// Masks are computed while the model computes. One that is late holds up its own sequence alone: the row sits the step out, and the
+    /// following ones until the mask is there. Waiting for it would hold up everybody; keeping the row's logits would copy a vocabulary to
+    /// save the one row that is computed twice. Only where nobody else has anything to do the loop waits.
+    fn ask_for_masks(&mut self) {
+        self.held_up.clear();
+        for chunk in &self.plan.chunks {
+            let client = self.clients.get_mut(&chunk.id).expect("every sequence has a client");
+            let (Some(masks), Some(sequence)) = (&mut client.masks, self.scheduler.running(chunk.id)) else { continue };
+            masks.ask(output_of(sequence), &mut *self.mask_runner.run);
+            client.sits_out &= masks.verdict(output_of(sequence)).is_none();
+            if client.sits_out && chunk.samples {
+                self.held_up.push(chunk.id);
+            }
+        }
+        if !self.held_up.is_empty() {
+            self.plan.chunks.retain(|chunk| !self.held_up.contains(&chunk.id));
+        }
+        if let (Some(first), true) = (self.held_up.first(), self.plan.chunks.is_empty()) {
+            let client = self.clients.get_mut(first).expect("every sequence has a client");
+            client.masks.iter_mut().for_each(|masks| masks.wait(self.mask_runner.patience));
         }
     }
 
@@ -216,33 +300,49 @@ impl EngineLoop {
 
     fn sample_and_commit(&mut self, logits: &Logits) -> Outbox {
         let mut outbox = Outbox::new();
+        let now = Instant::now();
         let mut row = 0;
         for index in 0..self.plan.chunks.len() {
             let chunk = self.plan.chunks[index];
             let sampled = self.sample(&chunk, logits, row);
             row += if chunk.samples { 1 + chunk.drafts } else { 0 };
             match sampled {
-                Ok(sampled) => self.commit(&chunk, sampled, &mut outbox),
+                Ok(Sampled::Tokens(tokens)) => self.commit(&chunk, tokens, now, &mut outbox),
+                Ok(Sampled::Late) => self.sit_out(&chunk),
+                Ok(Sampled::End) => self.end(&chunk, &mut outbox),
                 Err(message) => self.fail(chunk.id, &message, &mut outbox),
             }
         }
         outbox
     }
 
-    /// The tokens that a chunk gives, whose logits begin at `first_row`: none, one, or with a draft one after the other for as long
-    /// as they are those that were drafted.
-    fn sample(&mut self, chunk: &Chunk, logits: &Logits, first_row: usize) -> Result<Vec<GeneratedToken>, String> {
+    /// What a chunk gives whose logits begin at `first_row`: no token, one, or with a draft one after the other for as long as they are
+    /// those that were drafted.
+    fn sample(&mut self, chunk: &Chunk, logits: &Logits, first_row: usize) -> Result<Sampled, String> {
         if !chunk.samples {
-            return Ok(Vec::new());
+            return Ok(Sampled::Tokens(Vec::new()));
         }
         let client = self.clients.get_mut(&chunk.id).expect("every sequence has a client");
         let sequence = self.scheduler.running(chunk.id).expect("a planned sequence runs");
         client.notes.cached_tokens.store(sequence.usage().cached_tokens, Ordering::Relaxed);
+        let mut allowed = None;
+        if let Some(masks) = &mut client.masks {
+            if self.plan.chunks.len() == 1 {
+                masks.wait(self.mask_runner.patience);
+            }
+            match masks.verdict(output_of(sequence)) {
+                Some(Verdict::Sample) => allowed = masks.allowed(),
+                Some(Verdict::End) => return Ok(Sampled::End),
+                Some(Verdict::Fail(message)) => return Err(message.clone()),
+                None => return Ok(Sampled::Late),
+            }
+        }
         let _timer = profile::op(|| (Key::of(Op::Sampling), Cost::default()));
         let mut sampled = Vec::with_capacity(1 + chunk.drafts);
         let first_position = chunk.start + chunk.len - chunk.drafts;
         for (row, position) in (first_row..=first_row + chunk.drafts).zip(first_position..) {
-            let token = client.sampler.sample(logits.row(row), position, &mut self.scratch).map_err(|error| error.to_string())?;
+            let token =
+                client.sampler.sample_within(allowed, logits.row(row), position, &mut self.scratch).map_err(|error| error.to_string())?;
             // A stop token too: nothing is sampled after it.
             client.sampler.observe(token.id);
             let goes_on = sequence.draft().get(sampled.len()) == Some(&token.id);
@@ -251,10 +351,10 @@ impl EngineLoop {
                 break;
             }
         }
-        Ok(sampled)
+        Ok(Sampled::Tokens(sampled))
     }
 
-    fn commit(&mut self, chunk: &Chunk, mut sampled: Vec<GeneratedToken>, outbox: &mut Outbox) {
+    fn commit(&mut self, chunk: &Chunk, mut sampled: Vec<GeneratedToken>, now: Instant, outbox: &mut Outbox) {
         self.stats.drafted_tokens_total += chunk.drafts as u64;
         self.stats.accepted_tokens_total += sampled.len().saturating_sub(1) as u64;
         let ids: Vec<u32> = sampled.iter().map(|token| token.id).collect();
@@ -263,16 +363,45 @@ impl EngineLoop {
         if matches!(departure, Some(Departure { reason: FinishReason::Stop, .. })) {
             sampled.pop();
         }
-        self.stats.generated_tokens_total += sampled.len() as u64;
-        outbox.extend(sampled.into_iter().map(|token| (chunk.id, TokenEvent::Token(token))));
+        let client = self.clients.get_mut(&chunk.id).expect("every sequence has a client");
+        for token in sampled {
+            if client.watch.token(now, &self.shared.meters) {
+                self.stats.prefilled_tokens_total += client.prompt_tokens as u64;
+            }
+            self.stats.generated_tokens_total += 1;
+            outbox.push((chunk.id, TokenEvent::Token(token)));
+        }
         if let Some(Departure { reason, usage }) = departure {
-            self.count_finished(usage);
+            self.count_finished(chunk.id, &reason, usage);
             outbox.push((chunk.id, TokenEvent::Finished { reason, usage }));
         }
     }
 
-    fn count_finished(&mut self, usage: TokenUsage) {
+    /// Keeps what was computed but for the last row, which gives its token another time.
+    fn sit_out(&mut self, chunk: &Chunk) {
+        self.clients.get_mut(&chunk.id).expect("every sequence has a client").sits_out = true;
+        if chunk.len > 1 {
+            self.scheduler.commit(&Chunk { len: chunk.len - 1, samples: false, ..*chunk }, &[]);
+        }
+    }
+
+    /// The sequence is whole as it is.
+    fn end(&mut self, chunk: &Chunk, outbox: &mut Outbox) {
+        self.scheduler.commit(chunk, &[]);
+        let sequence = self.scheduler.remove(chunk.id).expect("what ends was running");
+        let (reason, usage) = (FinishReason::Stop, sequence.usage());
+        self.count_finished(chunk.id, &reason, usage);
+        outbox.push((chunk.id, TokenEvent::Finished { reason, usage }));
+    }
+
+    fn count_finished(&mut self, id: SequenceId, reason: &FinishReason, usage: TokenUsage) {
+        let watch = &self.clients[&id].watch;
+        watch.finished(Instant::now(), usage, &self.shared.meters);
+        if !watch.has_token() {
+            self.stats.prefilled_tokens_total += usage.prompt_tokens as u64;
+        }
         self.stats.finished_total += 1;
+        self.stats.finished_at_length_total += u64::from(*reason == FinishReason::Length);
         self.stats.prompt_tokens_total += usage.prompt_tokens as u64;
         self.stats.cached_tokens_total += usage.cached_tokens as u64;
     }
@@ -359,7 +488,13 @@ fn new_scheduler(config: &EngineConfig) -> Scheduler {
     Scheduler::new(limits, BlockManager::new(config.blocks))
 }
 
-fn message_of(panic: &(dyn Any + Send)) -> String {
+/// What was sampled so far.
+fn output_of(sequence: &Sequence) -> &[u32] {
+    &sequence.tokens()[sequence.usage().prompt_tokens..]
+}
+
+/// The words of a panic.
+pub(super) fn message_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }

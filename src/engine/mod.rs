@@ -4,14 +4,18 @@
 
 pub mod batch;
 pub mod block_manager;
+pub mod constraint;
 pub mod drafter;
 pub mod engine_loop;
+pub mod mask_workers;
+pub mod meters;
 pub mod model_runner;
 pub mod prefix_cache;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
 pub mod step_times;
+pub mod token_mask;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -21,20 +25,27 @@ use std::time::Instant;
 use models::Logits;
 use tokio::sync::{mpsc, watch};
 
+use constraint::Constraint;
 use engine_loop::{Add, Command, EngineLoop};
+use meters::{Meters, SequenceClock};
+use token_mask::TokenMask;
 
 /// One sequence to generate.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct GenerateRequest {
     pub prompt: Vec<u32>,
     /// Most tokens to generate; `None`: until the context is full. Beyond the context is no error: the reply ends with `Length`.
     /// 0 computes the prompt (it is cached then) and ends with `Length`.
     pub tokens_max: Option<usize>,
-    /// Tokens that end the sequence (not part of the text); empty with `ignore_eos`.
+    /// Before so many tokens no stop token comes.
+    pub tokens_min: usize,
+    /// Tokens that end the sequence (not part of the text).
     pub stop_token_ids: Vec<u32>,
     pub sampling: SamplingParams,
     /// `Some(n)`: the log-probability of each token, and of the `n` likeliest (`n` may be 0).
     pub top_logprobs: Option<usize>,
+    /// What the output may be; `None`: anything.
+    pub constraint: Option<Arc<dyn Constraint>>,
     pub priority: Priority,
 }
 
@@ -57,6 +68,8 @@ pub struct SamplingParams {
     pub temperature: f32,
     /// Keep the `k` likeliest; `None`: all.
     pub top_k: Option<usize>,
+    /// Keep the most typical whose probabilities sum to this; 1: all (Meister et al. 2022).
+    pub typical_p: f32,
     /// Keep the likeliest whose probabilities sum to this; 1: all.
     pub top_p: f32,
     /// Keep those at least this fraction of the likeliest; 0: all.
@@ -67,8 +80,24 @@ pub struct SamplingParams {
     /// OpenAI's: over the output alone.
     pub presence_penalty: f32,
     pub frequency_penalty: f32,
+    /// The last so many tokens of the sequence are all that these three look at; `None`: the whole.
+    pub repeat_last_n: Option<usize>,
+    pub dry: Option<Dry>,
     /// Added to the logit of a token.
     pub logit_bias: Vec<(u32, f32)>,
+}
+
+/// The "don't repeat yourself" penalty, see [`sampler::dry`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dry {
+    pub multiplier: f32,
+    pub base: f32,
+    /// Repetitions of fewer tokens cost nothing.
+    pub allowed_length: usize,
+    /// The last so many tokens of the sequence are looked at; `None`: all.
+    pub last_n: Option<usize>,
+    /// Tokens that end a repetition.
+    pub breakers: Arc<TokenMask>,
 }
 
 impl Default for SamplingParams {
@@ -76,12 +105,15 @@ impl Default for SamplingParams {
         Self {
             temperature: 1.0,
             top_k: None,
+            typical_p: 1.0,
             top_p: 1.0,
             min_p: 0.0,
             seed: 0,
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
+            repeat_last_n: None,
+            dry: None,
             logit_bias: Vec::new(),
         }
     }
@@ -192,8 +224,15 @@ pub struct EngineStats {
     /// Tokens that were drafted for the model to check, and those of them that were right.
     pub drafted_tokens_total: u64,
     pub accepted_tokens_total: u64,
+    /// Of requests that began to be computed: tokens looked for in the prefix cache, and those found.
+    pub cache_queried_tokens_total: u64,
+    pub cache_hit_tokens_total: u64,
+    /// Prompts that are computed, of whatever became of their requests then; with what came from the cache.
+    pub prefilled_tokens_total: u64,
     /// Requests that ended well: at a stop token, at their length, or because their reader had enough ([`TokenStream::finish`]).
     pub finished_total: u64,
+    /// Of these, at their length.
+    pub finished_at_length_total: u64,
     /// Requests whose stream was dropped before they were finished.
     pub cancelled_total: u64,
     /// Requests that ended with `Failed`.
@@ -227,6 +266,7 @@ struct StreamNotes {
     cached_tokens: AtomicUsize,
     /// Written by the reader before it drops the stream.
     has_enough: AtomicBool,
+    clock: SequenceClock,
 }
 
 /// What the handles and the engine thread share.
@@ -237,6 +277,7 @@ struct Shared {
     occupancy: watch::Sender<Occupancy>,
     /// Held for the time of a copy.
     stats: Mutex<(EngineStats, Pace)>,
+    meters: Meters,
 }
 
 /// How full the engine is. Changed under one lock, so that draining and admission have an order.
@@ -286,6 +327,11 @@ impl TokenStream {
         self.notes.cached_tokens.load(Ordering::Relaxed)
     }
 
+    /// Tells how long the request waited and was computed, also after the stream is gone.
+    pub fn clock(&self) -> SequenceClock {
+        self.notes.clock.clone()
+    }
+
     /// Ends a reply that is whole though the engine would go on: a stop string came, or all that was wanted. It counts as finished,
     /// where a stream that is merely dropped counts as cancelled.
     pub fn finish(self) {
@@ -325,6 +371,7 @@ impl Engine {
             config,
             occupancy: watch::Sender::new(Occupancy::default()),
             stats: Mutex::new((stats, Pace { last_departure: Instant::now(), interval_s: None })),
+            meters: Meters::new(),
         });
         let engine_loop = EngineLoop::new(runner, received, shared.clone());
         (Self { commands, shared }, engine_loop)
@@ -361,7 +408,7 @@ impl Engine {
         let notes = Arc::new(StreamNotes::default());
         let usage = TokenUsage { prompt_tokens, ..TokenUsage::default() };
         let stream = TokenStream { events, usage, notes: notes.clone(), finished: false };
-        let add = Add { request, output_max, events: sender, notes, ticket };
+        let add = Add { request, output_max, events: sender, notes, ticket, arrived: Instant::now() };
         match self.commands.try_send(Command::Add(Box::new(add))) {
             Ok(()) => Ok(stream),
             Err(TrySendError::Disconnected(_)) => Err(AdmissionError::Stopped),
@@ -373,6 +420,11 @@ impl Engine {
         let (stats, _) = self.shared.stats();
         let waiting = self.shared.occupancy.borrow().places_taken.saturating_sub(stats.running);
         EngineStats { waiting, ..stats }
+    }
+
+    /// Histograms of what requests took.
+    pub fn meters(&self) -> &Meters {
+        &self.shared.meters
     }
 
     /// As given to `start`, after `sequences_max` and `context_max` were cut to what the other sizes allow.

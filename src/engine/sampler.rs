@@ -1,39 +1,56 @@
 //! Decides the next token of one sequence from its logits.
 //!
-//! A function of the parameters, the sequence's own tokens, the position and the row of logits; of nothing else. The random number
-//! is keyed by seed and absolute position, so neither the batch, nor a pause and resumption, nor a restart that feeds the answer so
-//! far back as prompt changes what is drawn.
+//! A function of the parameters, the sequence's own tokens, the position, what is allowed and the row of logits; of nothing else. The
+//! random number is keyed by seed and absolute position, so neither the batch, nor a pause and resumption, nor a restart that feeds the
+//! answer so far back as prompt changes what is drawn.
 //!
-//! Order: not-a-number is taken as impossible; `logit_bias`; repetition, presence and frequency penalties; (here the reported
-//! log-probabilities are taken); greedy if the temperature is 0, else temperature, top_k, top_p over what top_k left, min_p, draw.
+//! Order: not-a-number is taken as impossible, and so is what a constraint does not allow; `logit_bias`; repetition, presence and
+//! frequency penalties; DRY; stop tokens that would come too early; (here the reported log-probabilities are taken); greedy if the
+//! temperature is 0, else temperature, top_k, typical_p over what top_k left, top_p over what these left, min_p, draw.
 //! vLLM puts bias, penalties, log-probabilities and temperature in this order too; llama.cpp and transformers filter in the order
-//! top_k, top_p, min_p (llama.cpp applies the temperature after them).
+//! top_k, typical_p, top_p, min_p (llama.cpp applies the temperature after them).
 #![deny(clippy::disallowed_methods)]
 
-use std::collections::{BinaryHeap, HashMap};
+pub mod dry;
+pub mod penalties;
 
+pub mod filters;
+pub mod row;
+pub mod weights;
+
+use super::token_mask::TokenMask;
 use super::{GeneratedToken, SamplingParams, TokenLogprobs};
+use dry::Matches;
+use filters::Candidates;
+use penalties::Penalties;
+use row::Row;
+use weights::{Scale, Sums};
 
 /// How one sequence chooses, and what it has seen so far.
 #[derive(Debug)]
 pub struct Sampler {
     params: SamplingParams,
     top_logprobs: Option<usize>,
-    /// Tokens of prompt and output; kept only if a penalty asks for them.
-    seen: Option<HashMap<u32, Seen>>,
+    penalties: Option<Penalties>,
+    /// Prompt and output; kept only for those who look at it.
+    history: Option<Vec<u32>>,
+    early: EarlyStops,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    in_output: u32,
+/// Stop tokens, and the position before which they must not come.
+#[derive(Debug, Default)]
+struct EarlyStops {
+    tokens: Vec<u32>,
+    before: usize,
 }
 
 /// Memory that one draw after the other uses.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    logits: Vec<f32>,
-    weights: Weights,
-    candidates: Vec<Candidate>,
+    row: Row,
+    matches: Matches,
+    sums: Sums,
+    candidates: Candidates,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,184 +59,110 @@ pub enum SampleError {
     NothingPossible { vocab: usize, nan: usize },
 }
 
-/// A token that may be drawn.
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    id: u32,
-    logit: f32,
-    weight: f32,
-}
-
-/// Of every token in order of id: `exp((logit - largest) / temperature)`, 1 for the likeliest, and the sums of each 64.
-#[derive(Debug, Default)]
-struct Weights {
-    each: Vec<f32>,
-    sums: Vec<f64>,
-}
-
-/// Smaller exponents weigh nothing: 2^18 such tokens weigh `2^18 * e^-64 = 4e-23` of the heaviest, and a draw has 53 bits (1e-16).
-const NEGLIGIBLE: f32 = -64.0;
-
 impl Sampler {
     pub fn new(params: SamplingParams, top_logprobs: Option<usize>, prompt: &[u32]) -> Self {
-        let penalties = params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
-        let seen = penalties.then(|| prompt.iter().map(|&token| (token, Seen::default())).collect());
-        Self { params, top_logprobs, seen }
+        let penalties = Penalties::new(&params, prompt);
+        let history = (penalties.is_some() || params.dry.is_some()).then(|| prompt.to_vec());
+        Self { params, top_logprobs, penalties, history, early: EarlyStops::default() }
+    }
+
+    /// None of `stop_token_ids` comes before `position`, unless nothing else can come.
+    pub fn with_no_stop_before(self, position: usize, stop_token_ids: &[u32]) -> Self {
+        Self { early: EarlyStops { tokens: stop_token_ids.to_vec(), before: position }, ..self }
     }
 
     /// The token for `position` (tokens before it, the prompt's included), from `logits [vocab]`.
     pub fn sample(&self, logits: &[f32], position: usize, scratch: &mut Scratch) -> Result<GeneratedToken, SampleError> {
-        self.adjust(logits, &mut scratch.logits);
-        let adjusted = &scratch.logits[..];
-        let likeliest = argmax(adjusted);
-        if adjusted.get(likeliest as usize).is_none_or(|&largest| largest == f32::NEG_INFINITY) {
+        self.sample_within(None, logits, position, scratch)
+    }
+
+    /// The same, out of what is `allowed`; `None`: everything is.
+    pub fn sample_within(
+        &self,
+        allowed: Option<&TokenMask>,
+        logits: &[f32],
+        position: usize,
+        scratch: &mut Scratch,
+    ) -> Result<GeneratedToken, SampleError> {
+        self.adjust(logits, allowed, scratch);
+        let mut likeliest = scratch.row.likeliest();
+        if position < self.early.before {
+            self.early.tokens.iter().for_each(|&token| scratch.row.change(token, |_| f32::NEG_INFINITY));
+            scratch.row.find_peaks();
+            likeliest = match scratch.row.likeliest() {
+                // Nothing but the end can come.
+                None => {
+                    self.adjust(logits, allowed, scratch);
+                    likeliest
+                }
+                later => later,
+            };
+        }
+        let Some(likeliest) = likeliest else {
             let nan = logits.iter().filter(|logit| logit.is_nan()).count();
             return Err(SampleError::NothingPossible { vocab: logits.len(), nan });
-        }
-        // A temperature that is no number is refused where requests are parsed; here it must merely do no harm.
-        let id = if self.params.temperature > 0.0 {
-            self.draw(adjusted, position, &mut scratch.weights, &mut scratch.candidates)
-        } else {
-            likeliest
         };
-        Ok(GeneratedToken { id, logprobs: self.top_logprobs.map(|top| logprobs(adjusted, id, top)) })
+        // A temperature that is no number is refused where requests are parsed; here it must merely do no harm.
+        let id = if self.params.temperature > 0.0 { self.draw(position, scratch) } else { likeliest };
+        Ok(GeneratedToken { id, logprobs: self.top_logprobs.map(|top| logprobs(id, top, scratch)) })
     }
 
     /// The sampled token is part of the output now.
     pub fn observe(&mut self, token: u32) {
-        if let Some(seen) = &mut self.seen {
-            seen.entry(token).or_default().in_output += 1;
-        }
+        let Some(history) = &mut self.history else { return };
+        history.push(token);
+        self.penalties.iter_mut().for_each(|penalties| penalties.observe(history));
     }
 
     /// Cleaned logits with bias and penalties.
-    fn adjust(&self, logits: &[f32], adjusted: &mut Vec<f32>) {
-        adjusted.clear();
-        adjusted.extend(logits.iter().map(|&logit| clean(logit)));
+    fn adjust(&self, logits: &[f32], allowed: Option<&TokenMask>, scratch: &mut Scratch) {
+        let Scratch { row, matches, .. } = scratch;
+        row.fill(logits, allowed);
         for &(token, bias) in &self.params.logit_bias {
-            if let Some(logit) = adjusted.get_mut(token as usize) {
-                *logit = clean(*logit + bias);
-            }
+            row.change(token, |logit| logit + bias);
         }
-        for (&token, seen) in self.seen.iter().flatten() {
-            let Some(logit) = adjusted.get_mut(token as usize) else { continue };
-            let SamplingParams { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.params;
-            if repetition_penalty != 1.0 {
-                *logit = clean(if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty });
-            }
-            if seen.in_output > 0 {
-                *logit = clean(*logit - presence_penalty - frequency_penalty * seen.in_output as f32);
-            }
+        self.penalties.iter().for_each(|penalties| penalties.apply(row));
+        if let (Some(dry), Some(history)) = (&self.params.dry, &self.history) {
+            dry::penalise(dry, history, row, matches);
         }
+        row.find_peaks();
     }
 
-    fn draw(&self, logits: &[f32], position: usize, weights: &mut Weights, candidates: &mut Vec<Candidate>) -> u32 {
-        let SamplingParams { top_k, top_p, min_p, .. } = self.params;
-        let uniform = uniform(self.params.seed, position);
+    fn draw(&self, position: usize, scratch: &mut Scratch) -> u32 {
+        let Scratch { row, sums, candidates, .. } = scratch;
+        let SamplingParams { temperature, top_k, typical_p, top_p, min_p, seed, .. } = self.params;
+        let uniform = uniform(seed, position);
         // Within these bounds no difference of logits becomes not-a-number.
-        let scale = 1.0 / self.params.temperature.clamp(1e-6, 1e6);
+        let scale = Scale { largest: row.largest(), factor: 1.0 / temperature.clamp(1e-6, 1e6) };
         let least = if min_p > 0.0 { min_p.min(1.0) } else { 0.0 };
-        let largest = logits[argmax(logits) as usize];
-        candidates.clear();
-        match top_k {
-            None if top_p < 1.0 => {
-                let top_p = f64::from(top_p.max(0.0));
-                weights.fill(logits, |logit| weight(logit, largest, scale));
-                let total = weights.total();
+        let top_p = (top_p < 1.0).then_some(f64::from(top_p.max(0.0)));
+        let mut wanted = None;
+        match (top_k.filter(|k| *k < row.vocab()), top_p) {
+            (Some(k), _) => candidates.fill_likeliest(row, scale, k.max(1)),
+            (None, _) if typical_p < 1.0 => candidates.fill_heavy(row, scale, 0.0),
+            (None, Some(top_p)) => {
+                sums.fill(row, scale, 0.0);
+                let total = sums.total();
+                wanted = Some(top_p * total);
                 // Whatever is lighter than this weighs, all together, less than what `top_p` leaves out.
-                let lightest = ((1.0 - top_p) * total / logits.len() as f64 * 0.999) as f32;
-                let heavy = (0u32..).zip(logits.iter().zip(&weights.each)).filter(|(_, (_, weight))| **weight >= lightest);
-                candidates.extend(heavy.map(|(id, (&logit, &weight))| Candidate { id, logit, weight }));
-                keep_nucleus(candidates, top_p * total);
+                let lightest = ((1.0 - top_p) * total / row.vocab() as f64 * 0.999) as f32;
+                candidates.fill_heavy(row, scale, lightest);
             }
-            None => {
-                weights.fill(logits, |logit| Some(weight(logit, largest, scale)).filter(|weight| *weight >= least).unwrap_or(0.0));
-                return weights.pick(uniform);
-            }
-            Some(k) => {
-                let likeliest = likeliest_first(logits, k.max(1)).into_iter();
-                candidates.extend(likeliest.map(|(id, logit)| Candidate { id, logit, weight: weight(logit, largest, scale) }));
-                if top_p < 1.0 {
-                    keep_nucleus(candidates, f64::from(top_p) * sum(candidates));
-                }
+            (None, None) => {
+                sums.fill(row, scale, least);
+                return sums.pick(row, scale, least, uniform);
             }
         }
-        candidates.retain(|candidate| candidate.weight >= least);
-        let mut left = uniform * sum(candidates);
-        for candidate in candidates.iter() {
-            left -= f64::from(candidate.weight);
-            if left < 0.0 {
-                return candidate.id;
-            }
+        if typical_p < 1.0 {
+            candidates.keep_typical(scale, f64::from(typical_p));
         }
-        // Only where rounding has eaten the last difference.
-        candidates[0].id
-    }
-}
-
-impl Weights {
-    fn fill(&mut self, logits: &[f32], weigh: impl Fn(f32) -> f32) {
-        self.each.clear();
-        self.each.extend(logits.iter().map(|&logit| weigh(logit)));
-        self.sums.clear();
-        // Eight sums side by side: one order of addition, and one that vector units can follow.
-        self.sums.extend(self.each.chunks(64).map(|chunk| {
-            let mut lanes = [0.0f32; 8];
-            for eight in chunk.chunks(8) {
-                lanes.iter_mut().zip(eight).for_each(|(lane, weight)| *lane += weight);
-            }
-            lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>()
-        }));
-    }
-
-    fn total(&self) -> f64 {
-        self.sums.iter().sum()
-    }
-
-    /// The token at `uniform` of the way through all weights.
-    fn pick(&self, uniform: f64) -> u32 {
-        let mut left = uniform * self.total();
-        for (index, &sum) in self.sums.iter().enumerate() {
-            if left >= sum {
-                left -= sum;
-                continue;
-            }
-            let first = index * 64;
-            let chunk = &self.each[first..self.each.len().min(first + 64)];
-            let mut last = 0;
-            for (offset, &weight) in chunk.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
-                left -= f64::from(weight);
-                last = offset;
-                if left < 0.0 {
-                    break;
-                }
-            }
-            return (first + last) as u32;
+        if let Some(top_p) = top_p {
+            let wanted = wanted.unwrap_or_else(|| top_p * candidates.total());
+            candidates.keep_nucleus(wanted);
         }
-        // Only where rounding has eaten the last difference.
-        argmax(&self.each)
+        candidates.keep_at_least(least);
+        candidates.pick(uniform).expect("a filter keeps at least one token")
     }
-}
-
-fn sum(candidates: &[Candidate]) -> f64 {
-    candidates.iter().map(|candidate| f64::from(candidate.weight)).sum()
-}
-
-/// `exp((logit - largest) * scale)`, 0 where that is negligible.
-///
-/// An exponential of our own: the same bits on every machine, and of a shape that vector units can follow. `2^n * e^r` with `n` the
-/// nearest whole number of halvings and `r` in +-ln(2)/2, of which the series to the 6th power is right to 1.2e-7.
-fn weight(logit: f32, largest: f32, scale: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: what is added to it loses its fraction
-    const LN_2_HIGH: f32 = 0.693_359_4; // 355 / 512: n times it is exact
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let exponent = (logit - largest) * scale;
-    let x = exponent.max(NEGLIGIBLE);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
-    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
-    let series = 1.0 + r * (1.0 + r * (1.0 / 2.0 + r * (1.0 / 6.0 + r * (1.0 / 24.0 + r * (1.0 / 120.0 + r * (1.0 / 720.0))))));
-    let halvings = f32::from_bits(((n as i32 + 127) << 23) as u32);
-    if exponent >= NEGLIGIBLE { series * halvings } else { 0.0 }
 }
 
 /// A number in `[0, 1)` with 53 random bits: SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators")
@@ -237,95 +180,22 @@ fn mix(mut bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// Not-a-number: impossible. Plus infinity: the largest number there is, so that differences stay numbers. Minus zero: zero, so
-/// that all orders agree that they are equal.
-fn clean(logit: f32) -> f32 {
-    if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) + 0.0 }
-}
-
-/// The first of the largest.
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (id, &logit) in (0u32..).zip(logits) {
-        if logit > best.1 {
-            best = (id, logit);
-        }
-    }
-    best.0
-}
-
-/// The `count` largest, likeliest first, equal ones in order of id: a heap of `count`, which most of a row never enters.
-fn likeliest_first(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
-    let mut kept: BinaryHeap<WorstFirst> = BinaryHeap::with_capacity(count.min(logits.len()));
-    if count == 0 {
-        return Vec::new();
-    }
-    for (id, &logit) in (0u32..).zip(logits) {
-        if kept.len() < count {
-            kept.push(WorstFirst { id, logit });
-        } else if kept.peek().is_some_and(|worst| logit > worst.logit) {
-            kept.pop();
-            kept.push(WorstFirst { id, logit });
-        }
-    }
-    kept.into_sorted_vec().into_iter().map(|kept| (kept.id, kept.logit)).collect()
-}
-
-/// Greater is worse: the smaller logit, or among equals the greater id.
-#[derive(PartialEq)]
-struct WorstFirst {
-    id: u32,
-    logit: f32,
-}
-impl Eq for WorstFirst {}
-impl PartialOrd for WorstFirst {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for WorstFirst {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        other.logit.total_cmp(&self.logit).then(self.id.cmp(&other.id))
-    }
-}
-
-/// Keeps the likeliest whose weights sum to `wanted`, at least one, likeliest first. Sorts no more than it keeps, about:
-/// the best 64, then the best of the rest, eight times as many each time.
-fn keep_nucleus(candidates: &mut Vec<Candidate>, wanted: f64) {
-    let by_rank = |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
-    let (mut sum, mut sorted, mut more) = (0.0, 0, 64);
-    while sorted < candidates.len() {
-        let rest = &mut candidates[sorted..];
-        let take = more.min(rest.len());
-        if take < rest.len() {
-            rest.select_nth_unstable_by(take - 1, by_rank);
-        }
-        rest[..take].sort_unstable_by(by_rank);
-        for index in sorted..sorted + take {
-            sum += f64::from(candidates[index].weight);
-            if sum >= wanted {
-                candidates.truncate(index + 1);
-                return;
-            }
-        }
-        sorted += take;
-        more *= 8;
-    }
-}
-
-/// Natural logarithms, from the log of the sum of exponentials in f64.
-fn logprobs(logits: &[f32], chosen: u32, top: usize) -> TokenLogprobs {
-    let largest = f64::from(logits[argmax(logits) as usize]);
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
-    let logprob = |logit: f32| ((f64::from(logit) - largest - sum.ln()) as f32).max(f32::MIN);
-    let possible = likeliest_first(logits, top).into_iter().filter(|(_, logit)| *logit > f32::NEG_INFINITY);
-    TokenLogprobs { logprob: logprob(logits[chosen as usize]), top: possible.map(|(id, logit)| (id, logprob(logit))).collect() }
+/// Natural logarithms, from the log of the sum of exponentials: right to about 1e-7.
+fn logprobs(chosen: u32, top: usize, scratch: &mut Scratch) -> TokenLogprobs {
+    let Scratch { row, sums, .. } = scratch;
+    let largest = row.largest();
+    sums.fill(row, Scale { largest, factor: 1.0 }, 0.0);
+    let log_sum = sums.total().ln();
+    let logprob = |logit: f32| ((f64::from(logit) - f64::from(largest) - log_sum) as f32).max(f32::MIN);
+    let possible = row.likeliest_first(top).into_iter().filter(|(_, logit)| *logit > f32::NEG_INFINITY);
+    TokenLogprobs { logprob: logprob(row.logit(chosen)), top: possible.map(|(id, logit)| (id, logprob(logit))).collect() }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Dry;
     use super::*;
 
     fn sampler(params: SamplingParams) -> Sampler {
@@ -361,12 +231,15 @@ mod tests {
     const DEFAULT: SamplingParams = SamplingParams {
         temperature: 1.0,
         top_k: None,
+        typical_p: 1.0,
         top_p: 1.0,
         min_p: 0.0,
         seed: 11,
         repetition_penalty: 1.0,
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
+        repeat_last_n: None,
+        dry: None,
         logit_bias: Vec::new(),
     };
 
@@ -397,6 +270,63 @@ mod tests {
         check_shares(SamplingParams { min_p: 7.0, ..DEFAULT }, &logits, &[0.0, 1.0, 0.0, 0.0]);
         // After the temperature: squared, 0.3 is 9/16 of 0.4.
         check_shares(SamplingParams { min_p: 0.6, temperature: 0.5, ..DEFAULT }, &logits, &[0.0, 1.0, 0.0, 0.0]);
+        // The entropy is 1.28; the surprises of 0.3, 0.2 and 0.4 are nearest to it, in this order: 1.20, 1.61, 0.92.
+        check_shares(SamplingParams { typical_p: 0.25, ..DEFAULT }, &logits, &[0.0, 0.0, 0.0, 1.0]);
+        check_shares(SamplingParams { typical_p: 0.45, ..DEFAULT }, &logits, &[0.0, 0.0, 0.4, 0.6]);
+        check_shares(SamplingParams { typical_p: 0.55, ..DEFAULT }, &logits, &[0.0, 4.0 / 9.0, 2.0 / 9.0, 3.0 / 9.0]);
+        // Of what top_k left, 0.4 is the more typical; top_p and min_p look at what is left of typical_p's.
+        check_shares(SamplingParams { top_k: Some(2), typical_p: 0.5, ..DEFAULT }, &logits, &[0.0, 1.0, 0.0, 0.0]);
+        check_shares(SamplingParams { typical_p: 0.45, top_p: 0.59, ..DEFAULT }, &logits, &[0.0, 0.0, 0.0, 1.0]);
+        check_shares(SamplingParams { typical_p: 0.45, min_p: 0.7, ..DEFAULT }, &logits, &[0.0, 0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn only_what_is_allowed_comes() {
+        let logits = log(&[0.1, 0.4, 0.2, 0.3]);
+        let greedy = SamplingParams { temperature: 0.0, ..DEFAULT };
+        let biased = SamplingParams { logit_bias: vec![(1, 100.0)], ..greedy.clone() };
+        for (params, allowed, expected) in [
+            (&greedy, &[0, 2, 3][..], Ok(3)),
+            (&greedy, &[0], Ok(0)),
+            // A bias lifts nothing over the fence.
+            (&biased, &[0, 2], Ok(2)),
+            (&greedy, &[], Err(SampleError::NothingPossible { vocab: 4, nan: 0 })),
+        ] {
+            let allowed = TokenMask::of(4, allowed.iter().copied());
+            let token = sampler(params.clone()).sample_within(Some(&allowed), &logits, 0, &mut Scratch::default());
+            assert_eq!(token.map(|token| token.id), expected, "{allowed:?}");
+        }
+        // What is drawn, and the log-probability, are of the distribution over what is allowed.
+        let allowed = TokenMask::of(4, [0, 3]);
+        let sampler = Sampler::new(DEFAULT, Some(4), &[]);
+        for position in 0..100 {
+            let token = sampler.sample_within(Some(&allowed), &logits, position, &mut Scratch::default()).unwrap();
+            let (logprobs, expected) = (token.logprobs.unwrap(), if token.id == 0 { 0.25 } else { 0.75 });
+            assert!((logprobs.logprob.exp() - expected).abs() < 1e-6 && logprobs.top.len() == 2, "{logprobs:?}");
+        }
+    }
+
+    #[test]
+    fn stop_tokens_wait_for_their_position() {
+        let greedy = sampler(SamplingParams { temperature: 0.0, ..DEFAULT }).with_no_stop_before(3, &[1, 2]);
+        let logits = [0.0, 5.0, 4.0, 1.0];
+        assert_eq!([0, 2, 3, 9].map(|position| sample(&greedy, &logits, position)), [3, 3, 1, 1]);
+        // Where nothing else may come, the end comes.
+        let allowed = TokenMask::of(4, [2]);
+        assert_eq!(greedy.sample_within(Some(&allowed), &logits, 0, &mut Scratch::default()).map(|token| token.id), Ok(2));
+    }
+
+    #[test]
+    fn dry_looks_at_prompt_and_output() {
+        let breakers = std::sync::Arc::new(TokenMask::none(4));
+        let dry = Dry { multiplier: 1.0, base: 2.0, allowed_length: 2, last_n: None, breakers };
+        let mut sampler = sampler(SamplingParams { temperature: 0.0, dry: Some(dry), ..DEFAULT });
+        sampler.history = Some(vec![0, 1, 2, 3]);
+        // 0 1 came before 2: 2 loses 1 once both are there again, and the next best comes.
+        let logits = [0.0, 0.0, 2.0, 1.5];
+        assert_eq!(sample(&sampler, &logits, 4), 2);
+        [0, 1].into_iter().for_each(|token| sampler.observe(token));
+        assert_eq!(sample(&sampler, &logits, 6), 3);
     }
 
     #[test]
@@ -487,18 +417,6 @@ mod tests {
     const PINNED: [u64; 4] = [652448486374032, 701212109521525, 368189515651669, 544004138405307];
 
     #[test]
-    fn weights_are_exponentials() {
-        for i in 0..6_400 {
-            let x = -(i as f32) / 100.0;
-            let (weight, exact) = (f64::from(weight(3.0 + x * 0.5, 3.0, 2.0)), f64::from((3.0 + x * 0.5 - 3.0) * 2.0f32).exp());
-            assert!((weight / exact - 1.0).abs() < 5e-7, "exp({x}) = {exact}, not {weight}");
-        }
-        assert_eq!(weight(1.0, 1.0, 1e6), 1.0);
-        assert_eq!(weight(-65.0, 0.0, 1.0), 0.0);
-        assert_eq!(weight(f32::NEG_INFINITY, f32::MAX, 1e-6), 0.0);
-    }
-
-    #[test]
     fn draws_from_many_follow_the_distribution() {
         // 200 tokens in four chunks of 64 or less; the weight of token i is i % 10, so a tenth of them is impossible.
         let logits: Vec<f32> = (0..200).map(|i| ((i % 10) as f32).ln()).collect();
@@ -512,60 +430,38 @@ mod tests {
             assert!((twenty.iter().sum::<f64>() - 0.1).abs() < 0.014);
         }
         assert!(shares.iter().step_by(10).all(|share| *share == 0.0));
-        // top_p without top_k looks only at what is heavy enough, and must find the same as with a top_k that keeps all.
+        // top_p without top_k looks only at what is heavy enough, and must find the same as with a top_k that keeps all
+        // that are possible.
         for top_p in [0.1, 0.5, 0.9, 0.999] {
-            let (few, all) = (SamplingParams { top_p, ..DEFAULT }, SamplingParams { top_p, top_k: Some(200), ..DEFAULT });
+            let (few, all) = (SamplingParams { top_p, ..DEFAULT }, SamplingParams { top_p, top_k: Some(199), ..DEFAULT });
             let (few, all) = (sampler(few), sampler(all));
             assert!((0..500).all(|position| sample(&few, &logits, position) == sample(&all, &logits, position)));
         }
     }
 
-    /// The straightforward way: sort everything.
-    fn likeliest_by_sorting(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
-        let mut all: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).collect();
-        all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        all.truncate(count);
-        all
-    }
-
     proptest! {
-        #[test]
-        fn partial_selection_is_a_sort(steps in prop::collection::vec(-20i32..20, 1..700), count in 0usize..800, top_p in 0.0f64..1.0) {
-            // Coarse steps make many ties.
-            let logits: Vec<f32> = steps.iter().map(|&step| step as f32 * 0.25).collect();
-            prop_assert_eq!(likeliest_first(&logits, count), likeliest_by_sorting(&logits, count));
-
-            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let weigh = |(id, logit): (u32, f32)| Candidate { id, logit, weight: weight(logit, largest, 1.0) };
-            let mut kept: Vec<Candidate> = (0u32..).zip(logits.iter().copied()).map(weigh).collect();
-            let wanted = top_p * sum(&kept);
-            keep_nucleus(&mut kept, wanted);
-            let (mut weighed, mut expected) = (0.0, Vec::new());
-            for (id, logit) in likeliest_by_sorting(&logits, logits.len()) {
-                expected.push(id);
-                weighed += f64::from(weigh((id, logit)).weight);
-                if weighed >= wanted {
-                    break;
-                }
-            }
-            prop_assert_eq!(kept.iter().map(|candidate| candidate.id).collect::<Vec<_>>(), expected);
-        }
-
         #[test]
         fn any_row_and_any_parameters_give_a_possible_token_or_an_error(
             logits in prop::collection::vec(prop_oneof![any::<f32>(), -10.0f32..10.0], 1..50),
-            temperature in any::<f32>(), top_k in prop::option::of(0usize..60), top_p in any::<f32>(), min_p in any::<f32>(),
-            penalties in any::<[f32; 3]>(), seed in any::<u64>(), position in 0usize..1000,
+            temperature in any::<f32>(), top_k in prop::option::of(0usize..60),
+            filters in any::<[f32; 3]>(), ordinary in any::<bool>(), penalties in any::<[f32; 5]>(),
+            repeat_last_n in prop::option::of(0usize..4), seed in any::<u64>(), position in 0usize..1000, allowed in any::<u64>(),
         ) {
+            // Half of them within the bounds that a request has.
+            let [typical_p, top_p, min_p] = if ordinary { filters.map(|filter| filter.abs().fract()) } else { filters };
+            let breakers = std::sync::Arc::new(TokenMask::of(50, [3]));
+            let dry = Dry { multiplier: penalties[3], base: penalties[4], allowed_length: 1, last_n: repeat_last_n, breakers };
             let params = SamplingParams {
-                temperature, top_k, top_p, min_p, seed,
+                temperature, top_k, typical_p, top_p, min_p, seed, repeat_last_n, dry: Some(dry),
                 repetition_penalty: penalties[0], presence_penalty: penalties[1], frequency_penalty: penalties[2],
                 logit_bias: vec![(0, penalties[2])],
             };
-            let mut sampler = Sampler::new(params, Some(4), &[1, 2]);
-            sampler.observe(2);
-            if let Ok(token) = sampler.sample(&logits, position, &mut Scratch::default()) {
-                prop_assert!((token.id as usize) < logits.len());
+            let mut sampler = Sampler::new(params, Some(4), &[1, 2]).with_no_stop_before(500, &[0, 5]);
+            [2, 1, 2].into_iter().for_each(|token| sampler.observe(token));
+            let mut mask = TokenMask::none(logits.len());
+            mask.words_mut()[0] = allowed;
+            if let Ok(token) = sampler.sample_within(Some(&mask), &logits, position, &mut Scratch::default()) {
+                prop_assert!(mask.contains(token.id));
                 let logprobs = token.logprobs.unwrap();
                 prop_assert!(logprobs.logprob <= 0.0 && logprobs.logprob > f32::NEG_INFINITY, "{}", logprobs.logprob);
                 prop_assert!(logprobs.top.iter().all(|(_, logprob)| !logprob.is_nan()));

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::future::poll_fn;
 use futures_util::stream::unfold;
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
 
 use super::edge::error_response;
 use super::request_id::{RequestId, random, random_name};
@@ -26,6 +27,7 @@ use crate::chat::output::{Flow, Output};
 use crate::chat::prepare::{Job, Surroundings};
 use crate::chat::reply::{Reply, total_usage};
 use crate::chat::{Event, Usage};
+use crate::engine::meters::SequenceClock;
 use crate::engine::{TokenEvent, TokenStream};
 
 /// Bodies from this size on are parsed and tokenized away from the threads that serve sockets: 4 KiB take about a millisecond.
@@ -34,17 +36,16 @@ const LARGE_BODY_BYTES: usize = 4 << 10;
 /// `POST` of any dialect.
 pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): Extension<RequestId>, request: Request) -> Response {
     let mut log = RequestLog::new(id.0, D::NAME);
-    match begin::<D>(&state, request).await {
-        Ok(begun) if begun.stream => {
-            log.stream = true;
-            begun.into_stream(state, log)
-        }
-        Ok(begun) => begun.into_whole(state, log).await,
+    let span = log.span.clone();
+    let begun = match begin::<D>(&state, request).instrument(span.clone()).await {
+        Ok(begun) => begun,
         Err(error) => {
             log.outcome = Outcome::of(&error);
-            error_response(&error)
+            return error_response(&error);
         }
-    }
+    };
+    (log.stream, log.clocks) = (begun.stream, begun.choices.clocks());
+    if begun.stream { begun.into_stream(state, log) } else { begun.into_whole(state, log).instrument(span).await }
 }
 
 /// A request that the engine has taken.
@@ -140,10 +141,10 @@ impl<D: Dialect> Begun<D> {
         self.dialect.open(&self.head, &mut frames);
         let usages = vec![Usage::default(); self.head.choices];
         let stream = EventStream { begun: self, state, log, usages, frames, over: false };
-        sse::response(unfold(
-            stream,
-            |mut stream| async move { stream.next_bytes().await.map(|bytes| (Ok::<_, Infallible>(bytes), stream)) },
-        ))
+        sse::response(unfold(stream, |mut stream| async move {
+            let span = stream.log.span.clone();
+            stream.next_bytes().instrument(span).await.map(|bytes| (Ok::<_, Infallible>(bytes), stream))
+        }))
     }
 }
 
@@ -231,6 +232,10 @@ impl Choices {
         let index = self.choices.len();
         self.ready.extend(events.into_iter().map(|event| (index, event)));
         self.choices.push(Choice { tokens: Some(tokens), output });
+    }
+
+    fn clocks(&self) -> Vec<SequenceClock> {
+        self.choices.iter().filter_map(|choice| choice.tokens.as_ref()).map(TokenStream::clock).collect()
     }
 
     /// Ends all that still run.

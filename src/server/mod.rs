@@ -3,6 +3,7 @@
 //! Invariant: decides nothing about text or tokens. Bytes go to a dialect of `api/`, tokens come from the engine.
 
 pub mod generate;
+pub mod metrics;
 pub mod status;
 
 pub mod edge;
@@ -46,6 +47,7 @@ pub fn router(state: AppState) -> Router {
         .route("/livez", get(status::livez))
         .route("/readyz", get(status::readyz))
         .route("/health", get(status::readyz))
+        .route("/metrics", get(metrics::metrics))
         .route("/", get(status::hello))
         .fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)

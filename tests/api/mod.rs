@@ -6,4 +6,6 @@ mod chat_tools;
 mod completions;
 mod edge;
 mod lifecycle;
+mod metrics;
+mod sampling;
 mod templates;

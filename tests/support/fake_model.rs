@@ -6,7 +6,9 @@
 
 use kernels::{BLOCK_TOKENS, Step};
 use models::Logits;
+use understudy::engine::constraint::Ending;
 use understudy::engine::sampler::{Sampler, Scratch};
+use understudy::engine::token_mask::TokenMask;
 use understudy::engine::{EngineConfig, FinishReason, GenerateRequest, GeneratedToken, ModelRunner};
 
 /// `(tokens so far) -> next token`, for a model that says what a test wants to hear.
@@ -63,7 +65,10 @@ impl FakeModel {
         script: Option<fn(&[u32]) -> u32>,
     ) -> (Vec<GeneratedToken>, FinishReason) {
         let mut history = request.prompt.clone();
-        let mut sampler = Sampler::new(request.sampling.clone(), request.top_logprobs, &request.prompt);
+        let stops = &request.stop_token_ids;
+        let sampler = Sampler::new(request.sampling.clone(), request.top_logprobs, &request.prompt);
+        let mut sampler = sampler.with_no_stop_before(request.prompt.len() + request.tokens_min, stops);
+        let mut matcher = request.constraint.as_ref().map(|constraint| constraint.matcher().expect("the constraint is healthy"));
         let (mut output, mut digests) = (Vec::new(), Vec::new());
         let total_max = config.context_max.min(request.tokens_max.map_or(usize::MAX, |tokens| request.prompt.len() + tokens));
         while history.len() < total_max {
@@ -75,8 +80,22 @@ impl FakeModel {
             if let Some(script) = script {
                 row[script(&history) as usize] += 30.0;
             }
-            let token = sampler.sample(&row, history.len(), &mut Scratch::default()).expect("the fake model's logits are numbers");
-            if request.stop_token_ids.contains(&token.id) {
+            let mut allowed = None;
+            if let Some(matcher) = &mut matcher {
+                let mut mask = TokenMask::none(vocab);
+                let ending = matcher.allow(&history[request.prompt.len()..], &mut mask).expect("the constraint is healthy");
+                let may_go_on = (0..vocab as u32).any(|token| mask.contains(token) && !stops.contains(&token));
+                if ending == Ending::Reached || !may_go_on {
+                    assert_ne!(ending, Ending::NotYet, "the constraint leads nowhere");
+                    return (output, FinishReason::Stop);
+                }
+                let may_stop = ending == Ending::Possible;
+                stops.iter().for_each(|&token| if may_stop { mask.insert(token) } else { mask.remove(token) });
+                allowed = Some(mask);
+            }
+            let token = sampler.sample_within(allowed.as_ref(), &row, history.len(), &mut Scratch::default());
+            let token = token.expect("the fake model's logits are numbers");
+            if stops.contains(&token.id) {
                 return (output, FinishReason::Stop);
             }
             sampler.observe(token.id);

@@ -1,6 +1,8 @@
 //! What several test modules lean on.
 
 pub mod chat_stream;
+pub mod constraints;
+pub mod exposition;
 pub mod fake_hub;
 pub mod fake_model;
 pub mod http_client;

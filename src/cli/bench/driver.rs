@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use crate::engine::{Engine, GenerateRequest, Priority, SamplingParams, TokenEvent, TokenUsage};
+use crate::engine::{Engine, GenerateRequest, SamplingParams, TokenEvent, TokenUsage};
 
 /// Rows of the prompt that is timed.
 pub const PREFILL_TOKENS: usize = 512;
@@ -83,14 +83,7 @@ impl<'a> Driver<'a> {
     fn request(&self, prompt: Vec<u32>, tokens_max: usize) -> GenerateRequest {
         // No token ends the answer.
         let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-        GenerateRequest {
-            prompt,
-            tokens_max: Some(tokens_max),
-            stop_token_ids: Vec::new(),
-            sampling,
-            top_logprobs: None,
-            priority: Priority::Interactive,
-        }
+        GenerateRequest { prompt, tokens_max: Some(tokens_max), sampling, ..GenerateRequest::default() }
     }
 
     /// Tokens that no earlier prompt went on with: a fixed sequence (Knuth's linear congruential generator).

@@ -1,0 +1,232 @@
+//! Constrained requests under the engine thread, with a fake model: the tokens are those of the request alone, and whatever a
+//! constraint does, only its own request feels it.
+
+use std::sync::Arc;
+
+use understudy::engine::constraint::{Constraint, Ending, Matcher};
+use understudy::engine::token_mask::TokenMask;
+use understudy::engine::{
+    Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, SamplingParams, TokenEvent, TokenStream, TokenUsage,
+};
+
+use crate::support::constraints::{Ruled, gated, maze, only};
+use crate::support::fake_model::FakeModel;
+
+const VOCAB: usize = 101;
+const CONFIG: EngineConfig =
+    EngineConfig { blocks: 64, sequences_max: 8, tokens_per_step_max: 64, queue_max: 200, context_max: 1024, drafts_max: 8 };
+const STOP: u32 = 99;
+
+fn start() -> Engine {
+    Engine::start(Box::new(FakeModel::new(VOCAB, CONFIG.blocks)), CONFIG)
+}
+
+fn request(prompt: u32, constraint: Option<Arc<dyn Constraint>>) -> GenerateRequest {
+    GenerateRequest {
+        prompt: (prompt..prompt + 70).map(|token| token % 90).collect(),
+        tokens_max: Some(30),
+        stop_token_ids: vec![STOP],
+        sampling: SamplingParams { temperature: 0.9, seed: u64::from(prompt), ..SamplingParams::default() },
+        constraint,
+        ..GenerateRequest::default()
+    }
+}
+
+async fn collect(mut stream: TokenStream) -> (Vec<GeneratedToken>, FinishReason, TokenUsage) {
+    let mut tokens = Vec::new();
+    loop {
+        match stream.next().await.expect("`Finished` comes first") {
+            TokenEvent::Token(token) => tokens.push(token),
+            TokenEvent::Finished { reason, usage } => return (tokens, reason, usage),
+        }
+    }
+}
+
+/// The tokens and the reason are those of the request alone.
+#[track_caller]
+fn check(request: &GenerateRequest, answer: (Vec<GeneratedToken>, FinishReason, TokenUsage)) -> Vec<u32> {
+    let (tokens, reason, usage) = answer;
+    assert_eq!(usage.completion_tokens, tokens.len());
+    let said = tokens.iter().map(|token| token.id).collect();
+    assert_eq!((tokens, reason), FakeModel::lone_run(VOCAB, request, &CONFIG));
+    said
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn constrained_requests_say_the_same_alone_and_in_company() {
+    let engine = start();
+    let requests: Vec<GenerateRequest> = (0..60u32)
+        .map(|i| {
+            let constraint = match i % 3 {
+                0 => None,
+                1 => Some(only(i % 40, i % 40 + 10, (i % 7) as usize)),
+                _ => Some(maze(u64::from(i), (i % 25) as usize)),
+            };
+            let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+            let request = request(i % 5, constraint);
+            if i % 4 == 0 { GenerateRequest { sampling: greedy, ..request } } else { request }
+        })
+        .collect();
+    let answers: Vec<_> = requests.iter().map(|request| tokio::spawn(collect(engine.generate(request.clone()).unwrap()))).collect();
+    let mut digits = 0;
+    for (i, (request, answer)) in (0u32..).zip(requests.iter().zip(answers)) {
+        let said = check(request, answer.await.unwrap());
+        if i % 3 == 1 {
+            assert!(said.iter().all(|token| (i % 40..i % 40 + 10).contains(token)) && said.len() >= (i % 7) as usize, "{said:?}");
+            digits += said.len();
+        }
+    }
+    assert!(digits > 100, "they say something: {digits}");
+    assert_eq!((engine.stats().blocks_used, engine.stats().failed_total), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_constraint_holds_up_nobody_else() {
+    let engine = start();
+    // Its mask after five tokens does not come before others have come and gone; the first of them finds it alone in the engine.
+    let (constraint, gate) = gated(only(10, 20, 30), 5);
+    let slow = request(3, Some(constraint));
+    let mut stream = engine.generate(slow.clone()).unwrap();
+    let mut tokens = Vec::new();
+    while tokens.len() < 5 {
+        let Some(TokenEvent::Token(token)) = stream.next().await else { panic!("it has 30 to say") };
+        tokens.push(token);
+    }
+    gate.waits.recv().unwrap();
+    for other in [request(1, None), request(2, Some(maze(7, 20)))] {
+        check(&other, collect(engine.generate(other.clone()).unwrap()).await);
+    }
+    assert_eq!(stream.try_next(), None, "nothing was sampled without its mask");
+    assert_eq!(engine.stats().running, 1);
+    gate.open.send(()).unwrap();
+    let (rest, reason, usage) = collect(stream).await;
+    tokens.extend(rest);
+    check(&GenerateRequest { constraint: Some(only(10, 20, 30)), ..slow }, (tokens, reason, usage));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_first_mask_keeps_the_prompt_that_is_computed() {
+    let engine = start();
+    let (constraint, gate) = gated(only(10, 20, 30), 0);
+    let slow = request(3, Some(constraint));
+    let stream = engine.generate(slow.clone()).unwrap();
+    gate.waits.recv().unwrap();
+    let other = request(3, None);
+    // The other has the same prompt, and finds it computed.
+    let (tokens, reason, usage) = collect(engine.generate(other.clone()).unwrap()).await;
+    assert_eq!(usage.cached_tokens, 64);
+    check(&other, (tokens, reason, usage));
+    drop(gate);
+    check(&GenerateRequest { constraint: Some(only(10, 20, 30)), ..slow }, collect(stream).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_constraint_that_fails_fails_its_own_request_alone() {
+    let engine = start();
+    let tens = |allowed: &mut TokenMask| (10..20).for_each(|token| allowed.insert(token));
+    let panics = Ruled::by(move |output, allowed| {
+        tens(allowed);
+        if output.len() == 4 {
+            // A panic that tells nobody but its catcher: the test's output stays readable.
+            std::panic::resume_unwind(Box::new("the grammar is broken".to_owned()));
+        }
+        Ok(Ending::NotYet)
+    });
+    let errs = Ruled::by(move |output, allowed| {
+        tens(allowed);
+        if output.len() == 2 { Err("too deep".to_owned()) } else { Ok(Ending::NotYet) }
+    });
+    let dead_end = Ruled::by(move |output, allowed| {
+        if output.len() < 3 {
+            tens(allowed);
+        }
+        Ok(Ending::NotYet)
+    });
+    // Stop tokens open no way out where it may not end.
+    let only_the_end = Ruled::by(|_, allowed| {
+        allowed.insert(STOP);
+        Ok(Ending::NotYet)
+    });
+    for (constraint, said, message) in [
+        (panics, 4, "the constraint panicked: the grammar is broken"),
+        (errs, 2, "the constraint failed: too deep"),
+        (dead_end, 3, "the constraint allows no token here, and no end"),
+        (only_the_end, 0, "the constraint allows no token here, and no end"),
+    ] {
+        let (healthy, failed_before) = (request(2, Some(maze(3, 20))), engine.stats().failed_total);
+        let beside = engine.generate(healthy.clone()).unwrap();
+        let (tokens, reason, usage) = collect(engine.generate(request(1, Some(constraint))).unwrap()).await;
+        assert_eq!((tokens.len(), reason), (said, FinishReason::Failed(message.into())));
+        assert_eq!(usage.completion_tokens, said);
+        check(&healthy, collect(beside).await);
+        assert_eq!((engine.stats().failed_total, engine.stats().blocks_used), (failed_before + 1, 0));
+    }
+}
+
+#[derive(Debug)]
+struct Uncompiled;
+
+impl Constraint for Uncompiled {
+    fn matcher(&self) -> Result<Box<dyn Matcher>, String> {
+        Err("line 3: unknown rule \"expr\"".to_owned())
+    }
+}
+
+#[tokio::test]
+async fn a_constraint_that_cannot_begin_says_why() {
+    let (tokens, reason, _) = collect(start().generate(request(1, Some(Arc::new(Uncompiled)))).unwrap()).await;
+    assert_eq!((tokens, reason), (vec![], FinishReason::Failed("the constraint failed: line 3: unknown rule \"expr\"".into())));
+}
+
+#[tokio::test]
+async fn the_constraint_decides_when_it_may_and_must_end() {
+    // A model that wants to stop at once.
+    let model = FakeModel::new(VOCAB, CONFIG.blocks).with_script(|_| STOP);
+    let engine = Engine::start(Box::new(model), CONFIG);
+    let (tokens, reason, _) = collect(engine.generate(request(1, Some(only(10, 20, 6)))).unwrap()).await;
+    assert_eq!((tokens.len(), reason), (6, FinishReason::Stop), "as soon as it may");
+    let until_nine = || {
+        Ruled::by(|output, allowed| {
+            (10..20).for_each(|token| allowed.insert(token));
+            Ok(if output.len() < 9 { Ending::NotYet } else { Ending::Reached })
+        })
+    };
+    let (tokens, reason, _) = collect(engine.generate(request(1, Some(until_nine()))).unwrap()).await;
+    assert_eq!((tokens.len(), reason), (9, FinishReason::Stop), "it ends without a token of its own");
+    let without_stop = GenerateRequest { stop_token_ids: vec![], ..request(1, Some(until_nine())) };
+    let (tokens, reason, _) = collect(engine.generate(without_stop).unwrap()).await;
+    assert_eq!((tokens.len(), reason), (9, FinishReason::Stop), "also where no token ends it");
+    // Before the least number of tokens it ends only if nothing else is left.
+    let longer = GenerateRequest { tokens_min: 8, ..request(1, Some(only(10, 20, 6))) };
+    let (tokens, reason, _) = collect(engine.generate(longer).unwrap()).await;
+    assert_eq!((tokens.len(), reason), (8, FinishReason::Stop));
+    let shorter = GenerateRequest { tokens_min: 20, ..request(1, Some(until_nine())) };
+    assert_eq!(collect(engine.generate(shorter).unwrap()).await.0.len(), 9);
+    assert_eq!(engine.stats().finished_at_length_total, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_while_his_mask_is_computed_leaves_no_trace() {
+    let engine = start();
+    let (constraint, gate) = gated(only(10, 20, 30), 2);
+    let stream = engine.generate(request(3, Some(constraint))).unwrap();
+    gate.waits.recv().unwrap();
+    drop(stream);
+    engine.drained().await;
+    assert_eq!((engine.stats().cancelled_total, engine.stats().blocks_used), (1, 0));
+    drop(gate);
+    let after = request(4, Some(only(20, 30, 3)));
+    check(&after, collect(engine.generate(after.clone()).unwrap()).await);
+}
+
+#[tokio::test]
+async fn stop_tokens_wait_for_the_least_number_of_tokens() {
+    let model = FakeModel::new(VOCAB, CONFIG.blocks).with_script(|_| STOP);
+    let engine = Engine::start(Box::new(model), CONFIG);
+    for (tokens_min, said) in [(0, 0), (1, 1), (7, 7), (100, 30)] {
+        let request = GenerateRequest { tokens_min, ..request(1, None) };
+        let (tokens, reason, _) = collect(engine.generate(request).unwrap()).await;
+        assert_eq!((tokens.len(), reason), (said, if tokens_min > 30 { FinishReason::Length } else { FinishReason::Stop }));
+        assert!(tokens.iter().all(|token| token.id != STOP));
+    }
+}
