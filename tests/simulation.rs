@@ -632,3 +632,9 @@ impl Random {
 //   cancels in the queue, or all, are not seen          seed 0   was cancelled a turn ago and is still there
 //   a cancelled request keeps its place                 seed 0   refused with places left
 //   one request too many is taken                       seed 0   more are taken than there are places
+// constraints (27 November 2026)
+//   a row gets the mask of another sequence             seed 4   told something else than alone
+//   a late mask is taken for one that allows all        seed 3   told something else than alone
+//   a row whose mask is late is committed all the same  seed 4   has nothing left to compute and still runs
+//   a mask is applied a word off                        seed 0   told something else than alone
+//   the window of the penalties is one too long         seed 0   what leaves was counted when it came (assertion)
