@@ -10,8 +10,10 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::block_manager::BlockManager;
+use super::prefix_cache::BlockId;
 use super::sequence::{Sequence, SequenceId};
 use super::{FinishReason, TokenUsage};
 
@@ -124,6 +126,12 @@ impl Scheduler {
         };
         self.blocks.release(&mut sequence.table);
         Some(sequence)
+    }
+
+    /// Blocks from elsewhere into the cache, see [`BlockManager::import`]. The decision does not change by it: a sequence finds them
+    /// as it finds any other.
+    pub fn import(&mut self, tokens: &[u32], blocks: Range<usize>, fill: impl FnMut(usize, BlockId) -> bool) -> usize {
+        self.blocks.import(tokens, blocks, fill)
     }
 
     /// The sequence of a planned chunk.
