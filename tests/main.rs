@@ -5,6 +5,7 @@ mod support;
 mod api;
 mod batching;
 mod cli;
+mod disk_cache;
 mod engine;
 mod hub;
 mod simulation;

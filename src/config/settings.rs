@@ -21,6 +21,8 @@ pub const KEYS: &[&str] = &[
     "parallel",
     "queue",
     "kv_type",
+    "disk_cache",
+    "disk_cache_dir",
     "device",
     "api_key",
     "api_key_file",
