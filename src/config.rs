@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use kernels::KvDtype;
 use kernels::device::DeviceChoice;
@@ -63,6 +64,24 @@ pub struct Engine {
     pub drafts: usize,
     /// How the cache holds keys and values.
     pub kv_type: KvDtype,
+    /// What of it outlives the process.
+    pub disk_cache: DiskCache,
+    pub disk_cache_dir: DiskCacheFolder,
+}
+
+/// How much of the disk long prefixes may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskCache {
+    Off,
+    Bytes(u64),
+}
+
+/// Where they lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskCacheFolder {
+    /// In the user's folder for caches.
+    OfUser,
+    Told(PathBuf),
 }
 
 /// Which model, and whether the network may be asked for it.
@@ -168,6 +187,8 @@ pub const DRAFTS_MAX: usize = 64;
 /// An agent's prompt of 100,000 tokens is half a megabyte. JSON takes up to 60 times its size while it is read.
 pub const BODY_BYTES_MAX: u64 = 8 << 20;
 pub const DRAIN_S: u64 = 30;
+/// A conversation of 20,000 tokens takes 0.5 GiB with Qwen2.5-1.5B (28 KiB a token in f16), 3.7 GiB with Qwen2.5-14B (192 KiB).
+pub const DISK_CACHE_BYTES: u64 = 4 << 30;
 
 impl Config {
     /// Decides every value. `read` reads a key file; errors name where the offending value came from.
@@ -196,6 +217,8 @@ impl Config {
                 queue: layers.one("queue", values::queue)?.unwrap_or(QUEUE),
                 drafts: layers.one("drafts", values::drafts)?.unwrap_or(DRAFTS),
                 kv_type: layers.one("kv_type", values::kv_type)?.unwrap_or_default(),
+                disk_cache: layers.one("disk_cache", values::disk_cache)?.unwrap_or(DiskCache::Bytes(DISK_CACHE_BYTES)),
+                disk_cache_dir: layers.one("disk_cache_dir", values::folder)?.map_or(DiskCacheFolder::OfUser, DiskCacheFolder::Told),
             },
             models: Models {
                 model: layers.one("model", values::text)?.unwrap_or_else(|| "builtin".to_owned()),
@@ -287,6 +310,7 @@ mod tests {
         assert_eq!(config.engine.threads.get(), 7);
         assert_eq!(config.engine.memory, Memory::HalfOfAvailable { bytes: 8 << 30 });
         assert_eq!(config.engine.context, Context::OfModel);
+        assert_eq!((config.engine.disk_cache, config.engine.disk_cache_dir), (DiskCache::Bytes(4 << 30), DiskCacheFolder::OfUser));
     }
 
     #[test]
@@ -309,6 +333,8 @@ mod tests {
             device = "cuda:1"
             log_format = "json"
             weights = "huge"
+            disk_cache = "off"
+            disk-cache-dir = "some/where"
         "#;
         let config = resolve(&[], &[], file).unwrap();
         assert_eq!(config.models.model, "org/repo:Q4_K_M");
@@ -320,6 +346,8 @@ mod tests {
         assert_eq!(config.server.api_keys.iter().map(ApiKey::as_str).collect::<Vec<_>>(), ["one", "two"]);
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.engine.weights, Weights::Huge);
+        assert_eq!(config.engine.disk_cache, DiskCache::Off);
+        assert_eq!(config.engine.disk_cache_dir, DiskCacheFolder::Told("some/where".into()));
     }
 
     #[test]

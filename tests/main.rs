@@ -6,6 +6,7 @@ mod api;
 mod batching;
 mod cli;
 mod constraints;
+mod disk_cache;
 mod engine;
 mod hub;
 mod simulation;

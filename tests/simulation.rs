@@ -1,5 +1,6 @@
 //! Random traffic against the engine, one seed a run: arrivals with shared beginnings, cancels at any time, pools of a few blocks,
-//! small budgets, bad hashes, failing and panicking models. Every promise is checked after every step.
+//! small budgets, bad hashes, failing and panicking models; a disk that keeps prefixes over restarts, and damages, loses and delays
+//! them. Every promise is checked after every step.
 //!
 //! `SEED=1234 cargo test simulation` replays one seed and tells what happens; `SEEDS=2000 cargo test simulation` runs more.
 //!
@@ -13,6 +14,7 @@ use std::time::Duration;
 use kernels::BLOCK_TOKENS;
 use understudy::engine::block_manager::BlockManager;
 use understudy::engine::constraint::MaskJob;
+use understudy::engine::disk_prefix::DiskLimits;
 use understudy::engine::engine_loop::EngineLoop;
 use understudy::engine::prefix_cache::{BlockId, PrefixCache};
 use understudy::engine::scheduler::{Limits, PATIENCE, Scheduler};
@@ -25,6 +27,8 @@ use understudy::engine::{
 
 use crate::support::constraints::maze;
 use crate::support::fake_model::FakeModel;
+use crate::support::memory_store::{MemoryDisk, MemoryStore, Moment};
+use crate::support::random::Random;
 
 const VOCAB: usize = 61;
 
@@ -40,13 +44,13 @@ fn random_traffic_keeps_every_promise() {
     for seed in seeds {
         // Shown when the test fails.
         println!("SEED={seed}");
-        Simulation::new(seed).run(&mut reached);
+        run_lives(seed, &mut reached);
     }
     println!("{reached:?}");
     // A simulation that never gets there checks nothing.
     if many {
-        let Reached { answers, hits, evictions, pauses, cancels_waiting, cancels_prompt, cancels_answer, .. } = reached;
-        let Reached { failures, refusals, collisions, constrained, late_masks, .. } = reached;
+        let Reached { answers, hits, evictions, pauses, failures, refusals, collisions, constrained, late_masks, .. } = reached;
+        let Reached { cancels_waiting, cancels_prompt, cancels_answer, cancels_held, disk_reads, disk_writes, disk_damages, .. } = reached;
         let Reached { drafted, accepted, overtakings, out_of_patience, .. } = reached;
         for (what, times) in [
             ("answers", answers),
@@ -65,10 +69,35 @@ fn random_traffic_keeps_every_promise() {
             ("less urgent ones that had waited too long", out_of_patience),
             ("constrained answers", constrained),
             ("late masks", late_masks),
+            ("cancels while the disk is read", cancels_held),
+            ("blocks from the disk", disk_reads),
+            ("blocks to the disk", disk_writes),
+            ("blocks of the disk that were not believed", disk_damages),
         ] {
             assert!(times >= 50, "only {times} {what} in all seeds: {reached:?}");
         }
     }
+}
+
+/// One engine; or, with a disk, one after the other, and each finds what those before it left there.
+fn run_lives(seed: u64, reached: &mut Reached) {
+    let mut lives = Random(seed ^ 0x11FE);
+    if lives.chance(400) {
+        Simulation::new(seed, None).run(reached);
+        return;
+    }
+    let mut estate = Estate::default();
+    for life in 0..lives.between(2, 5) {
+        estate = Simulation::new(seed.wrapping_add(life * 0x1_0000_0001), Some(estate)).run(reached);
+    }
+}
+
+/// What an engine leaves behind: the disk, and what people go on talking about.
+#[derive(Clone, Default)]
+struct Estate {
+    disk: MemoryDisk,
+    beginnings: VecDeque<Vec<u32>>,
+    bricks: Vec<Vec<u32>>,
 }
 
 /// How often the interesting things happened.
@@ -90,6 +119,10 @@ struct Reached {
     out_of_patience: usize,
     constrained: usize,
     late_masks: usize,
+    cancels_held: usize,
+    disk_reads: usize,
+    disk_writes: usize,
+    disk_damages: usize,
 }
 
 struct Simulation {
@@ -99,8 +132,9 @@ struct Simulation {
     weather: Weather,
     /// Whether the model failed in the last step.
     step_failed: Arc<AtomicBool>,
-    /// In order of acceptance: the index is the sequence's id.
+    /// In order of acceptance.
     clients: Vec<Client>,
+    disk: Option<MemoryDisk>,
     /// Texts that prompts begin with; answered conversations join them.
     beginnings: VecDeque<Vec<u32>>,
     /// Whole blocks, of which some prompts are built: the same block after different ones.
@@ -140,6 +174,7 @@ struct Weather {
     /// Requests that are not urgent, in per mille.
     less_urgent: u64,
     script: Option<fn(&[u32]) -> u32>,
+    disk_damages: u64,
 }
 
 struct Client {
@@ -148,11 +183,13 @@ struct Client {
     stream: Option<TokenStream>,
     received: Vec<GeneratedToken>,
     end: Option<(FinishReason, TokenUsage)>,
+    /// Given by the scheduler's order: who waits for the disk gets one later than who came behind.
+    id: Option<SequenceId>,
     /// A slow reader looks once in this many turns.
     reads_every: usize,
     arrived: usize,
-    /// Turns after which it must have left: each turn computes at least a row of the oldest.
-    turns_max: usize,
+    /// The turn after which it must have left: each turn computes at least a row of the oldest.
+    last_turn: usize,
     /// Its stream was dropped and no turn has passed since: the engine cannot know yet, and it still holds its place.
     dropped_just_now: bool,
 }
@@ -164,7 +201,7 @@ impl Client {
 }
 
 impl Simulation {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, estate: Option<Estate>) -> Self {
         let mut random = Random(seed);
         let (blocks_max, prompt_max, output_max) = (random.either(8, 24), random.either(60, 300), random.either(60, 250));
         let blocks = random.between(3, blocks_max) as usize;
@@ -189,6 +226,7 @@ impl Simulation {
             weak_hash: random.chance(250),
             less_urgent: random.either(0, 500),
             script: random.chance(500).then_some(echo as fn(&[u32]) -> u32),
+            disk_damages: if estate.is_some() { random.either(0, 200) } else { 0 },
         };
         let mut faults = Random(seed ^ 0xFA17);
         let (fails, panics) = (weather.fails, weather.panics);
@@ -222,7 +260,11 @@ impl Simulation {
         } else {
             PrefixCache::new(blocks)
         };
-        let engine_loop = engine_loop.with_scheduler(Scheduler::new(limits, BlockManager::with_prefix_cache(blocks, prefix)));
+        let mut engine_loop = engine_loop.with_scheduler(Scheduler::new(limits, BlockManager::with_prefix_cache(blocks, prefix)));
+        if let Some(estate) = &estate {
+            let (store, limits) = disk(&mut Random(seed ^ 0xD15C), &estate.disk);
+            engine_loop = engine_loop.with_store(Box::new(store), limits);
+        }
         // Steps that take any time whatever: what is concluded from it must not matter.
         let now_ms = Arc::new(AtomicU64::new(0));
         let (clock, mut moments) = (now_ms.clone(), Random(seed ^ 0xC10C));
@@ -232,23 +274,29 @@ impl Simulation {
         }));
         let late_masks = Arc::new(Mutex::new(Vec::new()));
         let engine_loop = engine_loop.with_mask_runner(when_the_weather_allows(seed, weather.late, late_masks.clone()));
-        let beginnings = (0..3).map(|_| random.tokens(200)).collect();
-        let bricks = (0..3).map(|_| random.tokens(BLOCK_TOKENS)).collect();
-        Self { random, engine, engine_loop, weather, clients: Vec::new(), beginnings, bricks, step_failed, late_masks, turn: 0, now_ms }
+        let mut beginnings: VecDeque<Vec<u32>> = (0..3).map(|_| tokens(&mut random, 200)).collect();
+        let mut bricks: Vec<Vec<u32>> = (0..3).map(|_| tokens(&mut random, BLOCK_TOKENS)).collect();
+        let disk = estate.as_ref().map(|estate| estate.disk.clone());
+        if let Some(estate) = estate.filter(|estate| !estate.bricks.is_empty()) {
+            (beginnings, bricks) = (estate.beginnings, estate.bricks);
+        }
+        let clients = Vec::new();
+        Self { random, engine, engine_loop, weather, clients, disk, beginnings, bricks, step_failed, late_masks, turn: 0, now_ms }
     }
 
-    fn run(mut self, reached: &mut Reached) {
+    fn run(mut self, reached: &mut Reached) -> Estate {
         while self.turn < self.weather.turns || self.clients.iter().any(Client::is_live) {
             if self.turn < self.weather.turns {
                 self.arrive(reached);
                 self.cancel(reached);
+                self.damage();
             }
             self.turn(reached);
             self.compute_late_masks();
             self.read();
             self.turn += 1;
         }
-        self.finish(reached);
+        self.finish(reached)
     }
 
     fn compute_late_masks(&mut self) {
@@ -271,18 +319,10 @@ impl Simulation {
             match self.engine.generate(request.clone()) {
                 Ok(stream) => {
                     assert!(places_taken < config.sequences_max + config.queue_max, "more are taken than there are places");
-                    let ahead: Vec<&Client> = self.clients.iter().filter(|client| client.is_live()).collect();
-                    // Until it is urgent. Then a turn for each token of each that is older, one for each that ends before its first; and its
-                    // own tokens, once more for each of the older that becomes urgent only now and has it paused.
-                    let patience = if request.priority == Priority::Interactive { 0 } else { PATIENCE.as_millis() as u64 / TURN_MS_MIN };
-                    let restarts = ahead.iter().filter(|client| client.request.priority != Priority::Interactive).count();
-                    let turns_max = patience as usize
-                        + ahead.iter().map(|client| self.total_max(&client.request)).sum::<usize>()
-                        + (1 + restarts) * self.total_max(&request)
-                        + self.clients.len()
-                        + 1;
                     self.clients.push(Client {
-                        turns_max: turns_max * self.weather.slowness(),
+                        // The disk answers once in a few turns; then the scheduler's own promise holds.
+                        last_turn: self.turn + 2_000,
+                        id: None,
                         stream: Some(stream),
                         received: Vec::new(),
                         end: None,
@@ -317,7 +357,7 @@ impl Simulation {
         }
         if prompt.is_empty() || random.chance(700) {
             let own = random.between(1, 40) as usize;
-            prompt.extend(random.tokens(own));
+            prompt.extend(tokens(random, own));
         }
         let greedy = random.chance(300);
         let last_n = |random: &mut Random| random.chance(500).then(|| random.below(80) as usize);
@@ -330,7 +370,7 @@ impl Simulation {
                 1 => Some(0),
                 _ => Some(random.between(1, self.weather.output_max as u64) as usize),
             },
-            stop_token_ids: if random.chance(500) { random.tokens(2) } else { vec![] },
+            stop_token_ids: if random.chance(500) { tokens(random, 2) } else { vec![] },
             sampling: SamplingParams {
                 temperature: if greedy { 0.0 } else { random.between(1, 20) as f32 / 10.0 },
                 top_k: random.chance(300).then(|| random.between(1, 30) as usize),
@@ -347,7 +387,7 @@ impl Simulation {
                     base: 1.75,
                     allowed_length: random.between(1, 3) as usize,
                     last_n: last_n(random),
-                    breakers: Arc::new(TokenMask::of(VOCAB, random.tokens(2))),
+                    breakers: Arc::new(TokenMask::of(VOCAB, tokens(random, 2))),
                 }),
                 logit_bias: if random.chance(100) { vec![(7, 2.0)] } else { vec![] },
             },
@@ -369,7 +409,9 @@ impl Simulation {
             if !self.clients[index].is_live() || !self.random.chance(self.weather.cancels) {
                 continue;
             }
-            match self.engine_loop.scheduler().running(SequenceId(index as u64)) {
+            let client = &self.clients[index];
+            match client.id.and_then(|id| self.engine_loop.scheduler().running(id)) {
+                None if client.id.is_none() && client.arrived < self.turn => reached.cancels_held += 1,
                 None => reached.cancels_waiting += 1,
                 Some(sequence) if sequence.distance() > 1 => reached.cancels_prompt += 1,
                 Some(_) => reached.cancels_answer += 1,
@@ -381,26 +423,28 @@ impl Simulation {
         }
     }
 
+    fn damage(&mut self) {
+        if let Some(disk) = self.disk.as_ref().filter(|_| self.random.chance(self.weather.disk_damages)) {
+            disk.damage(&mut self.random);
+        }
+    }
+
     /// One turn of the engine, and all that must be true of it.
     fn turn(&mut self, reached: &mut Reached) {
-        let scheduler = self.engine_loop.scheduler();
-        let in_loop = scheduler.all_running().len() + scheduler.all_waiting().count();
-        if in_loop == 0 && self.engine.stats().waiting == 0 {
+        if self.engine_loop.is_idle() && self.engine.stats().waiting == 0 {
             return; // The thread would sleep.
         }
+        let scheduler = self.engine_loop.scheduler();
         let streams: Vec<_> =
             scheduler.all_running().iter().filter(|sequence| sequence.distance() == 1).map(|sequence| sequence.id).collect();
         let published_before = self.published();
-        let first_before = self.first_in_rank();
+        let live: Vec<usize> = (0..self.clients.len()).filter(|&index| self.clients[index].is_live()).collect();
         self.now_ms.fetch_add(self.random.between(TURN_MS_MIN, 2_000), Ordering::Relaxed);
-        let first = self.first_in_rank();
-        // Rank may change in the middle of a turn; then nothing is said of it.
-        let first_for_sure = first.filter(|first| self.first_in_rank_after(TURN_MS_MIN) == Some(*first));
-        let oldest = self.clients.iter().position(Client::is_live);
-        reached.overtakings += usize::from(first != oldest);
-        reached.out_of_patience += usize::from(first != first_before);
+        // Urgency may change in the middle of a turn; then nothing is said of it.
+        let urgencies: Vec<(Priority, Priority)> = live.iter().map(|&index| (self.urgency(index, 0), self.urgency(index, 1_000))).collect();
 
         assert!(self.engine_loop.turn(), "the engine stopped");
+        self.note_ids();
 
         let scheduler = self.engine_loop.scheduler();
         scheduler.check().unwrap_or_else(|broken| panic!("turn {}: {broken}", self.turn));
@@ -414,19 +458,28 @@ impl Simulation {
             assert!(self.clients[id.0 as usize].request.constraint.is_some(), "{id:?} is held up by nothing");
         }
         for id in streams {
-            let cancelled = self.clients[id.0 as usize].stream.is_none();
+            let cancelled = self.clients.iter().any(|client| client.id == Some(id) && client.stream.is_none());
             assert!(cancelled || planned(id) || plan.paused.contains(&id), "turn {}: stream {id:?} was left out of {plan:?}", self.turn);
         }
-        if let Some(first) = first_for_sure {
-            assert!(planned(SequenceId(first as u64)), "turn {}: the first in rank, {first}, was left out of {plan:?}", self.turn);
+        let ids: Vec<Option<SequenceId>> = live.iter().map(|&index| self.clients[index].id).collect();
+        let ranks = || ids.iter().zip(&urgencies).filter_map(|(id, urgency)| id.map(|id| (id, *urgency)));
+        let first = ranks().min_by_key(|(id, urgency)| (urgency.0, *id)).map(|(id, _)| id);
+        let first_later = ranks().min_by_key(|(id, urgency)| (urgency.1, *id)).map(|(id, _)| id);
+        reached.overtakings += usize::from(first != ranks().map(|(id, _)| id).min());
+        reached.out_of_patience += usize::from(first != first_later);
+        if let Some(first) = first.filter(|first| first_later == Some(*first)) {
+            assert!(planned(first), "turn {}: the first in rank, {first:?}, was left out of {plan:?}", self.turn);
         }
         assert!(plan.paused.iter().all(|paused| !planned(*paused)), "one that was paused is planned: {plan:?}");
-        for (index, client) in self.clients.iter_mut().enumerate().filter(|(_, client)| client.dropped_just_now) {
-            let id = SequenceId(index as u64);
-            let waits = scheduler.all_waiting().any(|sequence| sequence.id == id);
-            assert!(!waits && scheduler.running(id).is_none(), "{id:?} was cancelled a turn ago and is still there");
-            client.dropped_just_now = false;
+        let listens = |id: SequenceId| self.clients.iter().any(|client| client.id == Some(id) && client.stream.is_some());
+        for sequence in scheduler.all_running().iter().chain(scheduler.all_waiting()) {
+            assert!(listens(sequence.id), "{:?} was cancelled a turn ago and is still there", sequence.id);
         }
+        let without_id = self.clients.iter().filter(|client| client.is_live() && client.id.is_none()).count();
+        assert_eq!(self.engine_loop.held(), without_id, "who is neither with the scheduler nor with the disk?");
+        self.clients.iter_mut().for_each(|client| client.dropped_just_now = false);
+        let scheduler = self.engine_loop.scheduler();
+        let plan = self.engine_loop.plan();
         if self.step_failed.swap(false, Ordering::Relaxed) {
             let still_there = plan.chunks.iter().find(|chunk| scheduler.running(chunk.id).is_some());
             assert!(still_there.is_none(), "the step failed, and {still_there:?} goes on");
@@ -438,22 +491,36 @@ impl Simulation {
         reached.collisions += private;
     }
 
-    /// Index of the live client that is served before all others: the most urgent, those who have waited for long among them; of
-    /// these the oldest.
-    fn first_in_rank(&self) -> Option<usize> {
-        self.first_in_rank_after(0)
+    /// How urgent a client is after some milliseconds more: who has waited for long is as urgent as anybody.
+    fn urgency(&self, index: usize, more_ms: u64) -> Priority {
+        let now = Duration::from_millis(self.now_ms.load(Ordering::Relaxed) + more_ms);
+        let (client, scheduler) = (&self.clients[index], self.engine_loop.scheduler());
+        let sequence =
+            client.id.and_then(|id| scheduler.running(id).or_else(|| scheduler.all_waiting().find(|sequence| sequence.id == id)));
+        let is_old = sequence.is_some_and(|sequence| now.saturating_sub(sequence.arrived()) >= PATIENCE);
+        if is_old { Priority::Interactive } else { client.request.priority }
     }
 
-    fn first_in_rank_after(&self, more_ms: u64) -> Option<usize> {
-        let now = Duration::from_millis(self.now_ms.load(Ordering::Relaxed) + more_ms);
-        let scheduler = self.engine_loop.scheduler();
-        let urgency = |index: usize| {
-            let id = SequenceId(index as u64);
-            let sequence = scheduler.running(id).or_else(|| scheduler.all_waiting().find(|sequence| sequence.id == id));
-            let is_old = sequence.is_some_and(|sequence| now.saturating_sub(sequence.arrived()) >= PATIENCE);
-            if is_old { Priority::Interactive } else { self.clients[index].request.priority }
-        };
-        (0..self.clients.len()).filter(|index| self.clients[*index].is_live()).min_by_key(|index| (urgency(*index), *index))
+    /// Who got to the scheduler in this turn; from now on its promises hold.
+    fn note_ids(&mut self) {
+        let mut new: Vec<(SequenceId, usize)> = Vec::new();
+        for (index, client) in self.clients.iter_mut().enumerate().filter(|(_, client)| client.id.is_none()) {
+            client.id = client.stream.as_ref().and_then(TokenStream::sequence);
+            new.extend(client.id.map(|id| (id, index)));
+        }
+        for (id, index) in new {
+            let ahead = |client: &&Client| client.is_live() && client.id.is_some_and(|other| other < id);
+            let ahead: Vec<&Client> = self.clients.iter().filter(ahead).collect();
+            let request = &self.clients[index].request;
+            // Until it is urgent. Then a turn for each token of each that is older, one for each that ends before its first; and its own
+            // tokens, once more for each of the older that becomes urgent only now and has it paused.
+            let patience = if request.priority == Priority::Interactive { 0 } else { PATIENCE.as_millis() as u64 / TURN_MS_MIN };
+            let restarts = ahead.iter().filter(|client| client.request.priority != Priority::Interactive).count();
+            let tokens =
+                ahead.iter().map(|client| self.total_max(&client.request)).sum::<usize>() + (1 + restarts) * self.total_max(request);
+            let turns_max = (patience as usize + tokens + self.clients.len() + 1) * self.weather.slowness();
+            self.clients[index].last_turn = self.turn + turns_max;
+        }
     }
 
     fn published(&self) -> Vec<bool> {
@@ -465,17 +532,16 @@ impl Simulation {
         for index in 0..self.clients.len() {
             let client = &self.clients[index];
             // Whether it is still live decides what the next turn must do: look behind the back of the slow reader.
-            let left = {
-                let (id, scheduler) = (SequenceId(index as u64), self.engine_loop.scheduler());
-                scheduler.running(id).is_none() && !scheduler.all_waiting().any(|sequence| sequence.id == id)
-            };
+            let scheduler = self.engine_loop.scheduler();
+            let gone = |id| scheduler.running(id).is_none() && !scheduler.all_waiting().any(|sequence| sequence.id == id);
+            let left = client.id.is_some_and(gone);
             if client.is_live() && (left || self.turn.is_multiple_of(client.reads_every)) {
                 self.read_client(index);
             }
             let client = &self.clients[index];
             assert!(!left || !client.is_live(), "{index} left the scheduler without a last word");
             if client.is_live() {
-                assert!(self.turn - client.arrived < client.turns_max, "{index} has waited {} turns", self.turn - client.arrived);
+                assert!(self.turn < client.last_turn, "{index} has waited {} turns", self.turn - client.arrived);
             }
         }
     }
@@ -502,9 +568,12 @@ impl Simulation {
     }
 
     /// Nothing is left, and everybody heard what the model alone would have said.
-    fn finish(mut self, reached: &mut Reached) {
-        // Those that were dropped in the last turns.
+    fn finish(mut self, reached: &mut Reached) -> Estate {
+        // Those that were dropped in the last turns, and what is still to be written.
         self.turn(reached);
+        while !self.engine_loop.is_idle() {
+            self.turn(reached);
+        }
         let stats = self.engine.stats();
         let blocks = self.engine_loop.scheduler().blocks();
         assert!(self.engine_loop.scheduler().is_idle());
@@ -541,6 +610,11 @@ impl Simulation {
         reached.drafted += stats.drafted_tokens_total as usize;
         reached.accepted += stats.accepted_tokens_total as usize;
         reached.failures += failed as usize;
+        reached.disk_reads += stats.disk.read_total as usize;
+        reached.disk_writes += stats.disk.written_total as usize;
+        reached.disk_damages += stats.disk.bad_total as usize;
+        let Self { disk, beginnings, bricks, .. } = self;
+        Estate { disk: disk.unwrap_or_default(), beginnings, bricks }
     }
 }
 
@@ -560,33 +634,26 @@ fn when_the_weather_allows(seed: u64, late: u64, put_off: Arc<Mutex<Vec<(usize, 
     }
 }
 
-/// SplitMix64.
-struct Random(u64);
+/// A disk of moods, and what the engine asks of one.
+fn disk(random: &mut Random, disk: &MemoryDisk) -> (MemoryStore, DiskLimits) {
+    let limits = DiskLimits {
+        prompt_tokens_min: random.between(33, 70) as usize,
+        gain_blocks_min: random.between(1, 2) as usize,
+        bytes_per_turn: random.between(1, 2_000) as usize,
+    };
+    // A writer that is often full would make the loop wait, and a simulation has no time.
+    let most = [(Moment::Late, 900), (Moment::Busy, 200), (Moment::Full, 30), (Moment::Lost, 200)];
+    let moods = most.map(|(moment, per_mille)| (moment, random.either(0, per_mille)));
+    let mut moments = Random(random.bits());
+    let goes_wrong = move |moment| {
+        let mood = moods.iter().find(|(other, _)| *other == moment);
+        moments.chance(mood.map_or(0, |(_, per_mille)| *per_mille))
+    };
+    (MemoryStore::new(disk.clone(), goes_wrong), limits)
+}
 
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^ (bits >> 31)
-    }
-    /// In `0..end`; 0 for 0.
-    fn below(&mut self, end: u64) -> u64 {
-        self.bits() % end.max(1)
-    }
-    fn between(&mut self, first: u64, last: u64) -> u64 {
-        first + self.below(last - first + 1)
-    }
-    fn either(&mut self, one: u64, other: u64) -> u64 {
-        if self.chance(500) { one } else { other }
-    }
-    fn chance(&mut self, per_mille: u64) -> bool {
-        self.below(1000) < per_mille
-    }
-    fn tokens(&mut self, count: usize) -> Vec<u32> {
-        (0..count).map(|_| self.below(VOCAB as u64) as u32).collect()
-    }
+fn tokens(random: &mut Random, count: usize) -> Vec<u32> {
+    (0..count).map(|_| random.below(VOCAB as u64) as u32).collect()
 }
 
 // Faults planted by hand, one at a time, and what the default seeds said of each (23 November 2026). All are gone again.
@@ -638,3 +705,16 @@ impl Random {
 //   a row whose mask is late is committed all the same  seed 4   has nothing left to compute and still runs
 //   a mask is applied a word off                        seed 0   told something else than alone
 //   the window of the penalties is one too long         seed 0   what leaves was counted when it came (assertion)
+//
+// With a disk (27 November 2026); `tests/disk_cache.rs` fails of each but the last but one, too.
+//
+// kv_store/block_file
+//   tokens and parent are taken as the file says        seed 0   a whole file was written anew as another (memory_store)
+//   the checksum is not compared                        seed 0   told something else than alone
+// disk_prefix
+//   a block is put into its neighbour's place           seed 0   told something else than alone
+//   the block before it is copied out                   seed 0   told something else than alone
+//   blocks that have no place are waited for            survived, as no answer changes: a test in `disk_cache.rs` was put in for it
+//   who waits for the disk and is dropped stays         seed 14  who is neither with the scheduler nor with the disk?
+// block_manager
+//   imported blocks are let go first to last            seed 0   would be evicted before its child

@@ -7,6 +7,8 @@ use half::vec::HalfBitsVecExt;
 use crate::BLOCK_TOKENS;
 use crate::cpu::page::{Format, Q8_0};
 
+mod block_bytes;
+
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvDtype {

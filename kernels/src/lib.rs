@@ -17,6 +17,10 @@ pub mod weight;
 pub mod cpu;
 pub mod reference;
 
+/// Raised by every change of kernels or models that changes a bit of the keys and values of any model: blocks kept on a disk are used
+/// again only by the arithmetic that made them. `models/tests/arithmetic.rs` fails until it is.
+pub const ARITHMETIC_VERSION: u32 = 1;
+
 pub use device::{DeviceChoice, DeviceError, OpenDevice};
 pub use ggml_type::GgmlType;
 pub use kv::{KvDtype, KvLayer, UnknownKvDtype};

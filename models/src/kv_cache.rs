@@ -30,4 +30,30 @@ impl KvCache {
         let layer = || KvLayer::new(blocks, config.kv_heads, config.head_dim, dtype, device);
         Ok(Self { layers: (0..config.layers).map(|_| layer()).collect::<Result<_>>()?, blocks })
     }
+
+    /// Length of what [`Self::read_block`] appends; `None` on a device whose pages are not copied out.
+    pub fn copied_block_bytes(&self) -> Option<usize> {
+        self.layers.iter().map(KvLayer::block_bytes).sum()
+    }
+
+    /// Appends the keys and values of `block`, layer by layer, as they lie. Errors: a block beyond the cache, a device.
+    pub fn read_block(&self, block: u32, out: &mut Vec<u8>) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.read_block(block, out))
+    }
+
+    /// Puts back what [`Self::read_block`] gave for a cache of the same shape and type. Errors as there, and another length; then
+    /// what stands in the block is nobody's content.
+    pub fn write_block(&mut self, block: u32, bytes: &[u8]) -> Result<()> {
+        let mut rest = bytes;
+        for layer in &self.layers {
+            let len = layer.block_bytes().unwrap_or(0);
+            let Some((own, after)) = rest.split_at_checked(len) else { bail!("{} bytes are too few for a block", bytes.len()) };
+            layer.write_block(block, own)?;
+            rest = after;
+        }
+        if !rest.is_empty() {
+            bail!("{} bytes are {} too many for a block", bytes.len(), rest.len());
+        }
+        Ok(())
+    }
 }

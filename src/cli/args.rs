@@ -37,6 +37,8 @@ pub enum Command {
     Pull(PullArgs),
     /// List the models at hand
     Models(ModelsArgs),
+    /// Show what the disk keeps of long prompts, or delete it
+    Cache(CacheArgs),
     /// Measure a model on this machine
     Bench(BenchArgs),
     /// Print the version and what this build can do
@@ -123,6 +125,19 @@ pub struct EngineArgs {
     /// auto, cpu, cuda, cuda:N or metal [default: auto]
     #[arg(long)]
     device: Option<String>,
+    #[command(flatten)]
+    disk: DiskArgs,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "Disk cache")]
+pub struct DiskArgs {
+    /// What long prompts may take of the disk, so that they need not be computed again after a restart; or off [default: 4G]
+    #[arg(long, value_name = "SIZE")]
+    disk_cache: Option<String>,
+    /// The folder for it [default: ~/.cache/understudy]
+    #[arg(long, value_name = "FOLDER")]
+    disk_cache_dir: Option<String>,
 }
 
 #[derive(Debug, Default, ClapArgs)]
@@ -182,6 +197,24 @@ pub struct ModelsArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+pub struct CacheArgs {
+    /// purge deletes all of it
+    pub action: Option<CacheAction>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub disk: DiskArgs,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CacheAction {
+    Purge,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct BenchArgs {
     /// `builtin`, a path to a .gguf file, or org/repo[:quant] [default: builtin]
     pub model: Option<String>,
@@ -191,7 +224,8 @@ pub struct BenchArgs {
     /// Runs of each figure; the median is printed
     #[arg(long, value_name = "N", default_value = "3")]
     pub runs: NonZeroUsize,
-    /// Measure only these: prefill, decode, profile (time op by op, beside what the machine could do) [default: all]
+    /// Measure only these: prefill, decode, profile (time op by op, beside what the machine could do); restart (a prompt of 20,000
+    /// tokens cold, again, and from the disk after a restart) only where it is named [default: the others]
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     pub only: Vec<BenchPart>,
     /// Streams that decode together
@@ -215,11 +249,13 @@ pub enum BenchPart {
     Prefill,
     Decode,
     Profile,
+    /// Takes minutes with a large model.
+    Restart,
 }
 
 impl BenchArgs {
     pub fn measures(&self, part: BenchPart) -> bool {
-        self.only.is_empty() || self.only.contains(&part)
+        if self.only.is_empty() { part != BenchPart::Restart } else { self.only.contains(&part) }
     }
 }
 
@@ -270,6 +306,14 @@ impl EngineArgs {
         layers.flag("drafts", one(&self.drafts));
         layers.flag("kv_type", one(&self.kv_type));
         layers.flag("device", one(&self.device));
+        self.disk.tell(layers);
+    }
+}
+
+impl DiskArgs {
+    pub fn tell(&self, layers: &mut Layers) {
+        layers.flag("disk_cache", one(&self.disk_cache));
+        layers.flag("disk_cache_dir", one(&self.disk_cache_dir));
     }
 }
 
@@ -360,6 +404,8 @@ mod tests {
         };
         assert_eq!((args.depth.as_slice(), args.streams.len()), ([0, 4096].as_slice(), 1));
         assert!(args.measures(BenchPart::Decode) && !args.measures(BenchPart::Prefill));
+        let Ok(Some(Command::Bench(args))) = bench(&[]) else { panic!("bench was typed") };
+        assert!(args.measures(BenchPart::Profile) && !args.measures(BenchPart::Restart));
         for wrong in [["--depth", "100"], ["--depth", "x"], ["--streams", "0"], ["--streams", "1,513"], ["--only", "all"]] {
             assert!(bench(&wrong).is_err(), "{wrong:?}");
         }
@@ -368,7 +414,7 @@ mod tests {
     #[test]
     fn a_command_behind_an_option_is_no_model() {
         let misplaced = |words: &[&str]| Args::try_parse_from(words).unwrap().misplaced_command().map(str::to_owned);
-        for name in ["serve", "chat", "pull", "models", "bench", "version", "help"] {
+        for name in ["serve", "chat", "pull", "models", "cache", "bench", "version", "help"] {
             assert_eq!(misplaced(&["understudy", "--offline", name]).as_deref(), Some(name));
         }
         assert_eq!(misplaced(&["understudy", "--offline", "./models"]), None);

@@ -14,13 +14,15 @@ use super::failure::Failure;
 use super::load::{WeightPages, load};
 use super::memory_plan::Size;
 use super::{machine, print, version};
-use crate::config::Config;
+use crate::config::{Config, DiskCache};
 
 mod driver;
 mod profile;
+mod restart;
 
 use driver::{DECODE_PROMPT_TOKENS, DECODE_TOKENS, Driver, PREFILL_TOKENS, milliseconds};
 use profile::StepProfile;
+use restart::RestartFigures;
 
 /// Depths of `--depths`, as far as the context holds them.
 const DEPTHS: [usize; 3] = [4096, 8192, 16_384];
@@ -51,6 +53,8 @@ pub struct Figures {
     pub streams: Vec<StreamFigure>,
     /// The same behind contexts that stand in the cache.
     pub depths: Vec<DepthFigure>,
+    /// A long prompt cold, again, and after a restart.
+    pub restart: Option<RestartFigures>,
     /// Resident memory when all was measured, mapped weights included; and the most there ever was.
     pub memory_bytes: Option<u64>,
     pub memory_peak_bytes: Option<u64>,
@@ -96,16 +100,22 @@ pub fn run(config: &Config, args: &BenchArgs) -> Result<(), Failure> {
 
 /// Loads the model of `config` with room for the widest test, and measures; each figure is the median of `args.runs`.
 fn measure(config: &Config, args: &BenchArgs) -> Result<Figures, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
+    let restart = match args.measures(BenchPart::Restart) {
+        true => Some(restart::measure(config, args.runs.get(), &runtime)?),
+        false => None,
+    };
     let start = Instant::now();
     let mut config = config.clone();
     // What a model says to random tokens repeats itself, and guessing ahead would flatter every figure.
     config.engine.drafts = 0;
+    // What an earlier run has computed would be found on the disk.
+    config.engine.disk_cache = DiskCache::Off;
     let widest = args.streams.iter().copied().max().unwrap_or(config.engine.parallel);
     config.engine.parallel = config.engine.parallel.max(widest);
     let loaded = load(&config)?;
     let start_ms = milliseconds(start.elapsed());
     let depths = depths(args, loaded.plan.context)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
     let mut driver = Driver::new(&loaded.engine, loaded.text.tokenizer.vocab_size());
     let mut measured = Vec::new();
     for depth in depths {
@@ -142,6 +152,7 @@ fn measure(config: &Config, args: &BenchArgs) -> Result<Figures, Failure> {
         decode_tokens_per_s: at_0.and_then(|measured| measured.figure.decode_tokens_per_s),
         streams,
         depths: measured.iter().map(|measured| measured.figure).filter(|figure| figure.depth > 0).collect(),
+        restart,
         memory_bytes: resident.map(|(now, _)| now),
         memory_peak_bytes: resident.map(|(_, peak)| peak),
         cache_bytes,
@@ -291,6 +302,11 @@ fn table(figures: &Figures) -> String {
     for figure in &figures.depths {
         line(&format!("prefill, 512 tokens at depth {}", figure.depth), figure.prefill_tokens_per_s, "tokens/s");
         line(&format!("decode, 1 stream at depth {}", figure.depth), figure.decode_tokens_per_s, "tokens/s");
+    }
+    if let Some(RestartFigures { prompt_tokens, cold_ms, warm_ms, restarted_ms, .. }) = figures.restart {
+        for (how, ms) in [("cold", cold_ms), ("in memory", warm_ms), ("after a restart", restarted_ms)] {
+            line(&format!("first token, {prompt_tokens} {how}"), Some(ms), "ms");
+        }
     }
     if let (Some(now), Some(peak)) = (figures.memory_bytes, figures.memory_peak_bytes) {
         lines.push(format!("{:<36}{:>12}, at most {}", "memory (resident)", Size(now).to_string(), Size(peak)));

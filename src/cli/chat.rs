@@ -11,6 +11,7 @@ use rustyline::error::ReadlineError;
 use tokio::sync::Notify;
 
 use super::args::ChatArgs;
+use super::disk_cache;
 use super::failure::{Failure, INTERRUPTED};
 use super::load::{Loaded, load};
 use super::print;
@@ -30,7 +31,11 @@ pub fn run(config: &Config, args: &ChatArgs) -> Result<(), Failure> {
     let interrupts = Interrupts::default();
     let mut chat = Chat { loaded: &loaded, runtime: &runtime, args, messages: Vec::new(), random: random(), interrupts };
     chat.clear();
-    if std::io::stdin().is_terminal() { chat.in_terminal() } else { chat.answer_pipe() }
+    let outcome = if std::io::stdin().is_terminal() { chat.in_terminal() } else { chat.answer_pipe() };
+    if let Some(disk) = &loaded.disk {
+        disk.flush(disk_cache::FLUSH_LIMIT);
+    }
+    outcome
 }
 
 struct Chat<'a> {

@@ -5,18 +5,22 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use kernels::{BLOCK_TOKENS, KvDtype};
 use models::gguf::WeightCopy;
 use models::{Family, Gguf, KvCache, MemoryEstimate, StepSize, Tokenizer};
 
+use super::disk_cache;
 use super::failure::Failure;
 use super::memory_plan::{self, Budget, Needs, Plan, Size, Wanted};
+use super::model_digest::Part;
 use crate::chat::chat_template::ChatTemplate;
 use crate::chat::prepare::TextModel;
 use crate::chat::{SamplingDefaults, SamplingOptions};
 use crate::config::{Config, PARALLEL_MAX, Weights};
+use crate::engine::kv_store::StoreHandle;
 use crate::engine::model_runner::LoadedRunner;
 use crate::engine::{Engine, EngineConfig};
 use crate::hub::{HubOptions, ModelFile, ModelSource, builtin, progress};
@@ -25,6 +29,9 @@ use crate::hub::{HubOptions, ModelFile, ModelSource, builtin, progress};
 const TOKENS_PER_STEP_MAX: usize = 512;
 const _: () = assert!(PARALLEL_MAX <= TOKENS_PER_STEP_MAX, "the engine would cut --parallel in silence");
 
+/// How long a start waits for word of what is on the disk: enough for a look at the folder, not for reading a model that is new.
+const DISK_READY_LIMIT: Duration = Duration::from_millis(250);
+
 /// A model that answers.
 #[derive(Debug)]
 pub struct Loaded {
@@ -32,6 +39,8 @@ pub struct Loaded {
     pub text: Arc<TextModel>,
     pub about: About,
     pub plan: Plan,
+    /// What of the cache outlives the process; `None`: nothing.
+    pub disk: Option<StoreHandle>,
 }
 
 /// What people want to know of it.
@@ -74,7 +83,7 @@ impl std::fmt::Display for WeightPages {
 pub fn load(config: &Config) -> Result<Loaded, Failure> {
     // A variable that asks for what this machine lacks would otherwise fail every step of a server that looks well.
     kernels::cpu::isa::isa().map_err(|error| Failure::Usage(error.to_string()))?;
-    let (mut gguf, id) = open(config)?;
+    let (mut gguf, id, parts) = open(config)?;
     let plan = plan(&gguf, config)?;
     kernels::cpu::pool::set_threads(config.engine.threads);
     if config.engine.pin {
@@ -87,6 +96,12 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     if config.engine.kv_type == KvDtype::Q8_0 && !opened.device.is_cpu() {
         return Err(Failure::Usage(format!("{}: q8_0 is for the CPU; this device takes f16 or f32", config.source("kv_type"))));
     }
+    // First of what takes time: what the disk has should be known when the first request comes.
+    let block_bytes = (plan.cache_bytes / plan.blocks as u64) as usize;
+    let store = match opened.device.is_cpu() {
+        true => disk_cache::start(config, parts, block_bytes),
+        false => None,
+    };
     let weights = place_weights(&mut gguf, config, &opened.device)?;
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).context("tokenizer")?);
     let template = ChatTemplate::of(&tokenizer).context(gguf.name().to_owned())?;
@@ -101,18 +116,25 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     }
     let kv = KvCache::new(model.config(), plan.blocks, config.engine.kv_type, &opened.device).context("the cache cannot be had")?;
     let about = about(&gguf, id, model.config(), config, &opened.device, weights);
-    let engine = Engine::start(
-        Box::new(LoadedRunner::new(model, kv)),
-        EngineConfig {
-            blocks: plan.blocks,
-            sequences_max: config.engine.parallel.get(),
-            tokens_per_step_max: TOKENS_PER_STEP_MAX,
-            queue_max: config.engine.queue,
-            context_max: plan.context,
-            drafts_max: config.engine.drafts,
-        },
-    );
-    Ok(Loaded { engine, text: Arc::new(text), about, plan })
+    let engine_config = EngineConfig {
+        blocks: plan.blocks,
+        sequences_max: config.engine.parallel.get(),
+        tokens_per_step_max: TOKENS_PER_STEP_MAX,
+        queue_max: config.engine.queue,
+        context_max: plan.context,
+        drafts_max: config.engine.drafts,
+    };
+    // The plan counted from the header, the cache knows: they are one sum, and blocks of any other length are nobody's.
+    assert!(kv.copied_block_bytes().is_none_or(|bytes| bytes == block_bytes), "blocks are not as long as the plan says");
+    let runner = Box::new(LoadedRunner::new(model, kv));
+    let (engine, disk) = match store {
+        Some((store, handle)) => {
+            handle.wait_ready(DISK_READY_LIMIT);
+            (Engine::start_with_store(runner, engine_config, Box::new(store)), Some(handle))
+        }
+        None => (Engine::start(runner, engine_config), None),
+    };
+    Ok(Loaded { engine, text: Arc::new(text), about, plan, disk })
 }
 
 /// Leaves the weights where they lie, or copies them: how it went is said here, and in [`About::weights`].
@@ -141,8 +163,8 @@ pub fn model_source(config: &Config) -> Result<ModelSource, Failure> {
     Ok(ModelSource::parse(&config.models.model).with_context(|| config.source("model").to_string())?)
 }
 
-/// The file, and the name replies will carry.
-fn open(config: &Config) -> Result<(Gguf, String), Failure> {
+/// The file, the name replies will carry, and the bytes it consists of.
+fn open(config: &Config) -> Result<(Gguf, String, Vec<Part>), Failure> {
     let source = model_source(config)?;
     let options = HubOptions::from_env(&|name| std::env::var(name).ok(), config.models.offline);
     let gguf = match source.locate(&options, progress::for_stderr().as_mut())? {
@@ -155,7 +177,11 @@ fn open(config: &Config) -> Result<(Gguf, String), Failure> {
         ModelSource::Path(path) => file_stem(path),
         ModelSource::Repo { .. } => config.models.model.clone(),
     };
-    Ok((gguf, id))
+    let parts = match &source {
+        ModelSource::BuiltIn => vec![(builtin::bytes(), None)],
+        _ => gguf.files(),
+    };
+    Ok((gguf, id, parts))
 }
 
 fn file_stem(path: &Path) -> String {
@@ -175,10 +201,11 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
         let problem = format!("{kv_type} needs heads of a multiple of {multiple} elements; {} has {head_dim}", gguf.name());
         return Err(Failure::Usage(format!("{source}: {problem}")));
     }
+    let block_bytes = estimate.kv_bytes_per_token * BLOCK_TOKENS as u64;
     let needs = Needs {
         weight_bytes: estimate.weight_bytes,
-        block_bytes: estimate.kv_bytes_per_token * BLOCK_TOKENS as u64,
-        scratch_bytes: estimate.scratch_bytes,
+        block_bytes,
+        scratch_bytes: estimate.scratch_bytes + disk_cache::memory_bytes(config, block_bytes),
         context_max: hyperparameters.model.context_max,
     };
     let wanted = Wanted {

@@ -14,16 +14,19 @@ pub mod args;
 mod failure;
 
 mod bench;
+mod cache;
 mod chat;
 mod models;
 mod pull;
 mod serve;
 mod version;
 
+mod disk_cache;
 mod load;
 mod log_ring;
 pub mod machine;
 pub mod memory_plan;
+mod model_digest;
 mod print;
 
 use args::{Args, Command, CommonArgs};
@@ -71,6 +74,11 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Models(models) => {
             models.common.tell(&mut layers);
             models::run(&resolve_locally(layers, &models.common)?, models.json)
+        }
+        Command::Cache(cache) => {
+            cache.disk.tell(&mut layers);
+            cache.common.tell(&mut layers);
+            cache::run(&resolve_locally(layers, &cache.common)?, &cache)
         }
         Command::Version => version::run(),
     }

@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
+use super::disk_cache;
 use super::failure::Failure;
 use super::load::{Loaded, load};
 use super::memory_plan::Size;
 use super::print;
 use crate::api::openai_models::ModelCard;
-use crate::config::{Config, LogFormat, Server};
+use crate::config::{Config, DiskCache, LogFormat, Server};
 use crate::server::config::{ApiKeys, ServerConfig};
 use crate::server::{self, AppState, Served, signals};
 
@@ -41,6 +42,7 @@ async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Re
     };
     let lines = banner(&loaded, address, &config);
     let card = card(&loaded, unix_s(SystemTime::now()));
+    let disk = loaded.disk;
     state.set_served(Served { engine: loaded.engine, text: loaded.text, card });
     match print::line(lines) {
         // Nobody reads where we serve: no reason not to.
@@ -48,6 +50,9 @@ async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Re
         Err(failure) => return Err(failure),
     }
     serving.await.context("the network")?;
+    if disk.is_some_and(|disk| !disk.flush(disk_cache::FLUSH_LIMIT)) {
+        tracing::warn!("not all of the last prompts is on the disk; the rest will be computed again");
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -98,7 +103,7 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
             "event": "serving", "url": url, "address": address.to_string(), "model": about.id, "architecture": about.architecture,
             "parameters": about.parameters, "weight_type": about.weight_type, "device": about.device, "context": plan.context,
             "parallel": config.engine.parallel, "weight_bytes": plan.weight_bytes, "cache_bytes": plan.cache_bytes,
-            "weights": about.weights.to_string(), "scratch_bytes": plan.scratch_bytes, "budget_bytes": plan.budget_bytes, "version": env!("CARGO_PKG_VERSION"),
+            "disk_cache": disk_place(loaded), "disk_cache_bytes_max": disk_bytes_max(config), "weights": about.weights.to_string(), "scratch_bytes": plan.scratch_bytes, "budget_bytes": plan.budget_bytes, "version": env!("CARGO_PKG_VERSION"),
         });
         return line.to_string();
     }
@@ -121,6 +126,7 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
          model    {model}\n\
          context  {context} tokens{shortened}, {parallel} conversations at once\n\
          memory   {weights} weights ({pages}) + up to {cache} cache + {scratch} scratch; budget {budget}\n\
+         disk     {disk}\n\
          device   {device}\n\
          serving  {url}/v1 ({door})\n\
          try it   curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Who are you?\"}}]}}'",
@@ -133,8 +139,21 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
         cache = Size(plan.cache_bytes),
         scratch = Size(plan.scratch_bytes),
         budget = Size(plan.budget_bytes),
+        disk = disk_place(loaded)
+            .map_or("no prompt is kept".to_owned(), |place| { format!("long prompts, up to {} in {place}", Size(disk_bytes_max(config))) }),
         device = about.device,
     )
+}
+
+fn disk_place(loaded: &Loaded) -> Option<String> {
+    loaded.disk.as_ref().map(|disk| disk.folder().display().to_string())
+}
+
+fn disk_bytes_max(config: &Config) -> u64 {
+    match config.engine.disk_cache {
+        DiskCache::Off => 0,
+        DiskCache::Bytes(bytes) => bytes,
+    }
 }
 
 /// The address as a client on this machine writes it: one that means "all" is reached through loopback.

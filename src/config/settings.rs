@@ -22,6 +22,8 @@ pub const KEYS: &[&str] = &[
     "queue",
     "drafts",
     "kv_type",
+    "disk_cache",
+    "disk_cache_dir",
     "device",
     "api_key",
     "api_key_file",

@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use kernels::KvDtype;
 use kernels::device::DeviceChoice;
 
-use super::{ApiKey, DRAFTS_MAX, LogFormat, PARALLEL_MAX, QUEUE_MAX, THREADS_MAX, Weights};
+use super::{ApiKey, DRAFTS_MAX, DiskCache, LogFormat, PARALLEL_MAX, QUEUE_MAX, THREADS_MAX, Weights};
 
 pub fn text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
@@ -116,6 +117,18 @@ pub fn kv_type(text: &str) -> Result<KvDtype, String> {
     text.parse().map_err(|e: kernels::UnknownKvDtype| e.to_string())
 }
 
+/// A size, or `off`.
+pub fn disk_cache(text: &str) -> Result<DiskCache, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "off" | "0" | "no" | "false" | "none" => Ok(DiskCache::Off),
+        _ => bytes(text).map(DiskCache::Bytes).map_err(|_| format!("{text:?} is neither a size (like 512M or 4G) nor off")),
+    }
+}
+
+pub fn folder(text: &str) -> Result<PathBuf, String> {
+    self::text(text).map(PathBuf::from)
+}
+
 pub fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
@@ -166,6 +179,16 @@ mod tests {
         for text in ["", "0", "-1", "G", "8X", "1e9", "1..5G", "99999999T", "NaN", "inf"] {
             assert!(bytes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_disk_cache_has_a_size_or_is_off() {
+        for text in ["off", "OFF", "0", "false"] {
+            assert_eq!(disk_cache(text), Ok(DiskCache::Off), "{text}");
+        }
+        assert_eq!(disk_cache("4G"), Ok(DiskCache::Bytes(4 << 30)));
+        assert_eq!(disk_cache("on").unwrap_err(), "\"on\" is neither a size (like 512M or 4G) nor off");
+        assert!(folder("").is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use kernels::BLOCK_TOKENS;
 
@@ -171,6 +172,34 @@ impl BlockManager {
             }
             table.published += 1;
         }
+    }
+
+    /// Takes blocks from elsewhere into the cache: `blocks` of `tokens`, counted in blocks, behind those that are there already. `fill`
+    /// writes one; where it fails, there is no place, or the hash of one is taken, the rest is left out. Returns how many leading blocks
+    /// of `tokens` are cached now: fewer than `blocks.start` where some were given up since, more where somebody has computed them.
+    ///
+    /// The chain is held meanwhile, so that it never makes room for itself, and let go at the end: most recently used, owned by nobody
+    /// who did not own it before. They are as urgent as who wants them.
+    pub fn import(
+        &mut self,
+        tokens: &[u32],
+        blocks: Range<usize>,
+        priority: Priority,
+        mut fill: impl FnMut(usize, BlockId) -> bool,
+    ) -> usize {
+        let Some(mut table) = self.admit(tokens, 0, priority) else { return 0 };
+        let mut next = table.published;
+        while blocks.contains(&next) && next == table.published && self.grow(&mut table) {
+            self.cover(&mut table, (next + 1) * BLOCK_TOKENS);
+            if !fill(next, table.blocks[next]) {
+                break;
+            }
+            next += 1;
+            self.publish(&mut table, tokens, next * BLOCK_TOKENS);
+        }
+        let cached = table.published;
+        self.release(&mut table);
+        cached
     }
 
     /// Takes everything back: published blocks stay cached, the others are free.
@@ -467,11 +496,70 @@ mod tests {
         manager.cover(&mut table, 33);
     }
 
+    /// Imports `blocks` of `tokens`; returns what is cached then, and the blocks that were filled.
+    fn import(manager: &mut BlockManager, tokens: &[u32], blocks: Range<usize>) -> (usize, Vec<u32>) {
+        let mut filled = Vec::new();
+        let cached = manager.import(tokens, blocks, Priority::Interactive, |_, block| {
+            filled.push(block.0);
+            true
+        });
+        manager.check().unwrap();
+        (cached, filled)
+    }
+
+    #[test]
+    fn imported_blocks_are_cached_and_owned_by_nobody() {
+        let mut manager = BlockManager::new(8);
+        let tokens = text(100, 0);
+        assert_eq!(import(&mut manager, &tokens, 0..2), (2, vec![0, 1]));
+        assert_eq!((manager.used(), manager.cached(), manager.available()), (0, 2, 8));
+        assert_eq!(import(&mut manager, &tokens, 2..3), (3, vec![2]), "the next ones come behind them");
+        assert_eq!(import(&mut manager, &tokens, 0..3), (3, vec![]), "what is there is not filled again");
+        let table = manager.admit(&tokens, 4, Priority::Interactive).unwrap();
+        assert_eq!(table.blocks(), [0, 1, 2].map(BlockId));
+        manager.check_tables([(&table, &tokens[..])].into_iter()).unwrap();
+        assert_eq!(import(&mut manager, &tokens, 0..3), (3, vec![]), "owned by another, they are there all the same");
+        manager.check_tables([(&table, &tokens[..])].into_iter()).unwrap();
+    }
+
+    #[test]
+    fn an_import_evicts_others_and_never_its_own_beginning() {
+        let mut manager = BlockManager::new(4);
+        let (old, long) = (text(65, 0), text(300, 1000));
+        let mut table = run(&mut manager, &old);
+        manager.release(&mut table);
+        assert_eq!(import(&mut manager, &long, 0..9), (4, vec![2, 3, 1, 0]), "all there are, and no more");
+        assert_eq!(manager.prefix().longest_match(&long).len(), 4);
+        // A running sequence has its blocks for itself.
+        let mut table = run(&mut manager, &old);
+        assert_eq!(import(&mut manager, &long, 1..9), (1, vec![]), "no place is left");
+        manager.check_tables([(&table, &old[..])].into_iter()).unwrap();
+        assert_eq!(import(&mut manager, &long, 2..9), (1, vec![]), "one has gone since the last part came");
+        manager.release(&mut table);
+    }
+
+    #[test]
+    fn a_block_that_could_not_be_filled_is_free_again() {
+        let mut manager = BlockManager::new(4);
+        let tokens = text(100, 0);
+        let cached = manager.import(&tokens, 0..3, Priority::Interactive, |index, _| index < 1);
+        assert_eq!((cached, manager.cached(), manager.used(), manager.available()), (1, 1, 0, 4));
+        manager.check_tables(std::iter::empty()).unwrap();
+    }
+
+    #[test]
+    fn an_import_keeps_promises_to_others() {
+        let mut manager = BlockManager::new(4);
+        let table = manager.admit(&text(10, 7), 3, Priority::Interactive).unwrap();
+        assert_eq!(import(&mut manager, &text(100, 0), 0..3).0, 1, "three of the four are promised");
+        manager.check_tables([(&table, &text(10, 7)[..])].into_iter()).unwrap();
+    }
+
     proptest! {
         /// Any order of operations on texts with common beginnings, under any hash, keeps every promise.
         #[test]
         fn operations_in_any_order_keep_the_books(
-            operations in prop::collection::vec((0u8..6, 0usize..6, 1usize..120), 1..120),
+            operations in prop::collection::vec((0u8..7, 0usize..6, 1usize..120), 1..120),
             blocks in 2usize..12,
             weak_hash in any::<bool>(),
         ) {
@@ -507,6 +595,18 @@ mod tests {
                         manager.cover(table, *computed);
                         manager.publish(table, tokens, *computed);
                     }
+                    5 => {
+                        let tokens: Vec<u32> = (0..size as u32).map(|i| if i < 40 { i } else { i + which as u32 % 2 * 1000 }).collect();
+                        let (available, used) = (manager.available(), manager.used());
+                        let priority = [Priority::Interactive, Priority::Background, Priority::Shadow][size % 3];
+                        let mut filled = 0;
+                        let cached = manager.import(&tokens, which % 2..size / BLOCK_TOKENS, priority, |_, _| {
+                            filled += 1;
+                            filled <= which
+                        });
+                        prop_assert!(cached <= manager.prefix().longest_match(&[&tokens[..], &[0]].concat()).len());
+                        prop_assert_eq!((manager.available(), manager.used()), (available, used), "an import owns nothing");
+                    }
                     4 if !live.is_empty() => {
                         let at = which % live.len();
                         let (table, tokens, computed) = &mut live[at];
@@ -517,7 +617,7 @@ mod tests {
                             prop_assert!(*computed < tokens.len(), "the last token is always computed");
                         }
                     }
-                    5 if !live.is_empty() => {
+                    6 if !live.is_empty() => {
                         let (mut table, _, _) = live.swap_remove(which % live.len());
                         manager.release(&mut table);
                     }

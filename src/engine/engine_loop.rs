@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 use super::batch::Batch;
 use super::block_manager::BlockManager;
 use super::constraint::{MaskJob, Masks, Verdict};
+use super::disk_prefix::{DiskLimits, DiskPrefix};
+use super::kv_store::BlockStore;
 use super::mask_workers::MaskWorkers;
 use super::meters::Stopwatch;
 use super::sampler::{Sampler, Scratch};
@@ -62,16 +64,22 @@ pub struct EngineLoop {
     stats: EngineStats,
     times: StepTimes,
     clock: Clock,
+    /// `None`: the cache ends with the process.
+    disk: Option<DiskPrefix>,
 }
 
 /// Time since some beginning; the simulation has one of its own.
 pub type Clock = Box<dyn FnMut() -> Duration + Send>;
+
 /// How masks are computed.
 struct MaskRunner {
     run: Box<dyn FnMut(MaskJob) + Send>,
     /// How long a late mask is waited for while nobody else has anything to do; who comes or goes meanwhile is seen after it.
     patience: Duration,
 }
+
+/// How long a loop that waits for the disk alone does not look at anything else.
+const DISK_WAIT: Duration = Duration::from_millis(5);
 
 /// Where the tokens of one sequence come from and go to.
 struct Client {
@@ -120,7 +128,14 @@ impl EngineLoop {
                 let start = Instant::now();
                 Box::new(move || start.elapsed())
             },
+            disk: None,
         }
+    }
+
+    /// On a thread of its own.
+    pub(super) fn start(self) {
+        let thread = std::thread::Builder::new().name("engine".into());
+        thread.spawn(move || self.run()).expect("the operating system gives no thread");
     }
 
     /// Until all handles are dropped and everything is answered.
@@ -139,6 +154,7 @@ impl EngineLoop {
         if !self.drain_commands() {
             return false;
         }
+        self.turn_disk();
         self.drop_departed();
         self.plan = self.scheduler.schedule((self.clock)(), &self.times);
         self.note_scheduled();
@@ -147,6 +163,9 @@ impl EngineLoop {
         self.publish_stats();
         if self.plan.chunks.is_empty() {
             return true;
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.note_prompts(&self.plan, &self.scheduler);
         }
         let rows = self.plan.rows();
         let _timer = profile::step(rows);
@@ -180,9 +199,22 @@ impl EngineLoop {
         self.mask_runner = MaskRunner { run: Box::new(run), patience: Duration::ZERO };
         self
     }
+    /// With long prefixes that outlive the process in `store`, where the runner's blocks can be copied.
+    pub fn with_store(mut self, store: Box<dyn BlockStore>, limits: DiskLimits) -> Self {
+        self.disk = self.runner.block_bytes().map(|block_bytes| DiskPrefix::new(store, limits, block_bytes));
+        self
+    }
     /// For tests and the simulation, between two turns.
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+    /// Requests that wait for the disk; the scheduler does not know them.
+    pub fn held(&self) -> usize {
+        self.disk.as_ref().map_or(0, DiskPrefix::held)
+    }
+    /// A turn would wait for a command.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_idle() && !self.disk.as_ref().is_some_and(DiskPrefix::is_busy)
     }
     /// The plan of the last turn, without those held up.
     pub fn plan(&self) -> &Plan {
@@ -195,24 +227,64 @@ impl EngineLoop {
 
     fn drain_commands(&mut self) -> bool {
         if self.scheduler.is_idle() {
-            let Ok(command) = self.commands.recv() else { return false };
-            // An idle time is no time between departures.
-            self.shared.change_pace(|pace| pace.last_departure = Instant::now());
-            self.accept(command);
+            let command = match &mut self.disk {
+                Some(disk) if disk.is_busy() => wait_for_disk(disk, &self.commands),
+                _ => {
+                    let Ok(command) = self.commands.recv() else { return false };
+                    Some(command)
+                }
+            };
+            if let Some(command) = command {
+                // An idle time is no time between departures.
+                self.shared.change_pace(|pace| pace.last_departure = Instant::now());
+                self.accept(command);
+            }
         }
         loop {
             match self.commands.try_recv() {
                 Ok(command) => self.accept(command),
                 Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return !self.scheduler.is_idle(),
+                Err(TryRecvError::Disconnected) => {
+                    return !self.scheduler.is_idle() || self.held() > 0;
+                }
             }
         }
     }
 
+    /// Straight to the scheduler, unless the disk has much of the prompt.
     fn accept(&mut self, Command::Add(add): Command) {
+        let add = match &mut self.disk {
+            Some(disk) => disk.hold(*add, self.scheduler.blocks()),
+            None => Some(*add),
+        };
+        if let Some(add) = add {
+            self.add(add);
+        }
+    }
+
+    /// Copies a few blocks, and lets go who waits for the disk no more.
+    fn turn_disk(&mut self) {
+        let Some(disk) = &mut self.disk else { return };
+        let departed = disk.take_departed();
+        let ready = disk.turn(&mut self.scheduler, &mut *self.runner);
+        for add in &departed {
+            match add.notes.has_enough.load(Ordering::Acquire) {
+                true => self.stats.finished_total += 1,
+                false => self.stats.cancelled_total += 1,
+            }
+        }
+        if !departed.is_empty() {
+            // Before they give back their places.
+            self.publish_stats();
+        }
+        ready.into_iter().for_each(|add| self.add(add));
+    }
+
+    fn add(&mut self, add: Add) {
         let id = self.next_id;
         self.next_id = SequenceId(id.0 + 1);
-        let Add { request, output_max, events, notes, ticket, arrived } = *add;
+        add.notes.sequence.store(self.next_id.0, Ordering::Relaxed);
+        let Add { request, output_max, events, notes, ticket, arrived } = add;
         let GenerateRequest { prompt, tokens_max: _, tokens_min, stop_token_ids, sampling, top_logprobs, constraint, priority } = request;
         let first_stop = prompt.len().saturating_add(tokens_min);
         let sampler = Sampler::new(sampling, top_logprobs, &prompt).with_no_stop_before(first_stop, &stop_token_ids);
@@ -446,6 +518,9 @@ impl EngineLoop {
         self.stats.blocks_used = blocks.used();
         self.stats.blocks_cached = blocks.cached();
         self.stats.pauses_total = self.scheduler.pauses_total();
+        if let Some(disk) = &self.disk {
+            self.stats.disk = disk.stats();
+        }
         self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).0 = self.stats;
     }
 
@@ -454,6 +529,9 @@ impl EngineLoop {
     fn start_over(&mut self, message: &str) {
         // A log that panics, perhaps for the second time now, must not keep anybody from an answer.
         let _ = catch_unwind(|| tracing::error!("the engine panicked and starts over: {message}"));
+        if let Some(disk) = &mut self.disk {
+            disk.switch_off();
+        }
         if catch_unwind(AssertUnwindSafe(|| self.fail_all(message))).is_err() {
             // Who has heard nothing hears it from the stream that ends.
             self.clients.clear();
@@ -480,6 +558,15 @@ impl Drop for EngineLoop {
     fn drop(&mut self) {
         self.shared.occupancy.send_modify(|occupancy| occupancy.stopped = true);
     }
+}
+
+/// A command, should one come first; at most for a moment.
+fn wait_for_disk(disk: &mut DiskPrefix, commands: &Receiver<Command>) -> Option<Command> {
+    if disk.waits_for_room() {
+        return commands.recv_timeout(DISK_WAIT).ok();
+    }
+    disk.wait_for_block(DISK_WAIT);
+    None
 }
 
 fn new_scheduler(config: &EngineConfig) -> Scheduler {

@@ -5,8 +5,10 @@
 pub mod batch;
 pub mod block_manager;
 pub mod constraint;
+pub mod disk_prefix;
 pub mod drafter;
 pub mod engine_loop;
+pub mod kv_store;
 pub mod mask_workers;
 pub mod meters;
 pub mod model_runner;
@@ -17,7 +19,7 @@ pub mod sequence;
 pub mod step_times;
 pub mod token_mask;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -26,8 +28,12 @@ use models::Logits;
 use tokio::sync::{mpsc, watch};
 
 use constraint::Constraint;
+use disk_prefix::DiskLimits;
 use engine_loop::{Add, Command, EngineLoop};
+use kv_store::{BlockStore, DiskStats};
 use meters::{Meters, SequenceClock};
+use prefix_cache::BlockId;
+use sequence::SequenceId;
 use token_mask::TokenMask;
 
 /// One sequence to generate.
@@ -203,6 +209,19 @@ pub trait ModelRunner: Send + 'static {
     fn vocab(&self) -> usize;
     /// Runs `token_ids [T]`; returns the logits of `step.logit_rows`.
     fn run(&mut self, token_ids: &[u32], step: &kernels::Step) -> Result<Logits, String>;
+
+    /// Length of a block of the cache copied out; `None`, as here: this runner's blocks stay where they are.
+    fn block_bytes(&self) -> Option<usize> {
+        None
+    }
+    /// Appends what stands in `block`.
+    fn read_block(&self, block: BlockId, _out: &mut Vec<u8>) -> Result<(), String> {
+        Err(format!("{block:?} stays where it is"))
+    }
+    /// Puts back what [`ModelRunner::read_block`] gave, of any runner of the same model and settings.
+    fn write_block(&mut self, block: BlockId, _bytes: &[u8]) -> Result<(), String> {
+        Err(format!("{block:?} takes nothing from outside"))
+    }
 }
 
 /// Numbers for the status page and metrics; read without stopping the engine.
@@ -237,6 +256,8 @@ pub struct EngineStats {
     pub cancelled_total: u64,
     /// Requests that ended with `Failed`.
     pub failed_total: u64,
+    /// All zero where nothing outlives the process. What is written meanwhile shows at the next step.
+    pub disk: DiskStats,
 }
 
 /// Handle to the engine thread; clones share it. When the last one is dropped, the thread finishes what runs and ends.
@@ -264,6 +285,8 @@ pub struct TokenStream {
 struct StreamNotes {
     /// Written by the engine before each token.
     cached_tokens: AtomicUsize,
+    /// Written by the engine once: the sequence's id and 1; 0 while the request is not with the scheduler.
+    sequence: AtomicU64,
     /// Written by the reader before it drops the stream.
     has_enough: AtomicBool,
     clock: SequenceClock,
@@ -332,6 +355,11 @@ impl TokenStream {
         self.notes.clock.clone()
     }
 
+    /// The sequence that computes this request: `None` until the scheduler has it. For tests and the simulation.
+    pub fn sequence(&self) -> Option<SequenceId> {
+        self.notes.sequence.load(Ordering::Relaxed).checked_sub(1).map(SequenceId)
+    }
+
     /// Ends a reply that is whole though the engine would go on: a stop string came, or all that was wanted. It counts as finished,
     /// where a stream that is merely dropped counts as cancelled.
     pub fn finish(self) {
@@ -356,8 +384,14 @@ impl Engine {
     /// Starts the thread.
     pub fn start(runner: Box<dyn ModelRunner>, config: EngineConfig) -> Self {
         let (engine, engine_loop) = Self::without_thread(runner, config);
-        let thread = std::thread::Builder::new().name("engine".into());
-        thread.spawn(move || engine_loop.run()).expect("the operating system gives no thread");
+        engine_loop.start();
+        engine
+    }
+
+    /// As [`Self::start`], with long prefixes that outlive the process in `store`.
+    pub fn start_with_store(runner: Box<dyn ModelRunner>, config: EngineConfig, store: Box<dyn BlockStore>) -> Self {
+        let (engine, engine_loop) = Self::without_thread(runner, config);
+        engine_loop.with_store(store, DiskLimits::default()).start();
         engine
     }
 

@@ -8,6 +8,7 @@ use models::kv_cache::KvCache;
 use models::{Logits, Model, ModelError};
 
 use super::ModelRunner;
+use super::prefix_cache::BlockId;
 
 /// A model and the pages it writes.
 pub struct LoadedRunner {
@@ -29,6 +30,18 @@ impl ModelRunner for LoadedRunner {
 
     fn run(&mut self, token_ids: &[u32], step: &Step) -> Result<Logits, String> {
         self.model.forward(token_ids, step, &mut self.kv).map_err(|error| message_of(&error))
+    }
+
+    fn block_bytes(&self) -> Option<usize> {
+        self.kv.copied_block_bytes()
+    }
+
+    fn read_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), String> {
+        self.kv.read_block(block.0, out).map_err(|error| message_of(&error.into()))
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), String> {
+        self.kv.write_block(block.0, bytes).map_err(|error| message_of(&error.into()))
     }
 }
 

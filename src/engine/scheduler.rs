@@ -15,12 +15,14 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use kernels::BLOCK_TOKENS;
 
 use super::block_manager::BlockManager;
 use super::drafter::{DRAFT_MAX, rows_worth_checking};
+use super::prefix_cache::BlockId;
 use super::sequence::{Sequence, SequenceId};
 use super::step_times::{StepTimes, Trust};
 use super::{FinishReason, Priority, TokenUsage};
@@ -161,6 +163,12 @@ impl Scheduler {
         };
         self.blocks.release(&mut sequence.table);
         Some(sequence)
+    }
+
+    /// Blocks from elsewhere into the cache, see [`BlockManager::import`]. The decision does not change by it: a sequence finds them
+    /// as it finds any other.
+    pub fn import(&mut self, tokens: &[u32], blocks: Range<usize>, priority: Priority, fill: impl FnMut(usize, BlockId) -> bool) -> usize {
+        self.blocks.import(tokens, blocks, priority, fill)
     }
 
     /// The sequence of a planned chunk.

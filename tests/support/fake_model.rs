@@ -7,6 +7,7 @@
 use kernels::{BLOCK_TOKENS, Step};
 use models::Logits;
 use understudy::engine::constraint::Ending;
+use understudy::engine::prefix_cache::BlockId;
 use understudy::engine::sampler::{Sampler, Scratch};
 use understudy::engine::token_mask::TokenMask;
 use understudy::engine::{EngineConfig, FinishReason, GenerateRequest, GeneratedToken, ModelRunner};
@@ -141,7 +142,33 @@ impl ModelRunner for FakeModel {
         }
         Ok(Logits { values, vocab: self.vocab })
     }
+
+    fn block_bytes(&self) -> Option<usize> {
+        Some(BLOCK_TOKENS * ENTRY_BYTES)
+    }
+
+    fn read_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), String> {
+        for entry in &self.slots[block.index() * BLOCK_TOKENS..][..BLOCK_TOKENS] {
+            out.extend(entry.token.to_le_bytes());
+            out.extend(entry.digest.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), String> {
+        assert_eq!(bytes.len(), BLOCK_TOKENS * ENTRY_BYTES, "a block of another model");
+        let entries = &mut self.slots[block.index() * BLOCK_TOKENS..][..BLOCK_TOKENS];
+        for (entry, bytes) in entries.iter_mut().zip(bytes.as_chunks::<ENTRY_BYTES>().0) {
+            let (token, digest) = bytes.split_first_chunk().expect("longer than a token");
+            let digest = digest.try_into().expect("the rest is the digest");
+            *entry = Entry { token: u32::from_le_bytes(*token), digest: u64::from_le_bytes(digest) };
+        }
+        Ok(())
+    }
 }
+
+/// Of one slot, copied out: its token and its digest.
+const ENTRY_BYTES: usize = 12;
 
 /// The form that [`Step`] promises.
 fn check_form(token_ids: &[u32], step: &Step, slots: usize) {

@@ -23,6 +23,7 @@ pub mod writer;
 
 pub use copy::WeightCopy;
 pub use error::{GgufError, GgufProblem};
+pub use map::FileIdentity;
 pub use metadata::{Array, FromValue, Value, ValueType};
 
 use file::{File, read_file};
@@ -102,6 +103,11 @@ impl Gguf {
     /// Size of the file, or of all parts together.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
+    }
+
+    /// The file, or every part of a split one, where it is mapped; none for a file that was in memory already.
+    pub fn files(&self) -> Vec<(SharedBytes, Option<FileIdentity>)> {
+        self.maps.iter().map(|map| (SharedBytes::new(map.clone()), map.identity)).collect()
     }
 
     /// Size of all tensors together.

@@ -51,6 +51,15 @@ impl<'a> Driver<'a> {
         Ok(milliseconds(first.duration_since(start)))
     }
 
+    /// Milliseconds from the request to the first token of this very prompt, of which the cache must know `cached_tokens`.
+    pub async fn first_token_of(&mut self, prompt: &[u32], cached_tokens: usize) -> anyhow::Result<f64> {
+        let start = Instant::now();
+        let answer = self.answer(prompt.to_vec(), 1).await?;
+        expect_cached(&answer, &prompt[..cached_tokens])?;
+        let first = answer.times.first().context("no token came")?;
+        Ok(milliseconds(first.duration_since(start)))
+    }
+
     /// Tokens a second of so many streams together behind one `context`, counted from when every one has begun until the first has
     /// ended: so that all of them decode all the time that counts.
     pub async fn decode_tokens_per_s(&mut self, count: usize, context: &[u32]) -> anyhow::Result<f64> {
@@ -87,7 +96,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Tokens that no earlier prompt went on with: a fixed sequence (Knuth's linear congruential generator).
-    fn tokens(&mut self, count: usize) -> Vec<u32> {
+    pub fn tokens(&mut self, count: usize) -> Vec<u32> {
         let next = |_| {
             self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             ((self.state >> 33) % self.vocab) as u32
