@@ -33,11 +33,12 @@ impl MemoryDisk {
         let (name, other) = (names[random.below(names.len() as u64) as usize], names[random.below(names.len() as u64) as usize]);
         let mut file = files.remove(&name).expect("it was there");
         match random.below(4) {
-            0 => {
+            // One that ended early may have nothing left to change.
+            0 if !file.is_empty() => {
                 let at = random.below(file.len() as u64) as usize;
                 file[at] ^= 1 << random.below(8);
             }
-            1 => file.truncate(random.below(file.len() as u64) as usize),
+            0 | 1 => file.truncate(random.below(file.len() as u64) as usize),
             2 => return,
             _ => file = files.insert(other, file.clone()).unwrap_or(file),
         }

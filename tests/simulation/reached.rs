@@ -1,0 +1,58 @@
+//! How often the interesting things happened in all seeds together.
+
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Reached {
+    pub answers: usize,
+    pub hits: usize,
+    pub evictions: usize,
+    pub pauses: usize,
+    pub cancels_waiting: usize,
+    pub cancels_prompt: usize,
+    pub cancels_answer: usize,
+    pub failures: usize,
+    pub refusals: usize,
+    pub collisions: usize,
+    pub drafted: usize,
+    pub accepted: usize,
+    pub overtakings: usize,
+    pub out_of_patience: usize,
+    pub constrained: usize,
+    pub late_masks: usize,
+    pub cancels_held: usize,
+    pub disk_reads: usize,
+    pub disk_writes: usize,
+    pub disk_damages: usize,
+}
+
+impl Reached {
+    /// A simulation that never gets there checks nothing.
+    pub fn check(&self) {
+        let Reached { answers, hits, evictions, pauses, failures, refusals, collisions, constrained, late_masks, .. } = *self;
+        let Reached { cancels_waiting, cancels_prompt, cancels_answer, cancels_held, disk_reads, disk_writes, disk_damages, .. } = *self;
+        let Reached { drafted, accepted, overtakings, out_of_patience, .. } = *self;
+        for (what, times) in [
+            ("answers", answers),
+            ("hits", hits),
+            ("evictions", evictions),
+            ("pauses", pauses),
+            ("cancels while waiting", cancels_waiting),
+            ("cancels in the prompt", cancels_prompt),
+            ("cancels in the answer", cancels_answer),
+            ("failures", failures),
+            ("refusals", refusals),
+            ("collisions", collisions),
+            ("drafted tokens", drafted),
+            ("drafted tokens that were right", accepted),
+            ("more urgent ones that were served first", overtakings),
+            ("less urgent ones that had waited too long", out_of_patience),
+            ("constrained answers", constrained),
+            ("late masks", late_masks),
+            ("cancels while the disk is read", cancels_held),
+            ("blocks from the disk", disk_reads),
+            ("blocks to the disk", disk_writes),
+            ("blocks of the disk that were not believed", disk_damages),
+        ] {
+            assert!(times >= 50, "only {times} {what} in all seeds: {self:?}");
+        }
+    }
+}
