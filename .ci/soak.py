@@ -110,7 +110,7 @@ def answer(body):
         response = post(body)
         text = response.read()
         if response.status == 503:
-            check(int(response.headers["retry-after"]) >= 1, "a full queue says when to come back", response.headers)
+            check(int(response.headers["retry-after"]) >= 1, "a full queue says when to come back", response.headers, quiet=True)
             time.sleep(random.random() / 4)
             continue
         check(response.status == 200, "a request is answered", text[:500], quiet=True)
@@ -220,7 +220,7 @@ class Server:
         # Each thread's heap of its own reserves 64 MiB of addresses, which says nothing of memory.
         environment |= {"HOME": home, "MALLOC_ARENA_MAX": "2"}
         limit = f"ulimit -v {address_space_kib};" if address_space_kib else ""
-        command = f"{limit} exec {binary} serve builtin --port {PORT} --memory {BUDGET_MIB}M --parallel 8 --queue 16 --log-level warn"
+        command = f"{limit} exec {binary} serve builtin --port {PORT} --memory {BUDGET_MIB}M --parallel 8 --queue 16 --log-level error"
         self.process = subprocess.Popen(["bash", "-c", command], cwd=home, env=environment, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
         for line in self.process.stdout:
             if line.startswith("try it"):
