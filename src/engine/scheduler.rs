@@ -3,7 +3,7 @@
 //! One budget of rows a step. First every sequence that is one token short (a running stream) gets its row. Then waiting ones are
 //! admitted, and whoever is further from its next token gets what is left: the more urgent first, in order of arrival, but an eighth
 //! is kept for less urgent ones. Beside streams that are as urgent a prompt gets only so many rows that the step stays within
-//! [`STREAM_DELAY_MAX`] of what it takes without. Rows that no prompt wants may check drafted tokens, where that pays.
+//! [`STREAM_DELAY_MAX`] of what it takes without, or within [`STREAM_STEP_S`]. Rows that no prompt wants may check drafted tokens, where that pays.
 //!
 //! Rank is urgency, then arrival; who has been here for [`PATIENCE`] is as urgent as anybody. When a stream needs a block and none is
 //! free or cached, the running sequence of the last rank is paused: its blocks go back, its tokens stay, and it waits for its turn. A
@@ -58,6 +58,10 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A step in which prompts ride along takes at most so many times what its streams take alone, as far as that is known: 3 is what
 /// people are promised, and steps vary.
 pub const STREAM_DELAY_MAX: f64 = 2.5;
+
+/// Nobody notices a step of so many seconds: fifty tokens a second are faster than anybody reads, and a prompt that a faster stream held
+/// back to its own pace would take many times as long.
+pub const STREAM_STEP_S: f64 = 0.02;
 
 /// Of the rows for prompts one in so many is kept for less urgent ones, while there are any.
 const ROWS_FOR_LESS_URGENT: usize = 8;
@@ -315,8 +319,9 @@ impl Scheduler {
         // Nobody is delayed for the less urgent.
         let rows_max = |class: Priority| {
             let rows_max = self.limits.tokens_per_step_max;
-            let alone = times.seconds(streams.len(), Trust::Old).filter(|_| streams.iter().any(|stream| *stream <= class));
-            alone.map_or(rows_max, |alone| times.rows_within(alone * STREAM_DELAY_MAX, streams.len() + 1, rows_max).min(rows_max))
+            let alone = times.seconds_now(streams.len()).filter(|_| streams.iter().any(|stream| *stream <= class));
+            let within = |seconds: f64| times.rows_within(seconds, streams.len() + 1, rows_max).min(rows_max);
+            alone.map_or(rows_max, |alone| within((alone * STREAM_DELAY_MAX).max(STREAM_STEP_S)))
         };
         let wish = |&(class, id): &Rank| (class, self.running(id).expect("it runs").distance());
         let wishes: Vec<(Priority, usize)> = prompts.iter().map(wish).collect();

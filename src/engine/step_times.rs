@@ -15,6 +15,9 @@ const ROW_UNTRIED: f64 = 0.2;
 /// Measurements older than so many steps do not keep anybody from trying again.
 const FORGOTTEN_AFTER_STEPS: u64 = 512;
 
+/// Younger measurements are of now.
+const RECENT_STEPS: u64 = 32;
+
 /// Seconds by rows, in classes: each number of rows to 8, then four classes an octave.
 #[derive(Debug, Clone, Default)]
 pub struct StepTimes {
@@ -86,6 +89,16 @@ impl StepTimes {
             (None, Some(above)) => above.seconds * (1.0 + ROW_UNTRIED * (rows - 1.0)) / (1.0 + ROW_UNTRIED * (above.rows - 1.0)),
             (None, None) => return None,
         })
+    }
+
+    /// What a step of `rows` rows takes now. While prompts ride along nobody measures the streams alone, and they grow longer: where
+    /// the last measurement of so few rows is old, the nearest recent one of more says that it is not less than a share of that.
+    pub fn seconds_now(&self, rows: usize) -> Option<f64> {
+        let known = self.seconds(rows, Trust::Old)?;
+        let is_recent = |point: &&Point| self.steps - point.step <= RECENT_STEPS;
+        let Some(above) = self.points.iter().filter(is_recent).find(|point| point.class >= class_of(rows)) else { return Some(known) };
+        let share = (1.0 + ROW_UNTRIED * (rows as f64 - 1.0)) / (1.0 + ROW_UNTRIED * (above.rows - 1.0));
+        Some(if above.class == class_of(rows) { known } else { known.max(above.seconds * share) })
     }
 
     /// The most rows, `rows_min` to `rows_max`, that a step can have and take no longer than `seconds`, as far as is known.
@@ -162,6 +175,20 @@ mod tests {
         assert_eq!(times.rows_within(0.1201, 1, 512), 16);
         assert_eq!(times.rows_within(0.01, 3, 512), 3, "no fewer than are there anyway");
         assert_eq!(times.rows_within(9.0, 3, 100), 100);
+    }
+
+    #[test]
+    fn streams_that_are_never_alone_are_taken_to_grow_with_the_rest() {
+        let mut times = StepTimes::default();
+        times.record(1, 0.05);
+        times.record(2, 0.06);
+        assert_eq!(times.seconds_now(1), Some(0.05), "measured a moment ago");
+        for _ in 0..60 {
+            times.record(2, 0.12);
+        }
+        assert!((times.seconds_now(1).unwrap() - 0.1).abs() < 1e-3);
+        times.record(1, 0.07);
+        assert!(times.seconds_now(1).unwrap() < 0.06);
     }
 
     #[test]
