@@ -1,7 +1,7 @@
 //! What the engine makes of a model's speed: guessing ahead, streams that go on while a prompt comes, prefixes that are not computed
 //! twice, many streams at once. Printed with the bars beside, never asserted.
 //!
-//!     cargo bench --bench engine -- [MODEL.gguf] [--threads N] [--rounds N] [--only ROW,..]
+//!     cargo bench --bench engine -- [MODEL.gguf] [--threads N] [--rounds N] [--stall-prompt N] [--only ROW,..]
 //!
 //! The model computes every row. Where a row needs a text that the model would not say (an edit of a file), a script says it in its
 //! place: the logits of the right next token are raised, at the cost of the model's own forward pass.
@@ -27,7 +27,6 @@ const CONTEXT: usize = 24_576;
 const TOKENS_PER_STEP_MAX: usize = 512;
 /// Long enough for a coding agent's first words.
 const AGENT_PROMPT: usize = 20_000;
-const STALL_PROMPT: usize = 16_000;
 
 /// Source and prose that anybody who has this file has too.
 const SOURCE: &str = include_str!("../src/engine/block_manager.rs");
@@ -66,18 +65,21 @@ struct Options {
     model: Option<PathBuf>,
     threads: usize,
     rounds: usize,
+    /// Tokens of the prompt that comes beside a stream.
+    stall_prompt: usize,
     only: Vec<String>,
 }
 
 impl Options {
     fn of(mut arguments: impl Iterator<Item = String>) -> Result<Self, Error> {
-        let mut options = Self { model: None, threads: 2, rounds: 3, only: Vec::new() };
+        let mut options = Self { model: None, threads: 2, rounds: 3, stall_prompt: 16_000, only: Vec::new() };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| format!("{argument} wants a value"));
             match argument.as_str() {
                 "--bench" => {}
                 "--threads" => options.threads = value()?.parse()?,
                 "--rounds" => options.rounds = value()?.parse()?,
+                "--stall-prompt" => options.stall_prompt = value()?.parse()?,
                 "--only" => options.only = value()?.split(',').map(str::to_owned).collect(),
                 path if !path.starts_with('-') => options.model = Some(path.into()),
                 unknown => return Err(format!("{unknown} is no option; rows are {}", ROWS.join(", ")).into()),
@@ -123,6 +125,7 @@ struct Bench {
     gguf: Gguf,
     tokenizer: Tokenizer,
     rounds: usize,
+    stall_prompt: usize,
 }
 
 /// How one answer came.
@@ -149,7 +152,7 @@ impl Bench {
             None => Gguf::from_bytes(builtin::bytes(), "the built-in model")?,
         };
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        Ok(Self { name: gguf.name().to_owned(), gguf, tokenizer, rounds: options.rounds })
+        Ok(Self { name: gguf.name().to_owned(), gguf, tokenizer, rounds: options.rounds, stall_prompt: options.stall_prompt })
     }
 
     fn engine(&self, sequences_max: usize, drafts_max: usize) -> Result<(Engine, Script), Error> {
@@ -217,7 +220,7 @@ impl Bench {
         let (engine, _) = self.engine(2, 0)?;
         let (mut ratios, mut normals, mut longests, mut prefills, mut alone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for round in 0..self.rounds as u64 {
-            let prompt = |salt: u64| self.noise(STALL_PROMPT, 100 * salt + round);
+            let prompt = |salt: u64| self.noise(self.stall_prompt, 100 * salt + round);
             let mut stream = engine.generate(request(self.noise(64, round + 1), 16_000))?;
             let mut times = Vec::new();
             while times.len() < 128 {
@@ -235,20 +238,21 @@ impl Bench {
                     _ = other.next() => break,
                 }
             }
-            prefills.push(STALL_PROMPT as f64 / asked.elapsed().as_secs_f64());
+            prefills.push(self.stall_prompt as f64 / asked.elapsed().as_secs_f64());
             let gaps = |from: usize| times[from..].windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64());
             let normal = median(gaps(0).take(127));
             let longest = gaps(127).fold(0.0, f64::max);
             drop(stream);
-            alone.push(STALL_PROMPT as f64 / timed(&engine, request(prompt(2), 1)).await?.first_token().as_secs_f64());
+            alone.push(self.stall_prompt as f64 / timed(&engine, request(prompt(2), 1)).await?.first_token().as_secs_f64());
             ratios.push(longest / normal);
             normals.push(normal * 1e3);
             longests.push(longest * 1e3);
         }
         println!(
-            "stall: a step is {:.2} ms, the longest while {STALL_PROMPT} tokens come {:.2} ms: {:.2} times (bar <= 3); the prompt comes at {:.0} \
+            "stall: a step is {:.2} ms, the longest while {} tokens come {:.2} ms: {:.2} times (bar <= 3); the prompt comes at {:.0} \
              tokens/s, alone at {:.0}",
             median(normals),
+            self.stall_prompt,
             median(longests),
             median(ratios),
             median(prefills),

@@ -48,7 +48,13 @@ fn families(model: &str, stats: &EngineStats, config: &EngineConfig, meters: &Me
         families.counter("generation_tokens_total", "Tokens generated.", stats.generated_tokens_total),
         families.counter("prefix_cache_queries_total", "Tokens looked for in the prefix cache.", stats.cache_queried_tokens_total),
         families.counter("prefix_cache_hits_total", "Of these, tokens found.", stats.cache_hit_tokens_total),
-        families.counter("num_preemptions_total", "Requests paused because the cache was full.", stats.pauses_total),
+        families.counter(
+            "num_preemptions_total",
+            "Requests paused because the cache was full, or for more urgent ones.",
+            stats.pauses_total,
+        ),
+        families.counter("spec_decode_num_draft_tokens_total", "Tokens guessed ahead and checked.", stats.drafted_tokens_total),
+        families.counter("spec_decode_num_accepted_tokens_total", "Of these, tokens that were right.", stats.accepted_tokens_total),
         families.counters(
             "request_success_total",
             "Requests that are over, by how they ended.",

@@ -22,6 +22,8 @@ const NAMES: [(&str, &str); 20] = [
     ("vllm:prefix_cache_queries_total", "counter"),
     ("vllm:prefix_cache_hits_total", "counter"),
     ("vllm:num_preemptions_total", "counter"),
+    ("vllm:spec_decode_num_draft_tokens_total", "counter"),
+    ("vllm:spec_decode_num_accepted_tokens_total", "counter"),
     ("vllm:request_success_total", "counter"),
     ("vllm:time_to_first_token_seconds", "histogram"),
     ("vllm:inter_token_latency_seconds", "histogram"),
