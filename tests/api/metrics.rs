@@ -11,7 +11,7 @@ use crate::support::test_app::{MODEL, Options, TestApp};
 const COMPLETIONS: &str = "/v1/completions";
 
 /// By their full names: what a dashboard made for vLLM asks for.
-const NAMES: [(&str, &str); 20] = [
+const NAMES: [(&str, &str); 22] = [
     ("vllm:num_requests_running", "gauge"),
     ("vllm:num_requests_waiting", "gauge"),
     ("vllm:kv_cache_usage_perc", "gauge"),
