@@ -180,7 +180,7 @@ pub const PARALLEL_MAX: usize = 512;
 pub const QUEUE: usize = 64;
 /// The channel to the engine has its places from the start: 65,536 of 16 bytes are 1 MiB. Nobody waits behind so many.
 pub const QUEUE_MAX: usize = 65_536;
-/// A step of sixteen more rows is as far as checking guesses has ever paid on a CPU; what pays less is not tried.
+/// Rows of guesses in a step; how many of them pay is measured while it runs (`engine/drafter.rs`).
 pub const DRAFTS: usize = 16;
 /// Logits of a step are held for all rows, in a vocabulary of 150,000 some 0.6 MB each.
 pub const DRAFTS_MAX: usize = 64;

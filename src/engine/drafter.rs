@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 
-/// Tokens that must stand there as they stand at the end. Two repeat by chance too often, four miss the line after an edit.
+/// Tokens that must stand there as they stand at the end: fewer repeat by chance more often, more find the place again later after an edit.
 const GRAM: usize = 3;
 /// Rows drafted for one sequence in a step, at most.
 pub const DRAFT_MAX: usize = 16;
