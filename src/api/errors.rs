@@ -1,4 +1,4 @@
-//! What can go wrong with a request, once for all dialects, and how OpenAI's API says it.
+//! What can go wrong with a request, once for all dialects, and how each API says it.
 
 use models::TokenizerError;
 use serde_json::{Value, json};
@@ -122,6 +122,43 @@ pub fn prepare_error(error: PrepareError, prompt_field: &str) -> ApiError {
         PrepareError::Tokenizer(error) if matches!(*error, TokenizerError::NoByteToken(_)) => ApiError::invalid(prompt_field, message),
         PrepareError::Tokenizer(_) => ApiError::new(ErrorKind::Internal, message),
     }
+}
+
+/// Whose errors a client expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorShape {
+    OpenAi,
+    Anthropic,
+}
+
+impl ErrorShape {
+    /// The body of an error reply.
+    pub fn body(self, error: &ApiError, request_id: &str) -> Value {
+        match self {
+            Self::OpenAi => openai_error(error),
+            Self::Anthropic => {
+                let mut body = anthropic_error(error);
+                body["request_id"] = request_id.into();
+                body
+            }
+        }
+    }
+}
+
+/// `{"type": "error", "error": {...}}` as Anthropic's API and its SDKs have it. The field an error is about stands in its message.
+pub fn anthropic_error(error: &ApiError) -> Value {
+    let kind = match error.kind {
+        ErrorKind::InvalidRequest | ErrorKind::MethodNotAllowed | ErrorKind::UnsupportedEncoding | ErrorKind::Timeout => {
+            "invalid_request_error"
+        }
+        ErrorKind::NotFound => "not_found_error",
+        ErrorKind::TooLarge => "request_too_large",
+        ErrorKind::Unauthorized => "authentication_error",
+        ErrorKind::Forbidden => "permission_error",
+        ErrorKind::Unavailable => "overloaded_error",
+        ErrorKind::Internal => "api_error",
+    };
+    json!({"type": "error", "error": {"type": kind, "message": error.message}})
 }
 
 /// `{"error": {...}}` as OpenAI's API and its SDKs have it.

@@ -37,8 +37,12 @@ pub trait Dialect: Sized + Send + 'static {
     /// Frames after the last event of all choices.
     fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>);
 
-    /// The frame that ends a stream which cannot go on.
-    fn error_frame(error: &ApiError) -> Frame;
+    /// What a silent stream says every few seconds, so that the client does not take it for dead. It must be what the client's own
+    /// timers count as life: a comment is not, for some.
+    fn keep_alive(&mut self, head: &ReplyHead) -> KeepAlive;
+
+    /// Frames that end a stream which cannot go on.
+    fn fail(&mut self, head: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>);
 
     /// The whole reply.
     fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value;
@@ -65,6 +69,14 @@ pub struct ReplyHead {
     pub choices: usize,
 }
 
+/// What a silent stream says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// A line that every client skips.
+    Comment,
+    Frame(Frame),
+}
+
 /// One server-sent event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -80,5 +92,10 @@ impl Frame {
 
     pub fn json(value: &Value) -> Self {
         Self::data(value.to_string())
+    }
+
+    /// With an `event:` line.
+    pub fn named(event: &'static str, value: &Value) -> Self {
+        Self { event: Some(event), data: value.to_string() }
     }
 }

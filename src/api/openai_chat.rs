@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::errors::ApiError;
 use super::fields::{Fields, kind_of, parse_object, quoted};
 use super::openai_shared::{self as shared, Delivery};
-use super::{Call, Dialect, Frame, ReplyHead};
+use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::reply::Reply;
 use crate::chat::{
     Conversation, Event, FinishReason, Message, Part, Prompt, Role, ScoredToken, ToolCall, ToolChoice, ToolDefinition, Usage,
@@ -56,7 +56,7 @@ impl Dialect for OpenAiChat {
             }
             Event::Finished { reason, .. } => self.chunk(head, choice, json!({}), &[], Some(&reason)),
             Event::ToolCallEnded { .. } => return,
-            Event::Failed(message) => Self::error_frame(&ApiError::engine_failed(&message)),
+            Event::Failed(message) => return self.fail(head, &ApiError::engine_failed(&message), frames),
         };
         frames.push(frame);
     }
@@ -71,8 +71,12 @@ impl Dialect for OpenAiChat {
         frames.push(Frame::data("[DONE]"));
     }
 
-    fn error_frame(error: &ApiError) -> Frame {
-        Frame::json(&super::errors::openai_error(error))
+    fn keep_alive(&mut self, _: &ReplyHead) -> KeepAlive {
+        KeepAlive::Comment
+    }
+
+    fn fail(&mut self, _: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>) {
+        frames.push(Frame::json(&super::errors::openai_error(error)));
     }
 
     fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
@@ -151,7 +155,7 @@ fn read_conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
     let tool_choice = read_tool_choice(fields, &tools)?;
     let template_variables = fields.object("chat_template_kwargs")?.map(|variables| variables.map().clone()).unwrap_or_default();
     let parallel_tool_calls = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
-    Ok(Conversation { messages, tools, tool_choice, parallel_tool_calls, template_variables })
+    Ok(Conversation { messages, tools, tool_choice, parallel_tool_calls, template_variables, ..Conversation::default() })
 }
 
 fn read_message(value: &Value, place: String) -> Result<Message, ApiError> {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::errors::ApiError;
 use super::fields::{Fields, kind_of, parse_object};
 use super::openai_shared::{self as shared, Delivery};
-use super::{Call, Dialect, Frame, ReplyHead};
+use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::reply::Reply;
 use crate::chat::{Event, FinishReason, Prompt, ScoredToken, TokenText, Usage};
 
@@ -60,7 +60,7 @@ impl Dialect for OpenAiCompletions {
             Event::Finished { reason, .. } => self.chunk(head, choice, "", &[], Some(&reason)),
             // A bare prompt has neither tools nor thinking.
             Event::Thinking(_) | Event::ToolCallStarted { .. } | Event::ToolCallArguments { .. } | Event::ToolCallEnded { .. } => return,
-            Event::Failed(message) => Self::error_frame(&ApiError::engine_failed(&message)),
+            Event::Failed(message) => return self.fail(head, &ApiError::engine_failed(&message), frames),
         };
         frames.push(frame);
     }
@@ -75,8 +75,12 @@ impl Dialect for OpenAiCompletions {
         frames.push(Frame::data("[DONE]"));
     }
 
-    fn error_frame(error: &ApiError) -> Frame {
-        Frame::json(&super::errors::openai_error(error))
+    fn keep_alive(&mut self, _: &ReplyHead) -> KeepAlive {
+        KeepAlive::Comment
+    }
+
+    fn fail(&mut self, _: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>) {
+        frames.push(Frame::json(&super::errors::openai_error(error)));
     }
 
     fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {

@@ -40,6 +40,8 @@ pub struct Request {
     /// Tokens that end the reply beside the model's own ends of turn.
     pub stop_token_ids: Vec<u32>,
     pub sampling: SamplingOptions,
+    /// What the text of the reply must be.
+    pub output_format: OutputFormat,
     /// `Some(n)`: log-probabilities of each token and of the `n` likeliest.
     pub top_logprobs: Option<usize>,
     /// The reply begins with the prompt's own text.
@@ -70,6 +72,9 @@ pub struct Conversation {
     pub tool_choice: ToolChoice,
     /// `false`: at most one tool call in the reply.
     pub parallel_tool_calls: bool,
+    pub thinking: Thinking,
+    /// The last message is the assistant's and is not finished: the reply goes on where it ends ("prefill").
+    pub continues_last: bool,
     /// Extra variables for the chat template (`enable_thinking`, ...).
     pub template_variables: Map<String, Value>,
 }
@@ -137,6 +142,43 @@ pub enum ToolChoice {
     Required,
     /// This tool must be called.
     Named(String),
+    /// Only these may be called, though the model is shown all (so that the prompt stays the same); `required`: one of them must be.
+    Allowed { names: Vec<String>, required: bool },
+}
+
+/// What the text of a reply must be, from its first character to its last. Thinking and tool calls are not part of it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum OutputFormat {
+    #[default]
+    Text,
+    /// Some JSON object.
+    JsonObject,
+    /// JSON that follows this schema.
+    JsonSchema(Value),
+    /// A text that the whole of this expression matches (the syntax of Rust's `regex`).
+    Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+    /// A grammar in llguidance's dialect of Lark.
+    Lark(String),
+}
+
+/// Whether and how long the model thinks before it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Thinking {
+    /// `None`: as the model's template has it.
+    pub wanted: Option<bool>,
+    /// Tokens after which thinking is ended for the model.
+    pub budget_tokens: Option<usize>,
+    pub effort: Option<Effort>,
+}
+
+/// How hard to think, for templates that ask (gpt-oss).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effort {
+    Low,
+    Medium,
+    High,
 }
 
 /// A call the assistant made.

@@ -165,15 +165,19 @@ impl TextModel {
             return Ok(None);
         }
         if !self.template.calls_tools_as_hermes() {
-            return if conversation.tool_choice == ToolChoice::Auto { Ok(None) } else { Err(PrepareError::CannotForceCalls) };
+            let must_call = matches!(
+                conversation.tool_choice,
+                ToolChoice::Required | ToolChoice::Named(_) | ToolChoice::Allowed { required: true, .. }
+            );
+            return if must_call { Err(PrepareError::CannotForceCalls) } else { Ok(None) };
         }
         let begun = match &conversation.tool_choice {
             ToolChoice::Named(name) => {
                 let name = serde_json::Value::String(name.clone());
                 Some(format!("\n{{\"name\": {name}, \"arguments\": "))
             }
-            ToolChoice::Required => Some("\n{\"name\": \"".to_owned()),
-            ToolChoice::Auto | ToolChoice::None => None,
+            ToolChoice::Required | ToolChoice::Allowed { required: true, .. } => Some("\n{\"name\": \"".to_owned()),
+            ToolChoice::Auto | ToolChoice::None | ToolChoice::Allowed { .. } => None,
         };
         let single_call = !conversation.parallel_tool_calls || matches!(conversation.tool_choice, ToolChoice::Named(_));
         Ok(Some(ToolOutput { single_call, begun }))

@@ -203,6 +203,7 @@ impl Chat<'_> {
             tool_choice: ToolChoice::None,
             parallel_tool_calls: true,
             template_variables: serde_json::Map::new(),
+            ..Conversation::default()
         };
         let request = Request {
             prompts: vec![Prompt::Conversation(conversation)],

@@ -1,5 +1,5 @@
-//! What every request passes on its way in and every reply on its way out: an id, the Host and Origin checks, CORS, the key; and
-//! the errors that belong to no dialect.
+//! What every request passes on its way in and every reply on its way out: an id, the Host and Origin checks, CORS, the key. Handlers
+//! return errors as they are; here they are written in the shape that the client reads.
 
 use std::panic::AssertUnwindSafe;
 
@@ -13,9 +13,11 @@ use futures_util::FutureExt;
 use super::request_id::RequestId;
 use super::who_may_ask::{OriginVerdict, host_is_ours, judge_origin, presented_key};
 use super::{AppState, body};
-use crate::api::errors::{ApiError, ErrorKind, openai_error};
+use crate::api::errors::{ApiError, ErrorKind, ErrorShape};
 
 const REQUEST_ID: &str = "x-request-id";
+/// Anthropic's name for it.
+const REQUEST_ID_OF_ANTHROPIC: &str = "request-id";
 
 /// Who asks, as far as the key tells; handlers find it in the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,7 @@ pub async fn edge(State(state): State<AppState>, mut request: Request, next: Nex
     let id = RequestId::of(text(request.headers(), REQUEST_ID));
     request.extensions_mut().insert(id.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let shape = error_shape(&path, request.headers());
     let origin = request.headers().get(header::ORIGIN).cloned();
     let mut allowed_origin = None;
     let mut response = match admit(&state, &request) {
@@ -42,16 +45,25 @@ pub async fn edge(State(state): State<AppState>, mut request: Request, next: Nex
                 inner(&state, request, next).await
             }
         }
-        Err(error) => refuse(request, &error).await,
+        Err(error) => refuse(request, error).await,
     };
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        let said_by_router = std::mem::take(response.headers_mut());
+        response = written(&error, shape, &id.0);
+        // Which methods a route takes, after a 405.
+        response.headers_mut().extend(said_by_router.into_iter().filter(|(name, _)| *name == Some(header::ALLOW)));
+    }
     if let Some(origin) = allowed_origin {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.append(header::VARY, HeaderValue::from_static("origin"));
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id, retry-after"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id, request-id, retry-after, x-should-retry"));
     }
     tracing::debug!(id = id.0.as_str(), %method, path, status = response.status().as_u16(), "answered");
     if let Ok(value) = HeaderValue::from_str(&id.0) {
+        if shape == ErrorShape::Anthropic {
+            response.headers_mut().insert(REQUEST_ID_OF_ANTHROPIC, value.clone());
+        }
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
@@ -61,11 +73,11 @@ pub async fn edge(State(state): State<AppState>, mut request: Request, next: Nex
 async fn inner(state: &AppState, mut request: Request, next: Next) -> Response {
     match check_key(state, &request) {
         Ok(asker) => request.extensions_mut().insert(asker),
-        Err(error) => return refuse(request, &error).await,
+        Err(error) => return refuse(request, error).await,
     };
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
-        Err(_) => error_response(&ApiError::new(ErrorKind::Internal, "the server failed to answer this request; its log says why")),
+        Err(_) => ApiError::new(ErrorKind::Internal, "the server failed to answer this request; its log says why").into_response(),
     }
 }
 
@@ -110,9 +122,9 @@ fn check_key(state: &AppState, request: &Request) -> Result<Asker, ApiError> {
 }
 
 /// Answers without looking at the body, which is read all the same, so that the client gets to see the answer.
-async fn refuse(request: Request, error: &ApiError) -> Response {
+async fn refuse(request: Request, error: ApiError) -> Response {
     body::discard(request.into_body()).await;
-    error_response(error)
+    error.into_response()
 }
 
 fn is_preflight(request: &Request) -> bool {
@@ -136,20 +148,43 @@ fn preflight(asked: &HeaderMap) -> Response {
 
 pub async fn not_found(method: Method, uri: Uri) -> Response {
     let path: String = uri.path().chars().take(200).collect();
-    error_response(&ApiError::new(ErrorKind::NotFound, format!("there is no {method} {path} here")).with_code("unknown_url"))
+    ApiError::new(ErrorKind::NotFound, format!("there is no {method} {path} here")).with_code("unknown_url").into_response()
 }
 
 pub async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     let message = format!("{} does not take {method}", uri.path());
-    error_response(&ApiError::new(ErrorKind::MethodNotAllowed, message).with_code("method_not_allowed"))
+    ApiError::new(ErrorKind::MethodNotAllowed, message).with_code("method_not_allowed").into_response()
 }
 
-pub fn error_response(error: &ApiError) -> Response {
-    let status = StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(openai_error(error))).into_response();
+/// Carries the error to [`edge`], which writes it.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = status(&self).into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Anthropic's clients speak to its paths, or say which version of its API they know.
+fn error_shape(path: &str, headers: &HeaderMap) -> ErrorShape {
+    let of_anthropic = path.starts_with("/v1/messages") || headers.contains_key("anthropic-version");
+    if of_anthropic { ErrorShape::Anthropic } else { ErrorShape::OpenAi }
+}
+
+fn status(error: &ApiError) -> StatusCode {
+    StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn written(error: &ApiError, shape: ErrorShape, request_id: &str) -> Response {
+    let mut response = (status(error), Json(shape.body(error, request_id))).into_response();
     let headers = response.headers_mut();
     if let Some(seconds) = error.retry_after_s {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    // Both vendors' SDKs follow it against their own rules, which would try again after every 503.
+    if error.kind == ErrorKind::Unavailable {
+        let again = if error.retry_after_s.is_some() { "true" } else { "false" };
+        headers.insert("x-should-retry", HeaderValue::from_static(again));
     }
     if error.kind == ErrorKind::Unauthorized {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

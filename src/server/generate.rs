@@ -16,13 +16,12 @@ use futures_util::stream::unfold;
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
-use super::edge::error_response;
 use super::request_id::{RequestId, random, random_name};
 use super::request_log::{Outcome, RequestLog};
 use super::status::check_model;
 use super::{AppState, Phase, body, sse};
 use crate::api::errors::{ApiError, ErrorKind, admission_error, prepare_error};
-use crate::api::{Call, Dialect, Frame, ReplyHead};
+use crate::api::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::output::{Flow, Output};
 use crate::chat::prepare::{Job, Surroundings};
 use crate::chat::reply::{Reply, total_usage};
@@ -41,7 +40,7 @@ pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): 
         Ok(begun) => begun,
         Err(error) => {
             log.outcome = Outcome::of(&error);
-            return error_response(&error);
+            return error.into_response();
         }
     };
     (log.stream, log.clocks) = (begun.stream, begun.choices.clocks());
@@ -122,7 +121,7 @@ impl<D: Dialect> Begun<D> {
             }
             Err(error) => {
                 log.outcome = Outcome::of(&error);
-                error_response(&error)
+                error.into_response()
             }
         }
     }
@@ -170,7 +169,7 @@ impl<D: Dialect> EventStream<D> {
                 biased;
                 event = self.begun.choices.next() => self.event(event),
                 () = self.state.reached(Phase::CutOff) => self.fail(&ApiError::draining()),
-                () = sleep_until(silent_until) => return Some(sse::KEEP_ALIVE),
+                () = sleep_until(silent_until) => return Some(self.sign_of_life()),
             }
         }
         Some(sse::encode(&std::mem::take(&mut self.frames)))
@@ -200,7 +199,14 @@ impl<D: Dialect> EventStream<D> {
         self.over = true;
         self.log.outcome = Outcome::of(error);
         self.begun.choices.cancel();
-        self.frames.push(D::error_frame(error));
+        self.begun.dialect.fail(&self.begun.head, error, &mut self.frames);
+    }
+
+    fn sign_of_life(&mut self) -> Bytes {
+        match self.begun.dialect.keep_alive(&self.begun.head) {
+            KeepAlive::Comment => sse::COMMENT,
+            KeepAlive::Frame(frame) => sse::encode(&[frame]),
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use prometheus::core::Collector;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Histogram, TextEncoder};
 
-use super::edge::error_response;
 use super::{AppState, Served};
 use crate::api::errors::{ApiError, ErrorKind};
 use crate::engine::meters::Meters;
@@ -26,7 +25,7 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
     });
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
-        Err(error) => error_response(&error),
+        Err(error) => error.into_response(),
     }
 }
 

@@ -9,7 +9,7 @@ use futures_util::Stream;
 use crate::api::Frame;
 
 /// A line that clients skip: it says that the connection lives.
-pub const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+pub const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
 
 /// The bytes of some frames, each closed by an empty line.
 pub fn encode(frames: &[Frame]) -> Bytes {

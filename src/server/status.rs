@@ -7,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::edge::{Asker, error_response};
+use super::edge::Asker;
 use super::{AppState, Phase};
 use crate::api::errors::ApiError;
 use crate::api::openai_models;
@@ -29,7 +29,7 @@ pub async fn readyz(State(state): State<AppState>, Extension(asker): Extension<A
     match ready {
         Ok(_) if asker == Asker::Stranger => (StatusCode::OK, Json(json!({"status": "ok"}))).into_response(),
         Ok(served) => (StatusCode::OK, Json(json!({"status": "ok", "model": served.card.id}))).into_response(),
-        Err(error) => error_response(&error),
+        Err(error) => error.into_response(),
     }
 }
 
@@ -45,19 +45,19 @@ pub async fn hello(State(state): State<AppState>, Extension(asker): Extension<As
 pub async fn models(State(state): State<AppState>) -> Response {
     match state.served() {
         Ok(served) => Json(openai_models::list(std::slice::from_ref(&served.card))).into_response(),
-        Err(error) => error_response(&error),
+        Err(error) => error.into_response(),
     }
 }
 
 /// Any name means the loaded model, unless names are strict; the reply tells its true one.
 pub async fn model(State(state): State<AppState>, id: Result<Path<String>, PathRejection>) -> Response {
     let Ok(Path(id)) = id else {
-        return error_response(&ApiError::invalid("model", "the model's name in the path is not UTF-8"));
+        return ApiError::invalid("model", "the model's name in the path is not UTF-8").into_response();
     };
     let found = state.served().and_then(|served| check_model(&state, Some(&id), &served.card.id).map(|()| served));
     match found {
         Ok(served) => Json(openai_models::model(&served.card)).into_response(),
-        Err(error) => error_response(&error),
+        Err(error) => error.into_response(),
     }
 }
 
