@@ -7,7 +7,9 @@ pub mod openai_chat;
 pub mod openai_completions;
 pub mod openai_models;
 pub mod openai_shared;
+pub mod openai_tools;
 pub mod sampling_fields;
+pub mod thinking_fields;
 
 pub mod errors;
 pub mod fields;
@@ -30,6 +32,9 @@ pub trait Dialect: Sized + Send + 'static {
 
     /// Frames before the first event of any choice.
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>);
+
+    /// How far a choice has come, said before each of its events.
+    fn progress(&mut self, _choice: usize, _usage: Usage) {}
 
     /// Frames of one event of one choice.
     fn event(&mut self, head: &ReplyHead, choice: usize, event: Event, frames: &mut Vec<Frame>);

@@ -3,19 +3,21 @@
 use serde_json::{Map, Value, json};
 
 use super::errors::ApiError;
-use super::fields::{Fields, kind_of, parse_object, quoted};
+use super::fields::{Fields, parse_object, quoted};
 use super::openai_shared::{self as shared, Delivery};
+use super::openai_tools::{read_tool_choice, read_tools};
+use super::thinking_fields::read_thinking;
 use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::reply::Reply;
-use crate::chat::{
-    Conversation, Event, FinishReason, Message, Part, Prompt, Role, ScoredToken, ToolCall, ToolChoice, ToolDefinition, Usage,
-};
+use crate::chat::{Conversation, Event, FinishReason, Message, Part, Prompt, Role, ScoredToken, ToolCall, Usage};
 
 /// One request's way of answering.
 #[derive(Debug)]
 pub struct OpenAiChat {
     delivery: Delivery,
     logprobs: bool,
+    /// Of each choice, as far as it has come; kept only where each chunk is to tell it.
+    running: Vec<Usage>,
 }
 
 impl Dialect for OpenAiChat {
@@ -33,13 +35,17 @@ impl Dialect for OpenAiChat {
         request.top_logprobs = logprobs.then_some(top_logprobs);
         request.prompts = vec![Prompt::Conversation(conversation)];
         let model = shared::read_model(&fields)?;
-        Ok(Call { request, stream: delivery.stream, model, dialect: Self { delivery, logprobs } })
+        Ok(Call { request, stream: delivery.stream, model, dialect: Self { delivery, logprobs, running: Vec::new() } })
     }
 
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>) {
         for choice in 0..head.choices {
             frames.push(self.chunk(head, choice, json!({"role": "assistant", "content": ""}), &[], None));
         }
+    }
+
+    fn progress(&mut self, choice: usize, usage: Usage) {
+        self.delivery.note(&mut self.running, choice, usage);
     }
 
     fn event(&mut self, head: &ReplyHead, choice: usize, event: Event, frames: &mut Vec<Frame>) {
@@ -71,8 +77,9 @@ impl Dialect for OpenAiChat {
         frames.push(Frame::data("[DONE]"));
     }
 
-    fn keep_alive(&mut self, _: &ReplyHead) -> KeepAlive {
-        KeepAlive::Comment
+    /// A chunk that says nothing: clients that watch for data see some.
+    fn keep_alive(&mut self, head: &ReplyHead) -> KeepAlive {
+        KeepAlive::Frame(self.chunk(head, 0, json!({}), &[], None))
     }
 
     fn fail(&mut self, _: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>) {
@@ -98,9 +105,7 @@ impl OpenAiChat {
         let logprobs = if tokens.is_empty() { Value::Null } else { logprobs(tokens) };
         let finish = finish.map(shared::finish_reason);
         chunk.insert("choices".into(), json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]));
-        if self.delivery.include_usage {
-            chunk.insert("usage".into(), Value::Null);
-        }
+        self.delivery.insert_usage(&mut chunk, &self.running, index);
         Frame::json(&Value::Object(chunk))
     }
 
@@ -153,9 +158,35 @@ fn read_conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
     let messages = messages.collect::<Result<Vec<_>, _>>()?;
     let tools = read_tools(fields)?;
     let tool_choice = read_tool_choice(fields, &tools)?;
+    refuse_functions(fields)?;
     let template_variables = fields.object("chat_template_kwargs")?.map(|variables| variables.map().clone()).unwrap_or_default();
     let parallel_tool_calls = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
-    Ok(Conversation { messages, tools, tool_choice, parallel_tool_calls, template_variables, ..Conversation::default() })
+    let continues_last = continues_last(fields, &messages)?;
+    let thinking = read_thinking(fields)?;
+    Ok(Conversation { messages, tools, tool_choice, parallel_tool_calls, template_variables, thinking, continues_last })
+}
+
+/// An assistant's message at the end is a beginning to go on with, as vLLM's `continue_final_message` and llama.cpp's server have it, unless
+/// the request asks for a turn of its own.
+fn continues_last(fields: &Fields<'_>, messages: &[Message]) -> Result<bool, ApiError> {
+    let is_begun = messages.last().is_some_and(|last| last.role == Role::Assistant && last.tool_calls.is_empty());
+    let own_turn = fields.boolean("add_generation_prompt")?.unwrap_or(false);
+    match fields.boolean("continue_final_message")? {
+        Some(true) if !is_begun => {
+            Err(fields.error("continue_final_message", "needs a last message of the assistant's, without tool calls"))
+        }
+        Some(true) if own_turn => Err(fields.error("continue_final_message", "and `add_generation_prompt` exclude each other")),
+        Some(wanted) => Ok(wanted),
+        None => Ok(is_begun && !own_turn),
+    }
+}
+
+/// What came before `tools`: a reply in its form would be another grammar, which no client of today reads.
+fn refuse_functions(fields: &Fields<'_>) -> Result<(), ApiError> {
+    match ["functions", "function_call"].into_iter().find(|name| fields.get(name).is_some()) {
+        Some(name) => Err(fields.error(name, "is the form before `tools` and is not supported; send `tools` and `tool_choice`")),
+        None => Ok(()),
+    }
 }
 
 fn read_message(value: &Value, place: String) -> Result<Message, ApiError> {
@@ -231,57 +262,4 @@ fn read_tool_calls(message: &Fields<'_>) -> Result<Vec<ToolCall>, ApiError> {
         Ok(ToolCall { id, name, arguments })
     };
     calls.iter().enumerate().map(call).collect()
-}
-
-/// Function tools; tools of other types are for other servers and left out.
-fn read_tools(fields: &Fields<'_>) -> Result<Vec<ToolDefinition>, ApiError> {
-    let tools = fields.array("tools")?.unwrap_or_default();
-    let mut definitions = Vec::with_capacity(tools.len());
-    for (index, value) in tools.iter().enumerate() {
-        let tool = Fields::of(value, format!("tools[{index}]"))?;
-        if tool.string("type")?.is_some_and(|kind| kind != "function") {
-            continue;
-        }
-        // The Responses API writes the function's fields beside `type`.
-        let function = tool.object("function")?.unwrap_or(tool);
-        function.require("name")?;
-        definitions.push(ToolDefinition {
-            name: function.string("name")?.unwrap_or_default().to_owned(),
-            description: function.string("description")?.map(str::to_owned),
-            parameters: function.object("parameters")?.map(|parameters| Value::Object(parameters.map().clone())),
-            strict: function.boolean("strict")?.unwrap_or(false),
-        });
-    }
-    Ok(definitions)
-}
-
-fn read_tool_choice(fields: &Fields<'_>, tools: &[ToolDefinition]) -> Result<ToolChoice, ApiError> {
-    let choice = match fields.get("tool_choice") {
-        None => ToolChoice::Auto,
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" => ToolChoice::Auto,
-            "none" => ToolChoice::None,
-            "required" | "any" => ToolChoice::Required,
-            other => {
-                return Err(fields.error("tool_choice", format_args!("must be auto, none, required or a function, not {}", quoted(other))));
-            }
-        },
-        Some(value @ Value::Object(_)) => {
-            let choice = Fields::of(value, fields.place("tool_choice"))?;
-            let function = choice.object("function")?.unwrap_or(choice);
-            function.require("name")?;
-            ToolChoice::Named(function.string("name")?.unwrap_or_default().to_owned())
-        }
-        Some(other) => {
-            let problem = format_args!("must be a string or an object, not {}", kind_of(other));
-            return Err(fields.error("tool_choice", problem));
-        }
-    };
-    match &choice {
-        ToolChoice::Required if tools.is_empty() => Err(fields.error("tool_choice", "is `required`, but there are no `tools`")),
-        ToolChoice::Named(name) if !tools.iter().any(|tool| tool.name == *name) => {
-            Err(fields.error("tool_choice", format_args!("names the function {}, which is not among the `tools`", quoted(name))))
-        }
-        _ => Ok(choice),
-    }
 }

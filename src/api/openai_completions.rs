@@ -18,6 +18,8 @@ pub struct OpenAiCompletions {
     delivery: Delivery,
     /// `logprobs`: how many rivals of each token are told.
     top_logprobs: Option<usize>,
+    /// Of each choice, as far as it has come; kept only where each chunk is to tell it.
+    running: Vec<Usage>,
 }
 
 impl Dialect for OpenAiCompletions {
@@ -48,11 +50,15 @@ impl Dialect for OpenAiCompletions {
         if request.echo && request.top_logprobs.is_some() {
             return Err(fields.error("echo", "together with `logprobs` is not supported: the prompt's log-probabilities are not computed"));
         }
-        let dialect = Self { delivery, top_logprobs: request.top_logprobs };
+        let dialect = Self { delivery, top_logprobs: request.top_logprobs, running: Vec::new() };
         Ok(Call { stream: delivery.stream, model: shared::read_model(&fields)?, request, dialect })
     }
 
     fn open(&mut self, _: &ReplyHead, _: &mut Vec<Frame>) {}
+
+    fn progress(&mut self, choice: usize, usage: Usage) {
+        self.delivery.note(&mut self.running, choice, usage);
+    }
 
     fn event(&mut self, head: &ReplyHead, choice: usize, event: Event, frames: &mut Vec<Frame>) {
         let frame = match event {
@@ -75,8 +81,8 @@ impl Dialect for OpenAiCompletions {
         frames.push(Frame::data("[DONE]"));
     }
 
-    fn keep_alive(&mut self, _: &ReplyHead) -> KeepAlive {
-        KeepAlive::Comment
+    fn keep_alive(&mut self, head: &ReplyHead) -> KeepAlive {
+        KeepAlive::Frame(self.chunk(head, 0, "", &[], None))
     }
 
     fn fail(&mut self, _: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>) {
@@ -101,9 +107,7 @@ impl OpenAiCompletions {
         let logprobs = if tokens.is_empty() { Value::Null } else { self.logprobs(tokens) };
         let finish = finish.map(shared::finish_reason);
         chunk.insert("choices".into(), json!([{"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}]));
-        if self.delivery.include_usage {
-            chunk.insert("usage".into(), Value::Null);
-        }
+        self.delivery.insert_usage(&mut chunk, &self.running, index);
         Frame::json(&Value::Object(chunk))
     }
 

@@ -1,6 +1,6 @@
 //! What OpenAI's chat completions and completions have in common: sampling fields, limits, usage, reasons to finish.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::errors::ApiError;
 use super::fields::{Fields, kind_of};
@@ -27,6 +27,29 @@ pub struct Delivery {
     pub stream: bool,
     /// `stream_options.include_usage`: a last chunk with the usage, and `usage: null` in the others.
     pub include_usage: bool,
+    /// vLLM's `continuous_usage_stats`: the usage so far in every chunk.
+    pub continuous_usage: bool,
+}
+
+impl Delivery {
+    /// Keeps a choice's usage, where each chunk is to tell it.
+    pub fn note(&self, running: &mut Vec<Usage>, choice: usize, usage: Usage) {
+        if self.continuous_usage {
+            if running.len() <= choice {
+                running.resize(choice + 1, Usage::default());
+            }
+            running[choice] = usage;
+        }
+    }
+
+    /// What a chunk of `choice` says of usage.
+    pub fn insert_usage(&self, chunk: &mut Map<String, Value>, running: &[Usage], choice: usize) {
+        if self.continuous_usage {
+            chunk.insert("usage".into(), usage(&running.get(choice).copied().unwrap_or_default()));
+        } else if self.include_usage {
+            chunk.insert("usage".into(), Value::Null);
+        }
+    }
 }
 
 /// Everything but the prompt and the log-probabilities.
@@ -44,11 +67,14 @@ pub fn read_request(fields: &Fields<'_>) -> Result<(Request, Delivery), ApiError
         ..Request::default()
     };
     let options = fields.object("stream_options")?;
-    let include_usage = match &options {
-        Some(options) => options.boolean("include_usage")?.unwrap_or(false),
-        None => false,
+    let option = |name: &str| match &options {
+        Some(options) => Ok(options.boolean(name)?.unwrap_or(false)),
+        None => Ok(false),
     };
-    Ok((request, Delivery { stream: fields.boolean("stream")?.unwrap_or(false), include_usage }))
+    let include_usage = option("include_usage")?;
+    // As in vLLM it only says how often the usage comes, not whether.
+    let continuous_usage = include_usage && option("continuous_usage_stats")?;
+    Ok((request, Delivery { stream: fields.boolean("stream")?.unwrap_or(false), include_usage, continuous_usage }))
 }
 
 /// OpenAI's `service_tier: "flex"` (cheaper and slower), or vLLM's `priority`, where a larger number is served later.

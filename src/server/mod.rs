@@ -2,8 +2,10 @@
 //!
 //! Invariant: decides nothing about text or tokens. Bytes go to a dialect of `api/`, tokens come from the engine.
 
+pub mod choices;
 pub mod generate;
 pub mod metrics;
+pub mod run;
 pub mod status;
 
 pub mod edge;
@@ -35,6 +37,7 @@ use crate::engine::Engine;
 use body::BodyBudget;
 use config::ServerConfig;
 pub use listen::serve;
+use run::Runs;
 
 /// Every route of the server.
 pub fn router(state: AppState) -> Router {
@@ -65,6 +68,7 @@ pub struct AppState(Arc<Shared>);
 struct Shared {
     config: ServerConfig,
     bodies: BodyBudget,
+    runs: Runs,
     preparing: Arc<Semaphore>,
     /// Filled once, when the model is loaded.
     served: OnceLock<Served>,
@@ -101,7 +105,7 @@ impl AppState {
         let bodies = BodyBudget::new(config.bodies_bytes_max.max(config.body_bytes_max));
         let preparing = Arc::new(Semaphore::new(PREPARING_MAX));
         let (served, bound_to) = (OnceLock::new(), OnceLock::new());
-        Self(Arc::new(Shared { config, bodies, preparing, served, phase, bound_to, clock: Box::new(clock) }))
+        Self(Arc::new(Shared { config, bodies, runs: Runs::default(), preparing, served, phase, bound_to, clock: Box::new(clock) }))
     }
 
     /// The model is there: from now on requests are answered. Only the first call counts.
@@ -121,6 +125,11 @@ impl AppState {
 
     pub fn bodies(&self) -> &BodyBudget {
         &self.0.bodies
+    }
+
+    /// Replies that a request sent again can join.
+    pub fn runs(&self) -> &Runs {
+        &self.0.runs
     }
 
     /// Waits until a large body may be parsed and tokenized.

@@ -8,4 +8,5 @@ mod edge;
 mod lifecycle;
 mod metrics;
 mod sampling;
+mod sent_again;
 mod templates;
