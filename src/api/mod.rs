@@ -3,6 +3,7 @@
 //! Invariant: pure. Knows no HTTP library, no clock and no engine; what it accepts is wide, what it emits is exact.
 #![deny(clippy::disallowed_methods)]
 
+pub mod llama_infill;
 pub mod openai_chat;
 pub mod openai_completions;
 pub mod openai_models;

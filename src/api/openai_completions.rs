@@ -173,7 +173,7 @@ fn read_prompts(fields: &Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
 fn with_suffix(prompts: Vec<Prompt>, fields: &Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
     let Some(suffix) = fields.string("suffix")?.filter(|suffix| !suffix.is_empty()) else { return Ok(prompts) };
     let middle = |prompt: Prompt| match prompt {
-        Prompt::Text(prefix) => Ok(Prompt::FillInTheMiddle { prefix, suffix: suffix.to_owned() }),
+        Prompt::Text(prefix) => Ok(Prompt::FillInTheMiddle { prefix, suffix: suffix.to_owned(), files: Vec::new() }),
         _ => Err(fields.error("suffix", "needs a prompt of text")),
     };
     prompts.into_iter().map(middle).collect()

@@ -29,6 +29,7 @@ use axum::routing::{get, post};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::api::errors::ApiError;
+use crate::api::llama_infill::LlamaInfill;
 use crate::api::openai_chat::OpenAiChat;
 use crate::api::openai_completions::OpenAiCompletions;
 use crate::api::openai_models::ModelCard;
@@ -44,6 +45,7 @@ pub fn router(state: AppState) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(generate::generate::<OpenAiChat>))
         .route("/v1/completions", post(generate::generate::<OpenAiCompletions>))
+        .route("/infill", post(generate::generate::<LlamaInfill>))
         .route("/v1/models", get(status::models))
         // A name may hold slashes: `org/repo:quant`.
         .route("/v1/models/{*id}", get(status::model))

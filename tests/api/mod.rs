@@ -5,6 +5,7 @@ mod chat;
 mod chat_tools;
 mod completions;
 mod edge;
+mod infill;
 mod lifecycle;
 mod metrics;
 mod sampling;
