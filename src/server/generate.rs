@@ -20,7 +20,7 @@ use super::request_id::{RequestId, random, random_name};
 use super::request_log::{Outcome, RequestLog};
 use super::status::check_model;
 use super::{AppState, Phase, body, sse};
-use crate::api::errors::{ApiError, ErrorKind, admission_error, prepare_error};
+use crate::api::errors::{ApiError, ErrorKind, admission_error, prepare_error_of};
 use crate::api::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::output::{Flow, Output};
 use crate::chat::prepare::{Job, Surroundings};
@@ -102,7 +102,7 @@ fn prepare<D: Dialect>(state: &AppState, body: &[u8]) -> Result<(Call<D>, Vec<Jo
     }
     let prompt_tokens_max = served.engine.prompt_tokens_max();
     let surroundings = Surroundings { now_unix_s: state.now_unix_s(), random: random(), prompt_tokens_max };
-    let jobs = served.text.prepare(&call.request, surroundings).map_err(|error| prepare_error(error, D::PROMPT_FIELD))?;
+    let jobs = served.text.prepare(&call.request, surroundings).map_err(prepare_error_of::<D>)?;
     Ok((call, jobs))
 }
 
