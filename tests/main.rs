@@ -8,6 +8,7 @@ mod cli;
 mod constraints;
 mod disk_cache;
 mod engine;
+mod grammar;
 mod hub;
 mod simulation;
 mod tidy;

@@ -3,7 +3,9 @@
 use models::TokenizerError;
 use serde_json::{Value, json};
 
+use super::Dialect;
 use super::fields::quoted;
+use crate::chat::grammar::{GrammarError, Place};
 use crate::chat::prepare::PrepareError;
 use crate::engine::AdmissionError;
 
@@ -108,6 +110,24 @@ pub fn admission_error(error: AdmissionError, prompt_field: &str) -> ApiError {
     }
 }
 
+/// [`prepare_error`], in the words of a dialect.
+pub fn prepare_error_of<D: Dialect>(error: PrepareError) -> ApiError {
+    match error {
+        PrepareError::Grammar(error) => grammar_error(&error, D::OUTPUT_FORMAT_FIELD, D::TOOL_SCHEMA_FIELD),
+        error => prepare_error(error, D::PROMPT_FIELD),
+    }
+}
+
+/// What the request wants of its output cannot be held. `schema_field`: within a tool.
+fn grammar_error(error: &GrammarError, format_field: &str, schema_field: &str) -> ApiError {
+    let param = match error.place {
+        Place::OutputFormat => format_field.to_owned(),
+        Place::Tool(index) => format!("tools[{index}].{schema_field}"),
+    };
+    let message = format!("`{param}` cannot be held: {error}");
+    ApiError::invalid(param, message).with_code("unsupported_schema")
+}
+
 /// The request could not be made into tokens.
 pub fn prepare_error(error: PrepareError, prompt_field: &str) -> ApiError {
     let message = error.to_string();
@@ -120,6 +140,7 @@ pub fn prepare_error(error: PrepareError, prompt_field: &str) -> ApiError {
         }
         PrepareError::BiasOfUnknownToken { .. } => ApiError::invalid("logit_bias", message),
         PrepareError::StopAtUnknownToken { .. } => ApiError::invalid("stop_token_ids", message),
+        PrepareError::Grammar(error) => grammar_error(&error, "response_format", "function.parameters"),
         PrepareError::CannotForceCalls => ApiError::invalid("tool_choice", message),
         PrepareError::Admission(error) => admission_error(error, prompt_field),
         // A vocabulary without all bytes, and a text that needs one of them.

@@ -9,6 +9,7 @@ pub mod openai_completions;
 pub mod openai_models;
 pub mod openai_shared;
 pub mod openai_tools;
+pub mod output_format;
 pub mod sampling_fields;
 pub mod thinking_fields;
 
@@ -27,6 +28,10 @@ pub trait Dialect: Sized + Send + 'static {
     const NAME: &'static str;
     /// The field that holds the prompt, for errors about it.
     const PROMPT_FIELD: &'static str;
+    /// The field that says what the text of the reply must be, for errors about it.
+    const OUTPUT_FORMAT_FIELD: &'static str = "response_format";
+    /// Where a tool has the schema of its arguments, within the tool.
+    const TOOL_SCHEMA_FIELD: &'static str = "function.parameters";
 
     /// Reads a body. Errors name the field and the place.
     fn parse(body: &[u8]) -> Result<Call<Self>, ApiError>;

@@ -28,7 +28,6 @@ impl Dialect for OpenAiChat {
         let body = parse_object(body)?;
         let fields = Fields::of_body(&body);
         let conversation = read_conversation(&fields)?;
-        shared::refuse_structured_output(&fields)?;
         let (mut request, delivery) = shared::read_request(&fields)?;
         let top_logprobs = fields.integer("top_logprobs", 0..=shared::TOP_LOGPROBS_MAX)?.unwrap_or(0) as usize;
         let logprobs = fields.boolean("logprobs")?.unwrap_or(false);

@@ -29,7 +29,6 @@ impl Dialect for OpenAiCompletions {
     fn parse(body: &[u8]) -> Result<Call<Self>, ApiError> {
         let body = parse_object(body)?;
         let fields = Fields::of_body(&body);
-        shared::refuse_structured_output(&fields)?;
         let (mut request, delivery) = shared::read_request(&fields)?;
         let prompts = read_prompts(&fields)?;
         request.prompts = with_suffix(prompts, &fields)?;

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::errors::ApiError;
-use super::fields::{Fields, kind_of};
+use super::fields::Fields;
+use super::output_format::read_output_format;
 use super::sampling_fields::read_sampling;
 use crate::chat::{FinishReason, Request, Usage};
 use crate::engine::Priority;
@@ -62,6 +63,7 @@ pub fn read_request(fields: &Fields<'_>) -> Result<(Request, Delivery), ApiError
         stop: read_stop(fields)?,
         stop_token_ids: read_stop_token_ids(fields)?,
         sampling: read_sampling(fields)?,
+        output_format: read_output_format(fields)?,
         priority: read_priority(fields)?,
         ignore_end_of_turn: fields.boolean("ignore_eos")?.unwrap_or(false),
         ..Request::default()
@@ -140,19 +142,6 @@ fn read_stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
 /// The `model` the client names; any name will do.
 pub fn read_model(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
     Ok(fields.string("model")?.map(str::to_owned))
-}
-
-/// Structured output needs a grammar, which this version does not have: refused rather than promised.
-pub fn refuse_structured_output(fields: &Fields<'_>) -> Result<(), ApiError> {
-    let Some(value) = fields.get("response_format") else { return Ok(()) };
-    match value.get("type").and_then(Value::as_str) {
-        Some("text") => Ok(()),
-        Some(kind @ ("json_object" | "json_schema")) => {
-            let problem = format_args!("of type `{kind}` is not supported yet; only `text` is");
-            Err(fields.error("response_format", problem))
-        }
-        _ => Err(fields.error("response_format", format_args!("must be an object whose `type` is `text`, not {}", kind_of(value)))),
-    }
 }
 
 pub fn finish_reason(reason: &FinishReason) -> &'static str {

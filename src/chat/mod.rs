@@ -6,6 +6,8 @@
 
 pub mod prepare;
 
+pub mod grammar;
+
 pub mod chat_template;
 pub mod control_text;
 pub mod python_values;

@@ -6,6 +6,7 @@ use models::{Tokenizer, TokenizerError};
 
 use super::chat_template::{ChatTemplate, TemplateError};
 use super::control_text::{ControlText, Stretch};
+use super::grammar::{GrammarError, Grammars};
 use super::output::{Output, OutputOptions, ToolOutput, split_mix};
 use super::sequence_breakers::SequenceBreakers;
 use super::stop_strings::StopStrings;
@@ -17,6 +18,7 @@ use crate::engine::{AdmissionError, Dry, GenerateRequest, SamplingParams};
 pub struct TextModel {
     pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
+    pub grammars: Grammars,
     control: ControlText,
     defaults: SamplingDefaults,
     breakers: SequenceBreakers,
@@ -57,6 +59,8 @@ pub enum PrepareError {
     BiasOfUnknownToken { id: u32, vocab: usize },
     #[error("stop_token_ids names token {id}, but the vocabulary has {vocab} tokens")]
     StopAtUnknownToken { id: u32, vocab: usize },
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
 }
 
 impl From<TokenizerError> for PrepareError {
@@ -68,7 +72,8 @@ impl From<TokenizerError> for PrepareError {
 impl TextModel {
     pub fn new(tokenizer: Arc<Tokenizer>, template: ChatTemplate, defaults: SamplingDefaults) -> Self {
         let control = ControlText::of(&tokenizer);
-        Self { tokenizer, template, control, defaults, breakers: SequenceBreakers::default() }
+        let grammars = Grammars::new(tokenizer.clone());
+        Self { tokenizer, template, grammars, control, defaults, breakers: SequenceBreakers::default() }
     }
 
     /// Jobs in the order of the choices. The engine checks token ids. Memory: one prompt a choice, none longer than the engine takes;
@@ -84,6 +89,7 @@ impl TextModel {
         let sampling = self.sampling(&request.sampling, surroundings.random);
         let mut jobs = Vec::with_capacity(request.prompts.len() * request.choices_per_prompt);
         let stop_of_request = StopStrings::new(&request.stop);
+        let constraint = self.grammars.of_format(&request.output_format)?;
         for (prompt_index, prompt) in request.prompts.iter().enumerate() {
             let (token_ids, tools) = self.encode(prompt, surroundings.now_unix_s)?;
             let context_tokens = surroundings.prompt_tokens_max;
@@ -113,7 +119,7 @@ impl TextModel {
                     sampling: SamplingParams { seed: seed_of_choice(sampling.seed, choice), ..sampling.clone() },
                     top_logprobs: request.top_logprobs,
                     priority: request.priority,
-                    constraint: None,
+                    constraint: constraint.clone(),
                 };
                 jobs.push(Job { generate, output: Output::new(self.tokenizer.clone(), options) });
             }

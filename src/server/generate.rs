@@ -19,7 +19,7 @@ use super::request_log::{Outcome, RequestLog};
 use super::run::{Identity, Listener, RunKey};
 use super::status::check_model;
 use super::{AppState, Phase, body, sse};
-use crate::api::errors::{ApiError, ErrorKind, admission_error, prepare_error};
+use crate::api::errors::{ApiError, ErrorKind, admission_error, prepare_error_of};
 use crate::api::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::prepare::{Job, Surroundings};
 use crate::chat::reply::{Reply, total_usage};
@@ -108,7 +108,7 @@ fn prepare<D: Dialect>(state: &AppState, body: &[u8], identity: Option<&Identity
     }
     let prompt_tokens_max = served.engine.prompt_tokens_max();
     let surroundings = Surroundings { now_unix_s: state.now_unix_s(), random: random(), prompt_tokens_max };
-    let jobs = served.text.prepare(&call.request, surroundings).map_err(|error| prepare_error(error, D::PROMPT_FIELD))?;
+    let jobs = served.text.prepare(&call.request, surroundings).map_err(prepare_error_of::<D>)?;
     let key = identity.map(|identity| identity.key(D::NAME, &call.request));
     Ok(Prepared { call, jobs, key })
 }

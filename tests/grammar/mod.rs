@@ -1,0 +1,4 @@
+//! Grammars on the built-in model's own vocabulary: which texts they let through, held against an independent judge of JSON schemas.
+
+mod driver;
+mod json_schema;
