@@ -16,6 +16,7 @@ use futures_util::stream::unfold;
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
+use super::body::HeldBody;
 use super::request_id::{RequestId, random, random_name};
 use super::request_log::{Outcome, RequestLog};
 use super::status::check_model;
@@ -67,21 +68,16 @@ async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D
     if state.phase() != Phase::Serving {
         return Err(ApiError::draining());
     }
-    let prepared = if body.bytes.len() < LARGE_BODY_BYTES {
-        prepare::<D>(state, &body.bytes)
-    } else {
-        let turn = state.turn_to_prepare().await;
-        let state = state.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let prepared = prepare::<D>(&state, &body.bytes);
-            drop(turn);
-            prepared
-        });
-        task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the server failed to read this request; its log says why"))?
-    };
-    let (call, jobs) = prepared?;
+    let (call, jobs) = read_aside(state, body, prepare::<D>).await?;
     let served = state.served()?;
-    let head = ReplyHead { id: random_name(), created_unix_s: state.now_unix_s(), model: served.card.id.clone(), choices: jobs.len() };
+    let prompts = jobs.iter().step_by(call.request.choices_per_prompt.max(1));
+    let head = ReplyHead {
+        id: random_name(),
+        created_unix_s: state.now_unix_s(),
+        model: served.card.id.clone(),
+        choices: jobs.len(),
+        prompt_tokens: prompts.map(|job| job.generate.prompt.len()).sum(),
+    };
     let mut choices = Choices::with_capacity(jobs.len());
     for Job { generate, output } in jobs {
         // When one is refused, those taken before it are dropped, and so cancelled.
@@ -89,6 +85,25 @@ async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D
         choices.add(tokens, output);
     }
     Ok(Begun { dialect: call.dialect, head, stream: call.stream, choices, choices_per_prompt: call.request.choices_per_prompt })
+}
+
+/// Reads a body with `read`; a large one away from the threads that serve sockets, and few of them at once.
+pub async fn read_aside<T: Send + 'static>(
+    state: &AppState,
+    body: HeldBody,
+    read: fn(&AppState, &[u8]) -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
+    if body.bytes.len() < LARGE_BODY_BYTES {
+        return read(state, &body.bytes);
+    }
+    let turn = state.turn_to_prepare().await;
+    let state = state.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let value = read(&state, &body.bytes);
+        drop(turn);
+        value
+    });
+    task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the server failed to read this request; its log says why"))?
 }
 
 fn prepare<D: Dialect>(state: &AppState, body: &[u8]) -> Result<(Call<D>, Vec<Job>), ApiError> {
