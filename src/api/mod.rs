@@ -3,6 +3,10 @@
 //! Invariant: pure. Knows no HTTP library, no clock and no engine; what it accepts is wide, what it emits is exact.
 #![deny(clippy::disallowed_methods)]
 
+pub mod anthropic_conversation;
+pub mod anthropic_count_tokens;
+pub mod anthropic_messages;
+pub mod anthropic_models;
 pub mod llama_infill;
 pub mod openai_chat;
 pub mod openai_completions;
@@ -78,6 +82,8 @@ pub struct ReplyHead {
     /// The model that really speaks.
     pub model: String,
     pub choices: usize,
+    /// Of all prompts; each is counted once, however many choices continue it.
+    pub prompt_tokens: usize,
 }
 
 /// What a silent stream says.

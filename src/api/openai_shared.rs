@@ -60,7 +60,7 @@ pub fn read_request(fields: &Fields<'_>) -> Result<(Request, Delivery), ApiError
         choices_per_prompt: fields.integer("n", 1..=CHOICES_MAX as i64)?.unwrap_or(1) as usize,
         tokens_max,
         tokens_min: read_tokens_min(fields, tokens_max)?,
-        stop: read_stop(fields)?,
+        stop: read_stop(fields, "stop")?,
         stop_token_ids: read_stop_token_ids(fields)?,
         sampling: read_sampling(fields)?,
         output_format: read_output_format(fields)?,
@@ -112,29 +112,30 @@ fn read_stop_token_ids(fields: &Fields<'_>) -> Result<Vec<u32>, ApiError> {
     fields.token_ids("stop_token_ids", ids)
 }
 
-fn read_stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
-    let stop = match fields.get("stop") {
+/// One string or several, in the field `name`.
+pub fn read_stop(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
+    let stop = match fields.get(name) {
         None => Vec::new(),
         Some(Value::String(text)) => vec![text.clone()],
         Some(Value::Array(items)) => {
             if items.len() > STOP_STRINGS_MAX {
-                return Err(fields.error("stop", format_args!("has {} strings; at most {STOP_STRINGS_MAX} are allowed", items.len())));
+                return Err(fields.error(name, format_args!("has {} strings; at most {STOP_STRINGS_MAX} are allowed", items.len())));
             }
             let string = |(index, item): (usize, &Value)| match item {
                 Value::String(text) => Ok(text.clone()),
-                other => Err(fields.wrong_kind(&format!("stop[{index}]"), "a string", other)),
+                other => Err(fields.wrong_kind(&format!("{name}[{index}]"), "a string", other)),
             };
             items.iter().enumerate().map(string).collect::<Result<_, _>>()?
         }
-        Some(other) => return Err(fields.wrong_kind("stop", "a string or an array of strings", other)),
+        Some(other) => return Err(fields.wrong_kind(name, "a string or an array of strings", other)),
     };
     if let Some(long) = stop.iter().find(|text| text.len() > STOP_STRING_BYTES_MAX) {
         let problem = format_args!("holds a string of {} bytes; at most {STOP_STRING_BYTES_MAX} are allowed", long.len());
-        return Err(fields.error("stop", problem));
+        return Err(fields.error(name, problem));
     }
     let bytes: usize = stop.iter().map(String::len).sum();
     if bytes > STOP_BYTES_MAX {
-        return Err(fields.error("stop", format_args!("holds {bytes} bytes; at most {STOP_BYTES_MAX} are allowed")));
+        return Err(fields.error(name, format_args!("holds {bytes} bytes; at most {STOP_BYTES_MAX} are allowed")));
     }
     Ok(stop.into_iter().filter(|text| !text.is_empty()).collect())
 }

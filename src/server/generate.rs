@@ -13,6 +13,7 @@ use futures_util::stream::unfold;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
+use super::body::HeldBody;
 use super::choices::{Choices, Told};
 use super::request_id::{RequestId, random, random_name};
 use super::request_log::{Outcome, RequestLog};
@@ -66,22 +67,13 @@ async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D
     if state.phase() != Phase::Serving {
         return Err(ApiError::draining());
     }
-    let Prepared { call, jobs, key } = if body.bytes.len() < LARGE_BODY_BYTES {
-        prepare::<D>(state, &body.bytes, identity.as_ref())?
-    } else {
-        let turn = state.turn_to_prepare().await;
-        let state = state.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let prepared = prepare::<D>(&state, &body.bytes, identity.as_ref());
-            drop(turn);
-            prepared
-        });
-        task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the server failed to read this request; its log says why"))??
-    };
+    let prepared = read_aside(state, body, move |state, body| prepare::<D>(state, body, identity.as_ref())).await?;
+    let Prepared { call, jobs, key } = prepared;
+    let submit = || submit::<D>(state, jobs, call.request.choices_per_prompt);
     let (reply, joined) = match key {
-        Some(key) => state.runs().join_or_begin(key, || submit::<D>(state, jobs))?,
+        Some(key) => state.runs().join_or_begin(key, submit)?,
         None => {
-            let (head, choices) = submit::<D>(state, jobs)?;
+            let (head, choices) = submit()?;
             (Listener::Alone { head, choices }, false)
         }
     };
@@ -95,6 +87,25 @@ struct Prepared<D> {
     jobs: Vec<Job>,
     /// `None`: nobody can ask for it again.
     key: Option<RunKey>,
+}
+
+/// Reads a body with `read`; a large one away from the threads that serve sockets, and few of them at once.
+pub async fn read_aside<T: Send + 'static>(
+    state: &AppState,
+    body: HeldBody,
+    read: impl FnOnce(&AppState, &[u8]) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    if body.bytes.len() < LARGE_BODY_BYTES {
+        return read(state, &body.bytes);
+    }
+    let turn = state.turn_to_prepare().await;
+    let state = state.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let value = read(&state, &body.bytes);
+        drop(turn);
+        value
+    });
+    task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the server failed to read this request; its log says why"))?
 }
 
 fn prepare<D: Dialect>(state: &AppState, body: &[u8], identity: Option<&Identity>) -> Result<Prepared<D>, ApiError> {
@@ -113,9 +124,16 @@ fn prepare<D: Dialect>(state: &AppState, body: &[u8], identity: Option<&Identity
     Ok(Prepared { call, jobs, key })
 }
 
-fn submit<D: Dialect>(state: &AppState, jobs: Vec<Job>) -> Result<(ReplyHead, Choices), ApiError> {
+fn submit<D: Dialect>(state: &AppState, jobs: Vec<Job>, choices_per_prompt: usize) -> Result<(ReplyHead, Choices), ApiError> {
     let served = state.served()?;
-    let head = ReplyHead { id: random_name(), created_unix_s: state.now_unix_s(), model: served.card.id.clone(), choices: jobs.len() };
+    let prompts = jobs.iter().step_by(choices_per_prompt.max(1));
+    let head = ReplyHead {
+        id: random_name(),
+        created_unix_s: state.now_unix_s(),
+        model: served.card.id.clone(),
+        choices: jobs.len(),
+        prompt_tokens: prompts.map(|job| job.generate.prompt.len()).sum(),
+    };
     let mut choices = Choices::with_capacity(jobs.len());
     for Job { generate, output } in jobs {
         // When one is refused, those taken before it are dropped, and so cancelled.

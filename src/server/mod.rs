@@ -3,6 +3,7 @@
 //! Invariant: decides nothing about text or tokens. Bytes go to a dialect of `api/`, tokens come from the engine.
 
 pub mod choices;
+pub mod count_tokens;
 pub mod generate;
 pub mod metrics;
 pub mod run;
@@ -28,6 +29,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::api::anthropic_messages::AnthropicMessages;
 use crate::api::errors::ApiError;
 use crate::api::llama_infill::LlamaInfill;
 use crate::api::openai_chat::OpenAiChat;
@@ -46,6 +48,8 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/chat/completions", post(generate::generate::<OpenAiChat>))
         .route("/v1/completions", post(generate::generate::<OpenAiCompletions>))
         .route("/infill", post(generate::generate::<LlamaInfill>))
+        .route("/v1/messages", post(generate::generate::<AnthropicMessages>))
+        .route("/v1/messages/count_tokens", post(count_tokens::count_tokens))
         .route("/v1/models", get(status::models))
         // A name may hold slashes: `org/repo:quant`.
         .route("/v1/models/{*id}", get(status::model))
