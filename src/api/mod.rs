@@ -13,6 +13,7 @@ pub mod openai_completions;
 pub mod openai_models;
 pub mod openai_shared;
 pub mod openai_tools;
+pub mod openai_types;
 pub mod output_format;
 pub mod sampling_fields;
 pub mod thinking_fields;
@@ -109,6 +110,10 @@ impl Frame {
 
     pub fn json(value: &Value) -> Self {
         Self::data(value.to_string())
+    }
+
+    pub fn of(value: &impl serde::Serialize) -> Self {
+        Self::data(serde_json::to_string(value).expect("our wire types are JSON"))
     }
 
     /// With an `event:` line.

@@ -1,15 +1,19 @@
 //! `POST /v1/chat/completions`, as OpenAI's SDKs and the many that imitate them speak it.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::errors::ApiError;
 use super::fields::{Fields, parse_object, quoted};
 use super::openai_shared::{self as shared, Delivery};
 use super::openai_tools::{read_tool_choice, read_tools};
+use super::openai_types::{
+    self as types, AssistantRole, ChatChoice, ChatCompletion, ChatCompletionChunk, ChatCompletionChunkObject, ChatCompletionObject,
+    ChatLogprobs, ChatMessage, ChunkChoice, Delta, Finish, FunctionCall, FunctionDelta, FunctionType, Id, ToolCallDelta,
+};
 use super::thinking_fields::read_thinking;
 use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::reply::Reply;
-use crate::chat::{Conversation, Event, FinishReason, Message, Part, Prompt, Role, ScoredToken, ToolCall, Usage};
+use crate::chat::{Conversation, Event, FinishReason, Message, Part, Prompt, Role, ScoredToken, TextDelta, ToolCall, Usage};
 
 /// One request's way of answering.
 #[derive(Debug)]
@@ -39,7 +43,8 @@ impl Dialect for OpenAiChat {
 
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>) {
         for choice in 0..head.choices {
-            frames.push(self.chunk(head, choice, json!({"role": "assistant", "content": ""}), &[], None));
+            let delta = Delta { role: Some(AssistantRole::It), content: Some("".into()), ..Delta::default() };
+            frames.push(self.chunk(head, choice, delta, &[], None));
         }
     }
 
@@ -49,17 +54,23 @@ impl Dialect for OpenAiChat {
 
     fn event(&mut self, head: &ReplyHead, choice: usize, event: Event, frames: &mut Vec<Frame>) {
         let frame = match event {
-            Event::Text(delta) => self.chunk(head, choice, json!({"content": delta.text}), &delta.tokens, None),
-            Event::Thinking(text) => self.chunk(head, choice, json!({"reasoning_content": text}), &[], None),
+            Event::Text(TextDelta { text, tokens }) => {
+                self.chunk(head, choice, Delta { content: Some(text.into()), ..Delta::default() }, &tokens, None)
+            }
+            Event::Thinking(text) => {
+                self.chunk(head, choice, Delta { reasoning_content: Some(text.into()), ..Delta::default() }, &[], None)
+            }
             Event::ToolCallStarted { index, id, name } => {
-                let call = json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}});
-                self.chunk(head, choice, json!({"tool_calls": [call]}), &[], None)
+                let function = FunctionDelta { name: Some(name.into()), arguments: "".into() };
+                let call = ToolCallDelta { index, id: Some(id.into()), r#type: Some(FunctionType::It), function };
+                self.chunk(head, choice, Delta { tool_calls: Some([call]), ..Delta::default() }, &[], None)
             }
             Event::ToolCallArguments { index, json } => {
-                let call = json!({"index": index, "function": {"arguments": json}});
-                self.chunk(head, choice, json!({"tool_calls": [call]}), &[], None)
+                let function = FunctionDelta { name: None, arguments: json.into() };
+                let call = ToolCallDelta { index, id: None, r#type: None, function };
+                self.chunk(head, choice, Delta { tool_calls: Some([call]), ..Delta::default() }, &[], None)
             }
-            Event::Finished { reason, .. } => self.chunk(head, choice, json!({}), &[], Some(&reason)),
+            Event::Finished { reason, .. } => self.chunk(head, choice, Delta::default(), &[], Some(&reason)),
             Event::ToolCallEnded { .. } => return,
             Event::Failed(message) => return self.fail(head, &ApiError::engine_failed(&message), frames),
         };
@@ -68,17 +79,14 @@ impl Dialect for OpenAiChat {
 
     fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>) {
         if self.delivery.include_usage {
-            let mut chunk = chunk_head(head);
-            chunk.insert("choices".into(), json!([]));
-            chunk.insert("usage".into(), shared::usage(&usage));
-            frames.push(Frame::json(&Value::Object(chunk)));
+            frames.push(Frame::of(&chunk_of(head, Vec::new(), Some(Some((&usage).into())))));
         }
         frames.push(Frame::data("[DONE]"));
     }
 
     /// A chunk that says nothing: clients that watch for data see some.
     fn keep_alive(&mut self, head: &ReplyHead) -> KeepAlive {
-        KeepAlive::Frame(self.chunk(head, 0, json!({}), &[], None))
+        KeepAlive::Frame(self.chunk(head, 0, Delta::default(), &[], None))
     }
 
     fn fail(&mut self, _: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>) {
@@ -86,65 +94,53 @@ impl Dialect for OpenAiChat {
     }
 
     fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
-        let choices: Vec<Value> = choices.into_iter().enumerate().map(|(index, reply)| self.choice(index, reply)).collect();
-        json!({
-            "id": format!("chatcmpl-{}", head.id),
-            "object": "chat.completion",
-            "created": head.created_unix_s,
-            "model": head.model,
-            "choices": choices,
-            "usage": shared::usage(&usage),
-        })
+        let whole = ChatCompletion {
+            id: format!("chatcmpl-{}", head.id),
+            object: ChatCompletionObject::It,
+            created: head.created_unix_s,
+            model: &head.model,
+            choices: choices.into_iter().enumerate().map(|(index, reply)| self.choice(index, reply)).collect(),
+            usage: (&usage).into(),
+        };
+        json!(whole)
     }
 }
 
 impl OpenAiChat {
-    fn chunk(&self, head: &ReplyHead, index: usize, delta: Value, tokens: &[ScoredToken], finish: Option<&FinishReason>) -> Frame {
-        let mut chunk = chunk_head(head);
-        let logprobs = if tokens.is_empty() { Value::Null } else { logprobs(tokens) };
-        let finish = finish.map(shared::finish_reason);
-        chunk.insert("choices".into(), json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]));
-        self.delivery.insert_usage(&mut chunk, &self.running, index);
-        Frame::json(&Value::Object(chunk))
+    fn chunk(&self, head: &ReplyHead, index: usize, delta: Delta<'_>, tokens: &[ScoredToken], finish: Option<&FinishReason>) -> Frame {
+        let choice = ChunkChoice { index, delta, logprobs: ChatLogprobs::of(tokens), finish_reason: finish.map(Finish::from) };
+        Frame::of(&chunk_of(head, vec![choice], self.delivery.usage_in_chunk(&self.running, index)))
     }
 
-    fn choice(&self, index: usize, reply: Reply) -> Value {
-        let mut message = Map::new();
-        message.insert("role".into(), "assistant".into());
+    fn choice(&self, index: usize, reply: Reply) -> ChatChoice {
         let no_text = reply.text.is_empty() && !reply.tool_calls.is_empty();
-        message.insert("content".into(), if no_text { Value::Null } else { reply.text.into() });
-        message.insert("refusal".into(), Value::Null);
-        if !reply.thinking.is_empty() {
-            message.insert("reasoning_content".into(), reply.thinking.into());
-        }
-        if !reply.tool_calls.is_empty() {
-            let call =
-                |call: ToolCall| json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}});
-            message.insert("tool_calls".into(), reply.tool_calls.into_iter().map(call).collect());
-        }
-        let logprobs = if self.logprobs { logprobs(&reply.tokens) } else { Value::Null };
-        let finish = reply.finish.as_ref().map(shared::finish_reason);
-        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
+        let call = |call: ToolCall| types::ToolCall {
+            id: call.id,
+            r#type: FunctionType::It,
+            function: FunctionCall { name: call.name, arguments: call.arguments },
+        };
+        let message = ChatMessage {
+            role: AssistantRole::It,
+            content: (!no_text).then_some(reply.text),
+            refusal: None,
+            reasoning_content: Some(reply.thinking).filter(|thinking| !thinking.is_empty()),
+            tool_calls: reply.tool_calls.into_iter().map(call).collect(),
+        };
+        // Asked for, and of no token: still a list.
+        let logprobs = self.logprobs.then(|| ChatLogprobs::of(&reply.tokens).unwrap_or_default());
+        ChatChoice { index, message, logprobs, finish_reason: reply.finish.as_ref().map(Finish::from) }
     }
 }
 
-fn chunk_head(head: &ReplyHead) -> Map<String, Value> {
-    let mut chunk = Map::new();
-    chunk.insert("id".into(), format!("chatcmpl-{}", head.id).into());
-    chunk.insert("object".into(), "chat.completion.chunk".into());
-    chunk.insert("created".into(), head.created_unix_s.into());
-    chunk.insert("model".into(), head.model.clone().into());
-    chunk
-}
-
-fn logprobs(tokens: &[ScoredToken]) -> Value {
-    let entry = |token: &crate::chat::TokenText, logprob: f32| json!({"token": token.lossy(), "logprob": shared::logprob(logprob), "bytes": token.bytes});
-    let content = tokens.iter().map(|scored| {
-        let mut value = entry(&scored.token, scored.logprob);
-        value["top_logprobs"] = scored.top.iter().map(|(token, logprob)| entry(token, *logprob)).collect();
-        value
-    });
-    json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+fn chunk_of<'a>(head: &'a ReplyHead, choices: Vec<ChunkChoice<'a>>, usage: Option<Option<types::Usage>>) -> ChatCompletionChunk<'a> {
+    ChatCompletionChunk {
+        id: Id { prefix: "chatcmpl-", name: &head.id },
+        object: ChatCompletionChunkObject::It,
+        created: head.created_unix_s,
+        model: &head.model,
+        choices,
+        usage,
+    }
 }
 
 fn read_conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::errors::ApiError;
 use super::fields::{Fields, kind_of, parse_object};
 use super::openai_shared::{self as shared, Delivery};
+use super::openai_types::{self as types, Completion, CompletionChoice, CompletionLogprobs, CompletionObject, Finish, Id, finite};
 use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::reply::Reply;
 use crate::chat::{Event, FinishReason, Prompt, ScoredToken, TokenText, Usage};
@@ -72,10 +73,7 @@ impl Dialect for OpenAiCompletions {
 
     fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>) {
         if self.delivery.include_usage {
-            let mut chunk = reply_head(head);
-            chunk.insert("choices".into(), json!([]));
-            chunk.insert("usage".into(), shared::usage(&usage));
-            frames.push(Frame::json(&Value::Object(chunk)));
+            frames.push(Frame::of(&reply_of(head, Vec::new(), Some(Some((&usage).into())))));
         }
         frames.push(Frame::data("[DONE]"));
     }
@@ -89,51 +87,50 @@ impl Dialect for OpenAiCompletions {
     }
 
     fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
-        let choice = |(index, reply): (usize, Reply)| {
-            let finish = reply.finish.as_ref().map(shared::finish_reason);
-            json!({"text": reply.text, "index": index, "logprobs": self.logprobs(&reply.tokens), "finish_reason": finish})
+        let choice = |(index, reply): (usize, Reply)| CompletionChoice {
+            logprobs: self.logprobs(&reply.tokens),
+            text: reply.text.into(),
+            index,
+            finish_reason: reply.finish.as_ref().map(Finish::from),
         };
-        let mut whole = reply_head(head);
-        whole.insert("choices".into(), choices.into_iter().enumerate().map(choice).collect());
-        whole.insert("usage".into(), shared::usage(&usage));
-        Value::Object(whole)
+        json!(reply_of(head, choices.into_iter().enumerate().map(choice).collect(), Some(Some((&usage).into()))))
     }
 }
 
 impl OpenAiCompletions {
     fn chunk(&self, head: &ReplyHead, index: usize, text: &str, tokens: &[ScoredToken], finish: Option<&FinishReason>) -> Frame {
-        let mut chunk = reply_head(head);
-        let logprobs = if tokens.is_empty() { Value::Null } else { self.logprobs(tokens) };
-        let finish = finish.map(shared::finish_reason);
-        chunk.insert("choices".into(), json!([{"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}]));
-        self.delivery.insert_usage(&mut chunk, &self.running, index);
-        Frame::json(&Value::Object(chunk))
+        let logprobs = if tokens.is_empty() { None } else { self.logprobs(tokens) };
+        let choice = CompletionChoice { text: text.into(), index, logprobs, finish_reason: finish.map(Finish::from) };
+        Frame::of(&reply_of(head, vec![choice], self.delivery.usage_in_chunk(&self.running, index)))
     }
 
-    fn logprobs(&self, tokens: &[ScoredToken]) -> Value {
-        let Some(top_logprobs) = self.top_logprobs else { return Value::Null };
-        let names: Vec<String> = tokens.iter().map(|scored| token_name(&scored.token)).collect();
-        let values: Vec<Value> = tokens.iter().map(|scored| shared::logprob(scored.logprob)).collect();
-        let offsets: Vec<usize> = tokens.iter().map(|scored| scored.text_offset).collect();
+    fn logprobs(&self, tokens: &[ScoredToken]) -> Option<CompletionLogprobs> {
+        let top_logprobs = self.top_logprobs?;
         let rivals = |scored: &ScoredToken| {
             let mut rivals: Map<String, Value> =
-                scored.top.iter().map(|(token, value)| (token_name(token), shared::logprob(*value))).collect();
+                scored.top.iter().map(|(token, value)| (token_name(token), json!(finite(*value)))).collect();
             // The token itself is told too where it is not among the likeliest, so there may be one more.
-            rivals.entry(token_name(&scored.token)).or_insert_with(|| shared::logprob(scored.logprob));
-            Value::Object(rivals)
+            rivals.entry(token_name(&scored.token)).or_insert_with(|| json!(finite(scored.logprob)));
+            rivals
         };
-        let top = if top_logprobs == 0 { Value::Null } else { tokens.iter().map(rivals).collect() };
-        json!({"tokens": names, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets})
+        Some(CompletionLogprobs {
+            tokens: tokens.iter().map(|scored| token_name(&scored.token)).collect(),
+            token_logprobs: tokens.iter().map(|scored| finite(scored.logprob)).collect(),
+            top_logprobs: (top_logprobs > 0).then(|| tokens.iter().map(rivals).collect()),
+            text_offset: tokens.iter().map(|scored| scored.text_offset).collect(),
+        })
     }
 }
 
-fn reply_head(head: &ReplyHead) -> Map<String, Value> {
-    let mut value = Map::new();
-    value.insert("id".into(), format!("cmpl-{}", head.id).into());
-    value.insert("object".into(), "text_completion".into());
-    value.insert("created".into(), head.created_unix_s.into());
-    value.insert("model".into(), head.model.clone().into());
-    value
+fn reply_of<'a>(head: &'a ReplyHead, choices: Vec<CompletionChoice<'a>>, usage: Option<Option<types::Usage>>) -> Completion<'a> {
+    Completion {
+        id: Id { prefix: "cmpl-", name: &head.id },
+        object: CompletionObject::It,
+        created: head.created_unix_s,
+        model: &head.model,
+        choices,
+        usage,
+    }
 }
 
 /// A token that is no whole character is written by its bytes, as OpenAI does, so that two of them stay two.

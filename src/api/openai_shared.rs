@@ -1,12 +1,13 @@
 //! What OpenAI's chat completions and completions have in common: sampling fields, limits, usage, reasons to finish.
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::errors::ApiError;
 use super::fields::Fields;
+use super::openai_types as types;
 use super::output_format::read_output_format;
 use super::sampling_fields::read_sampling;
-use crate::chat::{FinishReason, Request, Usage};
+use crate::chat::{Request, Usage};
 use crate::engine::Priority;
 
 /// Stop tokens of one request.
@@ -43,13 +44,10 @@ impl Delivery {
         }
     }
 
-    /// What a chunk of `choice` says of usage.
-    pub fn insert_usage(&self, chunk: &mut Map<String, Value>, running: &[Usage], choice: usize) {
-        if self.continuous_usage {
-            chunk.insert("usage".into(), usage(&running.get(choice).copied().unwrap_or_default()));
-        } else if self.include_usage {
-            chunk.insert("usage".into(), Value::Null);
-        }
+    /// What a chunk of `choice` says of usage; `None`: not even that there is none yet.
+    pub fn usage_in_chunk(&self, running: &[Usage], choice: usize) -> Option<Option<types::Usage>> {
+        let so_far = || running.get(choice).map_or_else(|| (&Usage::default()).into(), types::Usage::from);
+        self.include_usage.then(|| self.continuous_usage.then(so_far))
     }
 }
 
@@ -143,27 +141,4 @@ pub fn read_stop(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiErro
 /// The `model` the client names; any name will do.
 pub fn read_model(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
     Ok(fields.string("model")?.map(str::to_owned))
-}
-
-pub fn finish_reason(reason: &FinishReason) -> &'static str {
-    match reason {
-        FinishReason::EndOfTurn | FinishReason::StopString(_) => "stop",
-        FinishReason::Length => "length",
-        FinishReason::ToolCalls => "tool_calls",
-    }
-}
-
-pub fn usage(usage: &Usage) -> Value {
-    json!({
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
-    })
-}
-
-/// JSON has no infinity; OpenAI writes -9999 for "impossible".
-pub fn logprob(value: f32) -> Value {
-    if value.is_finite() { json!(value) } else { json!(-9999.0) }
 }

@@ -178,11 +178,11 @@ fn what_is_not_offered_is_refused_by_name() {
     let user = json!([{"role": "user", "content": "x"}]);
     let tools = json!([{"type": "function", "function": {"name": "f"}}]);
     for (body, param, says) in [
-        (json!({"messages": user, "response_format": {"type": "json_object"}}), "response_format", "`json_object` is not supported yet"),
+        (json!({"messages": user, "response_format": {"type": "xml"}}), "response_format.type", "must be text, json_object or json_schema"),
         (
             json!({"messages": user, "response_format": {"type": "json_schema", "json_schema": {}}}),
-            "response_format",
-            "`json_schema` is not supported yet",
+            "response_format.json_schema.schema",
+            "is required",
         ),
         (json!({"messages": user, "response_format": "json"}), "response_format", "must be an object"),
         (json!({"messages": user, "tools": "f"}), "tools", "must be an array"),
