@@ -10,7 +10,7 @@ use understudy::server::config::ServerConfig;
 
 use crate::support::http_client::Reply;
 use crate::support::messages_stream::{Folded, read_messages_stream};
-use crate::support::test_app::{MODEL, Options, TestApp};
+use crate::support::test_app::{MODEL, Options, TestApp, Voice};
 
 const PATH: &str = "/v1/messages?beta=true";
 const COUNT: &str = "/v1/messages/count_tokens";
@@ -305,6 +305,20 @@ fn an_error_in_the_middle_is_an_event() {
     }
     let folded = read_messages_stream(&Reply { head, body });
     assert_eq!(folded.error, Some(json!({"type": "api_error", "message": "the model failed: the fake model is broken"})));
+}
+
+#[test]
+fn a_reply_follows_its_schema() {
+    // Whatever this model would rather say.
+    let app = TestApp::start(Options { voice: Voice::Babbling, ..Options::default() });
+    let schema = json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": false});
+    let format = json!({"type": "json_schema", "schema": schema});
+    for field in [json!({"output_config": {"format": format}}), json!({"output_format": format})] {
+        let message = check_stream_equals_whole(&app, &with(say("x"), with(field, json!({"seed": 7, "temperature": 0})))).message;
+        let text = message["content"][0]["text"].as_str().expect("text");
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"));
+        assert!(value["ok"].is_boolean(), "{text}");
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ fn frames(dialect: &mut AnthropicMessages, events: &[Event], mut alive: impl FnM
     let mut frames = Vec::new();
     dialect.open(&head(), &mut frames);
     for event in events {
+        dialect.progress(0, USAGE);
         dialect.event(&head(), 0, event.clone(), &mut frames);
         if alive() {
             let KeepAlive::Frame(frame) = dialect.keep_alive(&head()) else { panic!("a comment is no sign of life here") };

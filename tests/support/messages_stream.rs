@@ -56,6 +56,8 @@ struct Automaton {
     open: Option<Open>,
     deltas: Vec<String>,
     keep_alives: usize,
+    /// As far as a sign of life has said.
+    output_tokens: u64,
     ended: bool,
     stopped: bool,
     error: Option<Value>,
@@ -174,12 +176,13 @@ impl Automaton {
         let (delta, usage) = (take(event, "delta"), take(event, "usage"));
         assert_eq!(keys(&delta), ["stop_reason", "stop_sequence"]);
         if delta["stop_reason"].is_null() {
-            assert_eq!((&delta["stop_sequence"], usage), (&Value::Null, json!({"output_tokens": 0})), "a sign of life says nothing else");
+            assert_eq!((&delta["stop_sequence"], keys(&usage)), (&Value::Null, vec!["output_tokens"]), "a sign of life says nothing else");
             self.keep_alives += 1;
-            return;
+            return self.count(&usage);
         }
         assert!(self.open.is_none() && !self.ended, "the reason comes once, after the last block");
         assert_eq!(keys(&usage), USAGE);
+        self.count(&usage);
         let reason = delta["stop_reason"].as_str().expect("a reason is text");
         assert!(["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"].contains(&reason), "{reason}");
         assert_eq!(reason == "stop_sequence", delta["stop_sequence"].is_string());
@@ -190,6 +193,12 @@ impl Automaton {
         self.message.extend(delta.as_object().expect("an object").clone());
         self.message.insert("usage".into(), usage);
         self.ended = true;
+    }
+
+    fn count(&mut self, usage: &Value) {
+        let tokens = usage["output_tokens"].as_u64().expect("a number");
+        assert!(tokens >= self.output_tokens, "tokens are counted from the beginning");
+        self.output_tokens = tokens;
     }
 
     fn finish(mut self) -> Folded {
