@@ -21,6 +21,8 @@ pub struct AnthropicMessages {
     tokens_max: usize,
     /// To tell the client's stop sequences from words that merely end the model's turn.
     stop_sequences: Vec<String>,
+    /// Tokens of the reply so far.
+    tokens: usize,
     /// Blocks begun so far.
     blocks: usize,
     open: Option<OpenBlock>,
@@ -47,6 +49,8 @@ enum OpenBlock {
 impl Dialect for AnthropicMessages {
     const NAME: &'static str = "anthropic-messages";
     const PROMPT_FIELD: &'static str = "messages";
+    const OUTPUT_FORMAT_FIELD: &'static str = "output_config.format";
+    const TOOL_SCHEMA_FIELD: &'static str = "input_schema";
 
     fn parse(body: &[u8]) -> Result<Call<Self>, ApiError> {
         let body = parse_object(body)?;
@@ -60,7 +64,7 @@ impl Dialect for AnthropicMessages {
             request: Request { tokens_max: Some(tokens_max), ..request },
             stream: fields.boolean("stream")?.unwrap_or(false),
             model: read_model(&fields)?,
-            dialect: Self { thinking, tokens_max, stop_sequences, blocks: 0, open: None },
+            dialect: Self { thinking, tokens_max, stop_sequences, tokens: 0, blocks: 0, open: None },
         })
     }
 
@@ -72,6 +76,10 @@ impl Dialect for AnthropicMessages {
         // What of the prompt is cached shows when it is its turn; the usage at the end says it.
         message.insert("usage".into(), usage(&Usage { prompt_tokens: head.prompt_tokens, ..Usage::default() }));
         frames.push(frame("message_start", json!({"message": message})));
+    }
+
+    fn progress(&mut self, _: usize, usage: Usage) {
+        self.tokens = usage.completion_tokens;
     }
 
     fn event(&mut self, head: &ReplyHead, _: usize, event: Event, frames: &mut Vec<Frame>) {
@@ -108,7 +116,7 @@ impl Dialect for AnthropicMessages {
     /// is counted, and leaves nothing in the history that the client sends next.
     fn keep_alive(&mut self, _: &ReplyHead) -> KeepAlive {
         let delta = json!({"stop_reason": null, "stop_sequence": null});
-        KeepAlive::Frame(frame("message_delta", json!({"delta": delta, "usage": {"output_tokens": 0}})))
+        KeepAlive::Frame(frame("message_delta", json!({"delta": delta, "usage": {"output_tokens": self.tokens}})))
     }
 
     fn fail(&mut self, _: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>) {

@@ -7,10 +7,9 @@ use axum::response::{IntoResponse, Response};
 use super::generate::read_aside;
 use super::status::check_model;
 use super::{AppState, Phase, body};
-use crate::api::Dialect;
 use crate::api::anthropic_count_tokens::{parse, reply};
 use crate::api::anthropic_messages::AnthropicMessages;
-use crate::api::errors::{ApiError, prepare_error};
+use crate::api::errors::{ApiError, prepare_error_of};
 
 /// Asks nothing of the engine, so a full queue is no hindrance.
 pub async fn count_tokens(State(state): State<AppState>, request: Request) -> Response {
@@ -34,5 +33,5 @@ fn count(state: &AppState, body: &[u8]) -> Result<usize, ApiError> {
     let served = state.served()?;
     check_model(state, model.as_deref(), &served.card.id)?;
     let tokens = served.text.prompt_tokens(&request, state.now_unix_s());
-    tokens.map_err(|error| prepare_error(error, AnthropicMessages::PROMPT_FIELD))
+    tokens.map_err(prepare_error_of::<AnthropicMessages>)
 }
