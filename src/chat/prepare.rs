@@ -121,6 +121,11 @@ impl TextModel {
         Ok(jobs)
     }
 
+    /// The length of a request's prompts, each counted once, however long the engine would take them.
+    pub fn prompt_tokens(&self, request: &Request, now_unix_s: i64) -> Result<usize, PrepareError> {
+        request.prompts.iter().map(|prompt| Ok(self.encode(prompt, now_unix_s)?.0.len())).sum()
+    }
+
     /// Token ids of a prompt; for a conversation with tools also how calls are to be read.
     fn encode(&self, prompt: &Prompt, now_unix_s: i64) -> Result<(Vec<u32>, Option<ToolOutput>), PrepareError> {
         match prompt {
