@@ -353,7 +353,7 @@ fn usage_is_told_in_every_chunk_if_asked_for() {
         .iter()
         .filter_map(|event| match event {
             Sse::Data(data) => serde_json::from_str::<Value>(data).ok()?["usage"]["completion_tokens"].as_u64(),
-            Sse::Comment(_) => None,
+            Sse::Comment(_) | Sse::Named { .. } => None,
         })
         .collect();
     assert!(told.is_sorted() && told.contains(&1), "{told:?}");

@@ -9,6 +9,7 @@ pub mod http_client;
 pub mod memory_store;
 pub mod program;
 pub mod random;
+pub mod response_stream;
 pub mod temp_dir;
 pub mod test_app;
 pub mod tiny_tokenizer;
