@@ -230,7 +230,7 @@ fn what_is_not_offered_is_refused_by_name() {
         (json!({"prompt": "a", "logprobs": 1, "echo": true}), "echo", "not supported"),
         (json!({"prompt": [1], "suffix": "b"}), "suffix", "a prompt of text"),
         (json!({"prompt": "a", "max_tokens": 0}), "max_tokens", "at least 1"),
-        (json!({"prompt": "a", "response_format": {"type": "json_object"}}), "response_format", "not supported"),
+        (json!({"prompt": "a", "response_format": {"type": "xml"}}), "response_format.type", "must be text"),
     ] {
         check(&app, COMPLETIONS, body, param, says);
     }
