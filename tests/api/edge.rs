@@ -198,7 +198,7 @@ fn cors_where_it_is_configured() {
     for (name, value) in [
         ("access-control-allow-origin", "https://chat.example"),
         ("access-control-allow-headers", "authorization,x-mine"),
-        ("access-control-allow-methods", "GET, HEAD, POST, OPTIONS"),
+        ("access-control-allow-methods", "GET, HEAD, POST, DELETE, OPTIONS"),
         ("access-control-allow-private-network", "true"),
         ("vary", "origin"),
     ] {

@@ -418,7 +418,7 @@ fn codex_stored() -> Value {
 }
 
 fn head() -> ReplyHead {
-    ReplyHead { id: "0123abcd".into(), created_unix_s: 1_772_448_545, model: "m".into(), choices: 1 }
+    ReplyHead { id: "0123abcd".into(), created_unix_s: 1_772_448_545, model: "m".into(), choices: 1, prompt_tokens: 0 }
 }
 
 fn text(text: &str) -> Event {
