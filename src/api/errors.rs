@@ -80,6 +80,14 @@ impl ApiError {
         Self::new(ErrorKind::Unavailable, "the engine has stopped; the server has to be started anew").with_code("engine_stopped")
     }
 
+    /// The code of [`Self::cancelled`].
+    pub const CANCELLED: &'static str = "response_cancelled";
+
+    /// Somebody has told this reply to stop, on another connection.
+    pub fn cancelled() -> Self {
+        Self::new(ErrorKind::InvalidRequest, "the response was cancelled").with_code(Self::CANCELLED)
+    }
+
     pub fn loading() -> Self {
         Self::new(ErrorKind::Unavailable, "the model is still loading").with_code("model_loading").with_retry_after_s(2)
     }

@@ -11,6 +11,7 @@ pub mod llama_infill;
 pub mod openai_chat;
 pub mod openai_completions;
 pub mod openai_models;
+pub mod openai_responses;
 pub mod openai_shared;
 pub mod openai_tools;
 pub mod openai_types;
@@ -20,12 +21,14 @@ pub mod thinking_fields;
 
 pub mod errors;
 pub mod fields;
+pub mod memory;
 
 use serde_json::Value;
 
 use crate::chat::reply::Reply;
 use crate::chat::{self, Event, Usage};
 use errors::ApiError;
+use memory::{Memory, Record};
 
 /// One wire format of generation. A value of it is one request's: it remembers what the reply must look like.
 pub trait Dialect: Sized + Send + 'static {
@@ -40,6 +43,16 @@ pub trait Dialect: Sized + Send + 'static {
 
     /// Reads a body. Errors name the field and the place.
     fn parse(body: &[u8]) -> Result<Call<Self>, ApiError>;
+
+    /// The same of a body that may point at earlier replies, in dialects whose bodies do.
+    fn parse_with(body: &[u8], _: &dyn Memory) -> Result<Call<Self>, ApiError> {
+        Self::parse(body)
+    }
+
+    /// The reply as far as it has come, in dialects whose replies can be asked for by their ids.
+    fn record(&self, _: &ReplyHead) -> Option<Record> {
+        None
+    }
 
     /// Frames before the first event of any choice.
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Event, FinishReason, ScoredToken, ToolCall, Usage};
+use super::{Event, FinishReason, ScoredToken, TextDelta, ToolCall, Usage};
 
 /// One choice, as far as its events have come.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -13,6 +13,8 @@ pub struct Reply {
     pub tool_calls: Vec<ToolCall>,
     /// The order in which these came.
     pub spans: Vec<Span>,
+    /// Of each span, those of `tokens` that belong to it.
+    pub span_tokens: Vec<Range<usize>>,
     pub finish: Option<FinishReason>,
     pub usage: Usage,
 }
@@ -30,13 +32,16 @@ impl Reply {
     pub fn push(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::Text(delta) => {
-                let start = self.text.len();
+                let (start, first_token) = (self.text.len(), self.tokens.len());
                 self.text.push_str(&delta.text);
                 self.tokens.extend(delta.tokens);
                 match self.spans.last_mut() {
+                    Some(Span::Text(range)) => {
+                        range.end = self.text.len();
+                        self.span_tokens.last_mut().expect("each span has its tokens").end = self.tokens.len();
+                    }
                     _ if delta.text.is_empty() => {}
-                    Some(Span::Text(range)) => range.end = self.text.len(),
-                    _ => self.spans.push(Span::Text(start..self.text.len())),
+                    _ => self.push_span(Span::Text(start..self.text.len()), first_token),
                 }
             }
             Event::Thinking(text) => {
@@ -45,12 +50,12 @@ impl Reply {
                 match self.spans.last_mut() {
                     _ if text.is_empty() => {}
                     Some(Span::Thinking(range)) => range.end = self.thinking.len(),
-                    _ => self.spans.push(Span::Thinking(start..self.thinking.len())),
+                    _ => self.push_span(Span::Thinking(start..self.thinking.len()), self.tokens.len()),
                 }
             }
             Event::ToolCallStarted { index, id, name } => {
                 assert_eq!(index, self.tool_calls.len(), "calls start in order");
-                self.spans.push(Span::ToolCall(index));
+                self.push_span(Span::ToolCall(index), self.tokens.len());
                 self.tool_calls.push(ToolCall { id, name, arguments: String::new() });
             }
             Event::ToolCallArguments { index, json } => self.tool_calls[index].arguments.push_str(&json),
@@ -62,6 +67,32 @@ impl Reply {
             Event::Failed(message) => return Err(message),
         }
         Ok(())
+    }
+
+    fn push_span(&mut self, span: Span, first_token: usize) {
+        self.spans.push(span);
+        self.span_tokens.push(first_token..self.tokens.len());
+    }
+
+    /// The fewest events that fold to this reply. Tokens without a text, after a call, are left out.
+    pub fn into_events(self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (span, tokens) in self.spans.into_iter().zip(self.span_tokens) {
+            match span {
+                Span::Thinking(range) => events.push(Event::Thinking(self.thinking[range].to_owned())),
+                Span::Text(range) => {
+                    events.push(Event::Text(TextDelta { text: self.text[range].to_owned(), tokens: self.tokens[tokens].to_vec() }));
+                }
+                Span::ToolCall(index) => {
+                    let ToolCall { id, name, arguments } = self.tool_calls[index].clone();
+                    events.push(Event::ToolCallStarted { index, id, name });
+                    events.push(Event::ToolCallArguments { index, json: arguments });
+                    events.push(Event::ToolCallEnded { index });
+                }
+            }
+        }
+        events.extend(self.finish.map(|reason| Event::Finished { reason, usage: self.usage }));
+        events
     }
 }
 

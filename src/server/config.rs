@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 
+use super::reply_store::Limits;
+
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// Empty: nobody needs a key.
@@ -30,6 +32,8 @@ pub struct ServerConfig {
     pub write_pause_limit: Duration,
     /// A stream that has nothing to say for this long says so.
     pub keep_alive_interval: Duration,
+    /// How much of the replies that clients ask to be kept is kept, in memory.
+    pub replies_kept: Limits,
     /// Connections held at once; more wait in the system's backlog.
     pub connections_max: usize,
 }
@@ -49,6 +53,7 @@ impl Default for ServerConfig {
             body_read_limit: Duration::from_secs(300),
             write_pause_limit: Duration::from_secs(60),
             keep_alive_interval: Duration::from_secs(10),
+            replies_kept: Limits { replies: 1_024, bytes: 32 << 20 },
             connections_max: 4_096,
         }
     }

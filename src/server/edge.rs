@@ -137,7 +137,7 @@ fn is_preflight(request: &Request) -> bool {
 fn preflight(asked: &HeaderMap) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, DELETE, OPTIONS"));
     let wanted = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let wanted = wanted.unwrap_or(HeaderValue::from_static("authorization, content-type, x-api-key"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted);

@@ -15,6 +15,7 @@ use tracing::Instrument;
 
 use super::body::HeldBody;
 use super::choices::{Choices, Told};
+use super::reply_store::Registration;
 use super::request_id::{RequestId, random, random_name};
 use super::request_log::{Outcome, RequestLog};
 use super::run::{Identity, Listener, RunKey};
@@ -51,6 +52,8 @@ struct Begun<D> {
     /// Somebody had asked for it already.
     joined: bool,
     reply: Listener,
+    /// `None`: the reply cannot be asked for by an id.
+    registration: Option<Registration>,
     choices_per_prompt: usize,
 }
 
@@ -78,7 +81,27 @@ async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D
         }
     };
     let choices_per_prompt = call.request.choices_per_prompt;
-    Ok(Begun { dialect: call.dialect, stream: call.stream, joined, reply, choices_per_prompt })
+    let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
+    Ok(Begun { dialect: call.dialect, stream: call.stream, joined, reply, registration, choices_per_prompt })
+}
+
+/// Reads a body with `read`; a large one away from the threads that serve sockets, and few of them at once.
+pub async fn read_aside<T: Send + 'static>(
+    state: &AppState,
+    body: HeldBody,
+    read: impl FnOnce(&AppState, &[u8]) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    if body.bytes.len() < LARGE_BODY_BYTES {
+        return read(state, &body.bytes);
+    }
+    let turn = state.turn_to_prepare().await;
+    let state = state.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let value = read(&state, &body.bytes);
+        drop(turn);
+        value
+    });
+    task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the server failed to read this request; its log says why"))?
 }
 
 /// A request as it goes to the engine.
@@ -109,7 +132,7 @@ pub async fn read_aside<T: Send + 'static>(
 }
 
 fn prepare<D: Dialect>(state: &AppState, body: &[u8], identity: Option<&Identity>) -> Result<Prepared<D>, ApiError> {
-    let call = D::parse(body)?;
+    let call = D::parse_with(body, state.replies())?;
     let served = state.served()?;
     check_model(state, call.model.as_deref(), &served.card.id)?;
     let config = served.engine.config();
@@ -172,15 +195,21 @@ impl<D: Dialect> Begun<D> {
     }
 
     async fn whole(mut self, state: AppState, mut log: RequestLog) -> Result<Bytes, ApiError> {
+        let mut registration = self.registration.take();
         let folded = tokio::select! {
             folded = self.fold(&mut log) => folded,
+            () = cancelled(&mut registration) => Err(ApiError::cancelled()),
             () = state.reached(Phase::CutOff) => Err(ApiError::draining()),
         };
         let replies = folded.inspect_err(|error| log.outcome = Outcome::of(error))?;
         let usages: Vec<Usage> = replies.iter().map(|reply| reply.usage).collect();
         log.usage = total_usage(&usages, self.choices_per_prompt);
         log.outcome = Outcome::Completed;
-        Ok(Bytes::from(self.dialect.whole(self.reply.head(), replies, log.usage).to_string()))
+        let whole = self.dialect.whole(self.reply.head(), replies, log.usage).to_string();
+        if let Some(registration) = &registration {
+            registration.finish(|| whole.clone());
+        }
+        Ok(Bytes::from(whole))
     }
 
     async fn fold(&mut self, log: &mut RequestLog) -> Result<Vec<Reply>, ApiError> {
@@ -192,6 +221,14 @@ impl<D: Dialect> Begun<D> {
         Ok(replies)
     }
 
+    /// What the stream has come to is what is kept of it.
+    fn keep(&self) {
+        let record = || self.dialect.record(self.reply.head()).expect("a dialect that told of the reply's beginning tells of its end");
+        if let Some(registration) = &self.registration {
+            registration.finish(|| record().exchange.reply);
+        }
+    }
+
     fn into_stream(mut self, state: AppState, log: RequestLog) -> Response {
         let mut frames = Vec::new();
         self.dialect.open(self.reply.head(), &mut frames);
@@ -201,6 +238,14 @@ impl<D: Dialect> Begun<D> {
             let span = stream.log.span.clone();
             stream.next_bytes().instrument(span).await.map(|bytes| (Ok::<_, Infallible>(bytes), stream))
         }))
+    }
+}
+
+/// Completes when somebody has cancelled the reply by its id.
+async fn cancelled(registration: &mut Option<Registration>) {
+    match registration {
+        Some(registration) => registration.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -230,6 +275,7 @@ impl<D: Dialect> EventStream<D> {
             }
             tokio::select! {
                 biased;
+                () = cancelled(&mut self.begun.registration) => self.fail(&ApiError::cancelled()),
                 told = self.begun.reply.next() => self.told(told),
                 () = self.state.reached(Phase::CutOff) => self.fail(&ApiError::draining()),
                 () = sleep_until(silent_until) => return Some(self.sign_of_life()),
@@ -243,7 +289,8 @@ impl<D: Dialect> EventStream<D> {
         let Some(Told { choice, event, usage, first_token_at }) = told else {
             self.over = true;
             self.log.outcome = Outcome::Completed;
-            return dialect.close(reply.head(), total_usage(&self.usages, *choices_per_prompt), &mut self.frames);
+            dialect.close(reply.head(), total_usage(&self.usages, *choices_per_prompt), &mut self.frames);
+            return self.begun.keep();
         };
         self.log.first_token_at = first_token_at;
         match event {
@@ -264,6 +311,7 @@ impl<D: Dialect> EventStream<D> {
         self.log.outcome = Outcome::of(error);
         self.begun.reply.leave();
         self.begun.dialect.fail(self.begun.reply.head(), error, &mut self.frames);
+        self.begun.keep();
     }
 
     fn sign_of_life(&mut self) -> Bytes {

@@ -6,6 +6,7 @@ pub mod choices;
 pub mod count_tokens;
 pub mod generate;
 pub mod metrics;
+pub mod responses;
 pub mod run;
 pub mod status;
 
@@ -15,6 +16,7 @@ pub mod who_may_ask;
 pub mod body;
 pub mod config;
 pub mod listen;
+pub mod reply_store;
 pub mod request_id;
 pub mod request_log;
 pub mod signals;
@@ -35,11 +37,13 @@ use crate::api::llama_infill::LlamaInfill;
 use crate::api::openai_chat::OpenAiChat;
 use crate::api::openai_completions::OpenAiCompletions;
 use crate::api::openai_models::ModelCard;
+use crate::api::openai_responses::OpenAiResponses;
 use crate::chat::prepare::TextModel;
 use crate::engine::Engine;
 use body::BodyBudget;
 use config::ServerConfig;
 pub use listen::serve;
+use reply_store::ReplyStore;
 use run::Runs;
 
 /// Every route of the server.
@@ -50,6 +54,11 @@ pub fn router(state: AppState) -> Router {
         .route("/infill", post(generate::generate::<LlamaInfill>))
         .route("/v1/messages", post(generate::generate::<AnthropicMessages>))
         .route("/v1/messages/count_tokens", post(count_tokens::count_tokens))
+        .route("/v1/responses", post(generate::generate::<OpenAiResponses>))
+        .route("/v1/responses/input_tokens", post(responses::input_tokens))
+        .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/models", get(status::models))
         // A name may hold slashes: `org/repo:quant`.
         .route("/v1/models/{*id}", get(status::model))
@@ -75,6 +84,7 @@ struct Shared {
     config: ServerConfig,
     bodies: BodyBudget,
     runs: Runs,
+    replies: ReplyStore,
     preparing: Arc<Semaphore>,
     /// Filled once, when the model is loaded.
     served: OnceLock<Served>,
@@ -111,7 +121,8 @@ impl AppState {
         let bodies = BodyBudget::new(config.bodies_bytes_max.max(config.body_bytes_max));
         let preparing = Arc::new(Semaphore::new(PREPARING_MAX));
         let (served, bound_to) = (OnceLock::new(), OnceLock::new());
-        Self(Arc::new(Shared { config, bodies, runs: Runs::default(), preparing, served, phase, bound_to, clock: Box::new(clock) }))
+        let (runs, replies) = (Runs::default(), ReplyStore::new(config.replies_kept));
+        Self(Arc::new(Shared { config, bodies, runs, replies, preparing, served, phase, bound_to, clock: Box::new(clock) }))
     }
 
     /// The model is there: from now on requests are answered. Only the first call counts.
@@ -136,6 +147,11 @@ impl AppState {
     /// Replies that a request sent again can join.
     pub fn runs(&self) -> &Runs {
         &self.0.runs
+    }
+
+    /// Replies that can be asked for by their ids.
+    pub fn replies(&self) -> &ReplyStore {
+        &self.0.replies
     }
 
     /// Waits until a large body may be parsed and tokenized.

@@ -1,0 +1,167 @@
+//! `POST /v1/responses`, as Codex and OpenAI's SDKs speak it: a conversation is a list of items, and a reply is one more of them.
+
+pub mod items;
+pub mod request;
+pub mod tools;
+
+pub mod custom_input;
+pub mod stream;
+
+pub mod kept;
+
+use serde_json::{Map, Value, json};
+
+use super::errors::{ApiError, ErrorKind};
+use super::fields::{Fields, parse_object};
+use super::memory::{Exchange, Memory, NoMemory, Record};
+use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
+use crate::chat::reply::Reply;
+use crate::chat::{Event, Usage};
+use stream::{Context, Progress, Status};
+use tools::Tools;
+
+/// One request's way of answering.
+#[derive(Debug)]
+pub struct OpenAiResponses {
+    tools: Tools,
+    logprobs: bool,
+    store: bool,
+    input: Vec<Value>,
+    previous: Option<String>,
+    /// Fields of the reply that say how it was asked for.
+    echo: Map<String, Value>,
+    progress: Progress,
+    /// When all is said.
+    usage: Option<Usage>,
+}
+
+impl Dialect for OpenAiResponses {
+    const NAME: &'static str = "openai-responses";
+    const PROMPT_FIELD: &'static str = "input";
+
+    fn parse(body: &[u8]) -> Result<Call<Self>, ApiError> {
+        Self::parse_with(body, &NoMemory)
+    }
+
+    fn parse_with(body: &[u8], memory: &dyn Memory) -> Result<Call<Self>, ApiError> {
+        let body = parse_object(body)?;
+        let asked = request::read(&Fields::of_body(&body), memory)?;
+        let dialect = Self {
+            tools: asked.tools,
+            logprobs: asked.logprobs,
+            store: asked.store,
+            input: asked.input,
+            previous: asked.previous,
+            echo: asked.echo,
+            progress: Progress::default(),
+            usage: None,
+        };
+        Ok(Call { request: asked.request, stream: asked.stream, model: asked.model, dialect })
+    }
+
+    fn record(&self, head: &ReplyHead) -> Option<Record> {
+        let input = if self.store { items::for_keeping(&self.input, &head.id) } else { Vec::new() };
+        let exchange = Exchange { id: reply_id(head), input: Value::from(input).to_string(), reply: self.response(head).to_string() };
+        Some(Record { exchange, previous: self.previous.clone(), keep: self.store })
+    }
+
+    fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>) {
+        for event in ["response.created", "response.in_progress"] {
+            frames.push(self.lifecycle(event, head));
+        }
+    }
+
+    fn event(&mut self, head: &ReplyHead, _: usize, event: Event, frames: &mut Vec<Frame>) {
+        let Self { tools, logprobs, progress, .. } = self;
+        progress.event(Context { name: &head.id, tools, logprobs: *logprobs }, event, frames);
+    }
+
+    fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>) {
+        self.usage = Some(usage);
+        let event = if self.progress.status == Status::Incomplete { "response.incomplete" } else { "response.completed" };
+        frames.push(self.lifecycle(event, head));
+    }
+
+    /// What Codex's timer counts as life; a comment it does not see.
+    fn keep_alive(&mut self, head: &ReplyHead) -> KeepAlive {
+        KeepAlive::Frame(self.lifecycle("response.in_progress", head))
+    }
+
+    fn fail(&mut self, head: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>) {
+        self.progress.status = match error.code {
+            Some(ApiError::CANCELLED) => Status::Cancelled,
+            _ => Status::Failed(json!({"code": error_code(error), "message": error.message})),
+        };
+        frames.push(self.lifecycle("response.failed", head));
+    }
+
+    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
+        let mut progress = Progress::default();
+        let context = Context { name: &head.id, tools: &self.tools, logprobs: self.logprobs };
+        for event in choices.into_iter().flat_map(Reply::into_events) {
+            progress.event(context, event, &mut Vec::new());
+        }
+        self.response_of(head, &progress, Some(usage))
+    }
+}
+
+impl OpenAiResponses {
+    /// A frame about the response as a whole.
+    fn lifecycle(&mut self, event: &'static str, head: &ReplyHead) -> Frame {
+        let response = self.response(head);
+        self.progress.frame(event, json!({"response": response}))
+    }
+
+    /// The response as far as it has come.
+    fn response(&self, head: &ReplyHead) -> Value {
+        self.response_of(head, &self.progress, self.usage)
+    }
+
+    fn response_of(&self, head: &ReplyHead, progress: &Progress, usage: Option<Usage>) -> Value {
+        let status = &progress.status;
+        // Until the end it tells nothing of its items: the events do.
+        let output = if *status == Status::InProgress { Vec::new() } else { progress.output() };
+        let error = if let Status::Failed(error) = status { error.clone() } else { Value::Null };
+        let incomplete = (*status == Status::Incomplete).then(|| json!({"reason": "max_output_tokens"}));
+        let head = json!({
+            "id": reply_id(head),
+            "object": "response",
+            "created_at": head.created_unix_s,
+            "status": status.word(),
+            "background": false,
+            "error": error,
+            "incomplete_details": incomplete,
+            "model": head.model,
+            "output": output,
+            "usage": usage.as_ref().map(usage_of),
+        });
+        let Value::Object(mut response) = head else { unreachable!("an object is written above") };
+        response.extend(self.echo.clone());
+        Value::Object(response)
+    }
+}
+
+/// `resp_` and the name that its items share.
+fn reply_id(head: &ReplyHead) -> String {
+    format!("resp_{}", head.id)
+}
+
+/// Codes that clients act on are kept; the others are our own.
+fn error_code(error: &ApiError) -> &'static str {
+    match (error.code, error.kind) {
+        (Some("context_length_exceeded"), _) => "context_length_exceeded",
+        (_, ErrorKind::InvalidRequest) => "invalid_prompt",
+        _ => "server_error",
+    }
+}
+
+fn usage_of(usage: &Usage) -> Value {
+    json!({
+        "input_tokens": usage.prompt_tokens,
+        // Writing to the cache costs nothing here, and is not counted.
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    })
+}
