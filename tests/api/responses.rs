@@ -49,15 +49,6 @@ fn transcript(app: &TestApp, body: &Value) -> String {
 fn a_stream_is_exactly_this() {
     let app = TestApp::new();
     insta::assert_snapshot!("response_stream_text", transcript(&app, &say("ab")));
-    let tools =
-        json!([function("weather"), {"type": "namespace", "name": "crm", "description": "", "tools": [function("find")]}, patch_tool()]);
-    let calls = [
-        call("weather", &json!({"city": "Oslo"})),
-        call("crm__find", &json!({"city": "Rome"})),
-        call("apply_patch", &json!({"input": "*** Begin\n+\"ä\"\n"})),
-    ];
-    let body = with(say(&format!("Let me see.{}", calls.concat())), json!({"tools": tools, "instructions": "Be brief."}));
-    insta::assert_snapshot!("response_stream_calls", transcript(&app, &body));
 }
 
 #[test]

@@ -117,7 +117,8 @@ impl Progress {
     fn text(&mut self, context: Context<'_>, delta: TextDelta, frames: &mut Vec<Frame>) {
         let is_open = matches!(self.open, Some(Open { body: Body::Message { .. }, .. }));
         // Tokens without text of their own belong to the message before them, and to none after a call.
-        if delta.text.is_empty() && (delta.tokens.is_empty() || !is_open) {
+        let tokens: Vec<Value> = if context.logprobs { delta.tokens.iter().map(scored).collect() } else { Vec::new() };
+        if delta.text.is_empty() && (tokens.is_empty() || !is_open) {
             return;
         }
         if !is_open {
@@ -125,7 +126,6 @@ impl Progress {
         }
         if let Some(Open { id, body: Body::Message { text, logprobs } }) = &mut self.open {
             text.push_str(&delta.text);
-            let tokens: Vec<Value> = if context.logprobs { delta.tokens.iter().map(scored).collect() } else { Vec::new() };
             logprobs.extend(tokens.iter().cloned());
             let (index, delta) = (self.items.len(), delta.text);
             let fields = json!({"item_id": id, "output_index": index, "content_index": 0, "delta": delta, "logprobs": tokens});
