@@ -19,6 +19,8 @@ pub mod output_format;
 pub mod sampling_fields;
 pub mod thinking_fields;
 
+pub mod openapi;
+
 pub mod errors;
 pub mod fields;
 pub mod memory;

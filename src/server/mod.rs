@@ -62,6 +62,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/models", get(status::models))
         // A name may hold slashes: `org/repo:quant`.
         .route("/v1/models/{*id}", get(status::model))
+        .route("/openapi.json", get(status::openapi))
         .route("/livez", get(status::livez))
         .route("/readyz", get(status::readyz))
         .route("/health", get(status::readyz))

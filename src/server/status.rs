@@ -1,5 +1,7 @@
 //! Who is there, and is it ready: health checks, the models list, the greeting.
 
+use std::sync::LazyLock;
+
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
@@ -10,9 +12,16 @@ use serde_json::{Value, json};
 use super::edge::Asker;
 use super::{AppState, Phase};
 use crate::api::errors::ApiError;
+use crate::api::openapi;
 use crate::api::openai_models::ModelCard;
 use crate::api::{anthropic_models, openai_models};
 use crate::engine::AdmissionError;
+
+/// The document is the same for all who ask, and made for the first of them.
+pub async fn openapi() -> Response {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| openapi::document(env!("CARGO_PKG_VERSION")).to_string());
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.as_str()).into_response()
+}
 
 /// The process answers. Nothing more is asked, so that a slow model never gets it killed.
 pub async fn livez() -> &'static str {
