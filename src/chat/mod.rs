@@ -17,6 +17,7 @@ pub mod template_helpers;
 pub mod output;
 pub mod reply;
 pub mod stop_strings;
+pub mod tool_formats;
 pub mod tool_parser;
 
 use std::ops::RangeInclusive;
