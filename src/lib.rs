@@ -7,4 +7,5 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod hub;
+pub mod scripted;
 pub mod server;

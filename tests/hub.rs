@@ -27,7 +27,7 @@ fn options(endpoint: String, cache: &TempDir) -> HubOptions {
 
 fn locate(name: &str, options: &HubOptions) -> Result<PathBuf, HubError> {
     match ModelSource::parse(name)?.locate(options, &mut Silent)? {
-        ModelFile::Path(path) => Ok(path),
+        ModelFile::Path(path) | ModelFile::Script(path) => Ok(path),
         ModelFile::BuiltIn => panic!("{name} is no built-in model"),
     }
 }

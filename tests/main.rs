@@ -10,5 +10,6 @@ mod disk_cache;
 mod engine;
 mod grammar;
 mod hub;
+mod scripted;
 mod simulation;
 mod tidy;

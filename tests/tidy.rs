@@ -14,9 +14,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("src/chat", &["chat", "engine"]),
     ("src/api", &["api", "chat", "engine"]),
     ("src/server", &["server", "api", "chat", "engine", "config"]),
+    ("src/scripted", &["scripted", "chat", "engine"]),
     ("src/hub", &["hub"]),
     ("src/config", &["config"]),
-    ("src/cli", &["cli", "server", "api", "chat", "engine", "hub", "config"]),
+    ("src/cli", &["cli", "server", "api", "chat", "engine", "scripted", "hub", "config"]),
 ];
 
 /// A library, and the only folders that may know it.
@@ -42,6 +43,11 @@ const PURE: &[&str] = &[
     "src/api",
     "src/chat",
     "src/config",
+    "src/scripted/script.rs",
+    "src/scripted/closing.rs",
+    "src/scripted/history.rs",
+    "src/scripted/json_cursor.rs",
+    "src/scripted/reply.rs",
     "src/cli/memory_plan.rs",
     "src/hub/choose.rs",
     "src/engine/scheduler.rs",

@@ -133,7 +133,11 @@ pub fn prepare_error(error: PrepareError, prompt_field: &str) -> ApiError {
     let message = error.to_string();
     match error {
         PrepareError::Template(_) => ApiError::invalid(prompt_field, message).with_code("chat_template_error"),
-        PrepareError::NoFillInTheMiddle => ApiError::invalid("suffix", message),
+        PrepareError::NoFillInTheMiddle => {
+            // Completions have a field of their own for what needs it.
+            let field = if prompt_field == "prompt" { "suffix" } else { prompt_field };
+            ApiError::invalid(field, message)
+        }
         PrepareError::BiasOfUnknownToken { .. } => ApiError::invalid("logit_bias", message),
         PrepareError::StopAtUnknownToken { .. } => ApiError::invalid("stop_token_ids", message),
         PrepareError::Grammar(error) => grammar_error(&error, "response_format", "function.parameters"),

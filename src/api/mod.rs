@@ -3,12 +3,20 @@
 //! Invariant: pure. Knows no HTTP library, no clock and no engine; what it accepts is wide, what it emits is exact.
 #![deny(clippy::disallowed_methods)]
 
+pub mod anthropic_conversation;
+pub mod anthropic_count_tokens;
+pub mod anthropic_messages;
+pub mod anthropic_models;
+pub mod llama_infill;
 pub mod openai_chat;
 pub mod openai_completions;
 pub mod openai_models;
 pub mod openai_shared;
+pub mod openai_tools;
+pub mod openai_types;
 pub mod output_format;
 pub mod sampling_fields;
+pub mod thinking_fields;
 
 pub mod errors;
 pub mod fields;
@@ -35,6 +43,9 @@ pub trait Dialect: Sized + Send + 'static {
 
     /// Frames before the first event of any choice.
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>);
+
+    /// How far a choice has come, said before each of its events.
+    fn progress(&mut self, _choice: usize, _usage: Usage) {}
 
     /// Frames of one event of one choice.
     fn event(&mut self, head: &ReplyHead, choice: usize, event: Event, frames: &mut Vec<Frame>);
@@ -72,6 +83,8 @@ pub struct ReplyHead {
     /// The model that really speaks.
     pub model: String,
     pub choices: usize,
+    /// Of all prompts; each is counted once, however many choices continue it.
+    pub prompt_tokens: usize,
 }
 
 /// What a silent stream says.
@@ -97,6 +110,10 @@ impl Frame {
 
     pub fn json(value: &Value) -> Self {
         Self::data(value.to_string())
+    }
+
+    pub fn of(value: &impl serde::Serialize) -> Self {
+        Self::data(serde_json::to_string(value).expect("our wire types are JSON"))
     }
 
     /// With an `event:` line.

@@ -1,21 +1,27 @@
 //! `POST /v1/chat/completions`, as OpenAI's SDKs and the many that imitate them speak it.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::errors::ApiError;
-use super::fields::{Fields, kind_of, parse_object, quoted};
+use super::fields::{Fields, parse_object, quoted};
 use super::openai_shared::{self as shared, Delivery};
+use super::openai_tools::{read_tool_choice, read_tools};
+use super::openai_types::{
+    self as types, AssistantRole, ChatChoice, ChatCompletion, ChatCompletionChunk, ChatCompletionChunkObject, ChatCompletionObject,
+    ChatLogprobs, ChatMessage, ChunkChoice, Delta, Finish, FunctionCall, FunctionDelta, FunctionType, Id, ToolCallDelta,
+};
+use super::thinking_fields::read_thinking;
 use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::reply::Reply;
-use crate::chat::{
-    Conversation, Event, FinishReason, Message, Part, Prompt, Role, ScoredToken, ToolCall, ToolChoice, ToolDefinition, Usage,
-};
+use crate::chat::{Conversation, Event, FinishReason, Message, Part, Prompt, Role, ScoredToken, TextDelta, ToolCall, Usage};
 
 /// One request's way of answering.
 #[derive(Debug)]
 pub struct OpenAiChat {
     delivery: Delivery,
     logprobs: bool,
+    /// Of each choice, as far as it has come; kept only where each chunk is to tell it.
+    running: Vec<Usage>,
 }
 
 impl Dialect for OpenAiChat {
@@ -32,28 +38,39 @@ impl Dialect for OpenAiChat {
         request.top_logprobs = logprobs.then_some(top_logprobs);
         request.prompts = vec![Prompt::Conversation(conversation)];
         let model = shared::read_model(&fields)?;
-        Ok(Call { request, stream: delivery.stream, model, dialect: Self { delivery, logprobs } })
+        Ok(Call { request, stream: delivery.stream, model, dialect: Self { delivery, logprobs, running: Vec::new() } })
     }
 
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>) {
         for choice in 0..head.choices {
-            frames.push(self.chunk(head, choice, json!({"role": "assistant", "content": ""}), &[], None));
+            let delta = Delta { role: Some(AssistantRole::It), content: Some("".into()), ..Delta::default() };
+            frames.push(self.chunk(head, choice, delta, &[], None));
         }
+    }
+
+    fn progress(&mut self, choice: usize, usage: Usage) {
+        self.delivery.note(&mut self.running, choice, usage);
     }
 
     fn event(&mut self, head: &ReplyHead, choice: usize, event: Event, frames: &mut Vec<Frame>) {
         let frame = match event {
-            Event::Text(delta) => self.chunk(head, choice, json!({"content": delta.text}), &delta.tokens, None),
-            Event::Thinking(text) => self.chunk(head, choice, json!({"reasoning_content": text}), &[], None),
+            Event::Text(TextDelta { text, tokens }) => {
+                self.chunk(head, choice, Delta { content: Some(text.into()), ..Delta::default() }, &tokens, None)
+            }
+            Event::Thinking(text) => {
+                self.chunk(head, choice, Delta { reasoning_content: Some(text.into()), ..Delta::default() }, &[], None)
+            }
             Event::ToolCallStarted { index, id, name } => {
-                let call = json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}});
-                self.chunk(head, choice, json!({"tool_calls": [call]}), &[], None)
+                let function = FunctionDelta { name: Some(name.into()), arguments: "".into() };
+                let call = ToolCallDelta { index, id: Some(id.into()), r#type: Some(FunctionType::It), function };
+                self.chunk(head, choice, Delta { tool_calls: Some([call]), ..Delta::default() }, &[], None)
             }
             Event::ToolCallArguments { index, json } => {
-                let call = json!({"index": index, "function": {"arguments": json}});
-                self.chunk(head, choice, json!({"tool_calls": [call]}), &[], None)
+                let function = FunctionDelta { name: None, arguments: json.into() };
+                let call = ToolCallDelta { index, id: None, r#type: None, function };
+                self.chunk(head, choice, Delta { tool_calls: Some([call]), ..Delta::default() }, &[], None)
             }
-            Event::Finished { reason, .. } => self.chunk(head, choice, json!({}), &[], Some(&reason)),
+            Event::Finished { reason, .. } => self.chunk(head, choice, Delta::default(), &[], Some(&reason)),
             Event::ToolCallEnded { .. } => return,
             Event::Failed(message) => return self.fail(head, &ApiError::engine_failed(&message), frames),
         };
@@ -62,16 +79,14 @@ impl Dialect for OpenAiChat {
 
     fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>) {
         if self.delivery.include_usage {
-            let mut chunk = chunk_head(head);
-            chunk.insert("choices".into(), json!([]));
-            chunk.insert("usage".into(), shared::usage(&usage));
-            frames.push(Frame::json(&Value::Object(chunk)));
+            frames.push(Frame::of(&chunk_of(head, Vec::new(), Some(Some((&usage).into())))));
         }
         frames.push(Frame::data("[DONE]"));
     }
 
-    fn keep_alive(&mut self, _: &ReplyHead) -> KeepAlive {
-        KeepAlive::Comment
+    /// A chunk that says nothing: clients that watch for data see some.
+    fn keep_alive(&mut self, head: &ReplyHead) -> KeepAlive {
+        KeepAlive::Frame(self.chunk(head, 0, Delta::default(), &[], None))
     }
 
     fn fail(&mut self, _: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>) {
@@ -79,67 +94,53 @@ impl Dialect for OpenAiChat {
     }
 
     fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
-        let choices: Vec<Value> = choices.into_iter().enumerate().map(|(index, reply)| self.choice(index, reply)).collect();
-        json!({
-            "id": format!("chatcmpl-{}", head.id),
-            "object": "chat.completion",
-            "created": head.created_unix_s,
-            "model": head.model,
-            "choices": choices,
-            "usage": shared::usage(&usage),
-        })
+        let whole = ChatCompletion {
+            id: format!("chatcmpl-{}", head.id),
+            object: ChatCompletionObject::It,
+            created: head.created_unix_s,
+            model: &head.model,
+            choices: choices.into_iter().enumerate().map(|(index, reply)| self.choice(index, reply)).collect(),
+            usage: (&usage).into(),
+        };
+        json!(whole)
     }
 }
 
 impl OpenAiChat {
-    fn chunk(&self, head: &ReplyHead, index: usize, delta: Value, tokens: &[ScoredToken], finish: Option<&FinishReason>) -> Frame {
-        let mut chunk = chunk_head(head);
-        let logprobs = if tokens.is_empty() { Value::Null } else { logprobs(tokens) };
-        let finish = finish.map(shared::finish_reason);
-        chunk.insert("choices".into(), json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]));
-        if self.delivery.include_usage {
-            chunk.insert("usage".into(), Value::Null);
-        }
-        Frame::json(&Value::Object(chunk))
+    fn chunk(&self, head: &ReplyHead, index: usize, delta: Delta<'_>, tokens: &[ScoredToken], finish: Option<&FinishReason>) -> Frame {
+        let choice = ChunkChoice { index, delta, logprobs: ChatLogprobs::of(tokens), finish_reason: finish.map(Finish::from) };
+        Frame::of(&chunk_of(head, vec![choice], self.delivery.usage_in_chunk(&self.running, index)))
     }
 
-    fn choice(&self, index: usize, reply: Reply) -> Value {
-        let mut message = Map::new();
-        message.insert("role".into(), "assistant".into());
+    fn choice(&self, index: usize, reply: Reply) -> ChatChoice {
         let no_text = reply.text.is_empty() && !reply.tool_calls.is_empty();
-        message.insert("content".into(), if no_text { Value::Null } else { reply.text.into() });
-        message.insert("refusal".into(), Value::Null);
-        if !reply.thinking.is_empty() {
-            message.insert("reasoning_content".into(), reply.thinking.into());
-        }
-        if !reply.tool_calls.is_empty() {
-            let call =
-                |call: ToolCall| json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}});
-            message.insert("tool_calls".into(), reply.tool_calls.into_iter().map(call).collect());
-        }
-        let logprobs = if self.logprobs { logprobs(&reply.tokens) } else { Value::Null };
-        let finish = reply.finish.as_ref().map(shared::finish_reason);
-        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
+        let call = |call: ToolCall| types::ToolCall {
+            id: call.id,
+            r#type: FunctionType::It,
+            function: FunctionCall { name: call.name, arguments: call.arguments },
+        };
+        let message = ChatMessage {
+            role: AssistantRole::It,
+            content: (!no_text).then_some(reply.text),
+            refusal: None,
+            reasoning_content: Some(reply.thinking).filter(|thinking| !thinking.is_empty()),
+            tool_calls: reply.tool_calls.into_iter().map(call).collect(),
+        };
+        // Asked for, and of no token: still a list.
+        let logprobs = self.logprobs.then(|| ChatLogprobs::of(&reply.tokens).unwrap_or_default());
+        ChatChoice { index, message, logprobs, finish_reason: reply.finish.as_ref().map(Finish::from) }
     }
 }
 
-fn chunk_head(head: &ReplyHead) -> Map<String, Value> {
-    let mut chunk = Map::new();
-    chunk.insert("id".into(), format!("chatcmpl-{}", head.id).into());
-    chunk.insert("object".into(), "chat.completion.chunk".into());
-    chunk.insert("created".into(), head.created_unix_s.into());
-    chunk.insert("model".into(), head.model.clone().into());
-    chunk
-}
-
-fn logprobs(tokens: &[ScoredToken]) -> Value {
-    let entry = |token: &crate::chat::TokenText, logprob: f32| json!({"token": token.lossy(), "logprob": shared::logprob(logprob), "bytes": token.bytes});
-    let content = tokens.iter().map(|scored| {
-        let mut value = entry(&scored.token, scored.logprob);
-        value["top_logprobs"] = scored.top.iter().map(|(token, logprob)| entry(token, *logprob)).collect();
-        value
-    });
-    json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+fn chunk_of<'a>(head: &'a ReplyHead, choices: Vec<ChunkChoice<'a>>, usage: Option<Option<types::Usage>>) -> ChatCompletionChunk<'a> {
+    ChatCompletionChunk {
+        id: Id { prefix: "chatcmpl-", name: &head.id },
+        object: ChatCompletionChunkObject::It,
+        created: head.created_unix_s,
+        model: &head.model,
+        choices,
+        usage,
+    }
 }
 
 fn read_conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
@@ -152,9 +153,35 @@ fn read_conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
     let messages = messages.collect::<Result<Vec<_>, _>>()?;
     let tools = read_tools(fields)?;
     let tool_choice = read_tool_choice(fields, &tools)?;
+    refuse_functions(fields)?;
     let template_variables = fields.object("chat_template_kwargs")?.map(|variables| variables.map().clone()).unwrap_or_default();
     let parallel_tool_calls = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
-    Ok(Conversation { messages, tools, tool_choice, parallel_tool_calls, template_variables, ..Conversation::default() })
+    let continues_last = continues_last(fields, &messages)?;
+    let thinking = read_thinking(fields)?;
+    Ok(Conversation { messages, tools, tool_choice, parallel_tool_calls, template_variables, thinking, continues_last })
+}
+
+/// An assistant's message at the end is a beginning to go on with, as vLLM's `continue_final_message` and llama.cpp's server have it, unless
+/// the request asks for a turn of its own.
+fn continues_last(fields: &Fields<'_>, messages: &[Message]) -> Result<bool, ApiError> {
+    let is_begun = messages.last().is_some_and(|last| last.role == Role::Assistant && last.tool_calls.is_empty());
+    let own_turn = fields.boolean("add_generation_prompt")?.unwrap_or(false);
+    match fields.boolean("continue_final_message")? {
+        Some(true) if !is_begun => {
+            Err(fields.error("continue_final_message", "needs a last message of the assistant's, without tool calls"))
+        }
+        Some(true) if own_turn => Err(fields.error("continue_final_message", "and `add_generation_prompt` exclude each other")),
+        Some(wanted) => Ok(wanted),
+        None => Ok(is_begun && !own_turn),
+    }
+}
+
+/// What came before `tools`: a reply in its form would be another grammar, which no client of today reads.
+fn refuse_functions(fields: &Fields<'_>) -> Result<(), ApiError> {
+    match ["functions", "function_call"].into_iter().find(|name| fields.get(name).is_some()) {
+        Some(name) => Err(fields.error(name, "is the form before `tools` and is not supported; send `tools` and `tool_choice`")),
+        None => Ok(()),
+    }
 }
 
 fn read_message(value: &Value, place: String) -> Result<Message, ApiError> {
@@ -230,57 +257,4 @@ fn read_tool_calls(message: &Fields<'_>) -> Result<Vec<ToolCall>, ApiError> {
         Ok(ToolCall { id, name, arguments })
     };
     calls.iter().enumerate().map(call).collect()
-}
-
-/// Function tools; tools of other types are for other servers and left out.
-fn read_tools(fields: &Fields<'_>) -> Result<Vec<ToolDefinition>, ApiError> {
-    let tools = fields.array("tools")?.unwrap_or_default();
-    let mut definitions = Vec::with_capacity(tools.len());
-    for (index, value) in tools.iter().enumerate() {
-        let tool = Fields::of(value, format!("tools[{index}]"))?;
-        if tool.string("type")?.is_some_and(|kind| kind != "function") {
-            continue;
-        }
-        // The Responses API writes the function's fields beside `type`.
-        let function = tool.object("function")?.unwrap_or(tool);
-        function.require("name")?;
-        definitions.push(ToolDefinition {
-            name: function.string("name")?.unwrap_or_default().to_owned(),
-            description: function.string("description")?.map(str::to_owned),
-            parameters: function.object("parameters")?.map(|parameters| Value::Object(parameters.map().clone())),
-            strict: function.boolean("strict")?.unwrap_or(false),
-        });
-    }
-    Ok(definitions)
-}
-
-fn read_tool_choice(fields: &Fields<'_>, tools: &[ToolDefinition]) -> Result<ToolChoice, ApiError> {
-    let choice = match fields.get("tool_choice") {
-        None => ToolChoice::Auto,
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" => ToolChoice::Auto,
-            "none" => ToolChoice::None,
-            "required" | "any" => ToolChoice::Required,
-            other => {
-                return Err(fields.error("tool_choice", format_args!("must be auto, none, required or a function, not {}", quoted(other))));
-            }
-        },
-        Some(value @ Value::Object(_)) => {
-            let choice = Fields::of(value, fields.place("tool_choice"))?;
-            let function = choice.object("function")?.unwrap_or(choice);
-            function.require("name")?;
-            ToolChoice::Named(function.string("name")?.unwrap_or_default().to_owned())
-        }
-        Some(other) => {
-            let problem = format_args!("must be a string or an object, not {}", kind_of(other));
-            return Err(fields.error("tool_choice", problem));
-        }
-    };
-    match &choice {
-        ToolChoice::Required if tools.is_empty() => Err(fields.error("tool_choice", "is `required`, but there are no `tools`")),
-        ToolChoice::Named(name) if !tools.iter().any(|tool| tool.name == *name) => {
-            Err(fields.error("tool_choice", format_args!("names the function {}, which is not among the `tools`", quoted(name))))
-        }
-        _ => Ok(choice),
-    }
 }

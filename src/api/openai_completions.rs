@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::errors::ApiError;
 use super::fields::{Fields, kind_of, parse_object};
 use super::openai_shared::{self as shared, Delivery};
+use super::openai_types::{self as types, Completion, CompletionChoice, CompletionLogprobs, CompletionObject, Finish, Id, finite};
 use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::reply::Reply;
 use crate::chat::{Event, FinishReason, Prompt, ScoredToken, TokenText, Usage};
@@ -18,6 +19,8 @@ pub struct OpenAiCompletions {
     delivery: Delivery,
     /// `logprobs`: how many rivals of each token are told.
     top_logprobs: Option<usize>,
+    /// Of each choice, as far as it has come; kept only where each chunk is to tell it.
+    running: Vec<Usage>,
 }
 
 impl Dialect for OpenAiCompletions {
@@ -47,11 +50,15 @@ impl Dialect for OpenAiCompletions {
         if request.echo && request.top_logprobs.is_some() {
             return Err(fields.error("echo", "together with `logprobs` is not supported: the prompt's log-probabilities are not computed"));
         }
-        let dialect = Self { delivery, top_logprobs: request.top_logprobs };
+        let dialect = Self { delivery, top_logprobs: request.top_logprobs, running: Vec::new() };
         Ok(Call { stream: delivery.stream, model: shared::read_model(&fields)?, request, dialect })
     }
 
     fn open(&mut self, _: &ReplyHead, _: &mut Vec<Frame>) {}
+
+    fn progress(&mut self, choice: usize, usage: Usage) {
+        self.delivery.note(&mut self.running, choice, usage);
+    }
 
     fn event(&mut self, head: &ReplyHead, choice: usize, event: Event, frames: &mut Vec<Frame>) {
         let frame = match event {
@@ -66,16 +73,13 @@ impl Dialect for OpenAiCompletions {
 
     fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>) {
         if self.delivery.include_usage {
-            let mut chunk = reply_head(head);
-            chunk.insert("choices".into(), json!([]));
-            chunk.insert("usage".into(), shared::usage(&usage));
-            frames.push(Frame::json(&Value::Object(chunk)));
+            frames.push(Frame::of(&reply_of(head, Vec::new(), Some(Some((&usage).into())))));
         }
         frames.push(Frame::data("[DONE]"));
     }
 
-    fn keep_alive(&mut self, _: &ReplyHead) -> KeepAlive {
-        KeepAlive::Comment
+    fn keep_alive(&mut self, head: &ReplyHead) -> KeepAlive {
+        KeepAlive::Frame(self.chunk(head, 0, "", &[], None))
     }
 
     fn fail(&mut self, _: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>) {
@@ -83,53 +87,50 @@ impl Dialect for OpenAiCompletions {
     }
 
     fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
-        let choice = |(index, reply): (usize, Reply)| {
-            let finish = reply.finish.as_ref().map(shared::finish_reason);
-            json!({"text": reply.text, "index": index, "logprobs": self.logprobs(&reply.tokens), "finish_reason": finish})
+        let choice = |(index, reply): (usize, Reply)| CompletionChoice {
+            logprobs: self.logprobs(&reply.tokens),
+            text: reply.text.into(),
+            index,
+            finish_reason: reply.finish.as_ref().map(Finish::from),
         };
-        let mut whole = reply_head(head);
-        whole.insert("choices".into(), choices.into_iter().enumerate().map(choice).collect());
-        whole.insert("usage".into(), shared::usage(&usage));
-        Value::Object(whole)
+        json!(reply_of(head, choices.into_iter().enumerate().map(choice).collect(), Some(Some((&usage).into()))))
     }
 }
 
 impl OpenAiCompletions {
     fn chunk(&self, head: &ReplyHead, index: usize, text: &str, tokens: &[ScoredToken], finish: Option<&FinishReason>) -> Frame {
-        let mut chunk = reply_head(head);
-        let logprobs = if tokens.is_empty() { Value::Null } else { self.logprobs(tokens) };
-        let finish = finish.map(shared::finish_reason);
-        chunk.insert("choices".into(), json!([{"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}]));
-        if self.delivery.include_usage {
-            chunk.insert("usage".into(), Value::Null);
-        }
-        Frame::json(&Value::Object(chunk))
+        let logprobs = if tokens.is_empty() { None } else { self.logprobs(tokens) };
+        let choice = CompletionChoice { text: text.into(), index, logprobs, finish_reason: finish.map(Finish::from) };
+        Frame::of(&reply_of(head, vec![choice], self.delivery.usage_in_chunk(&self.running, index)))
     }
 
-    fn logprobs(&self, tokens: &[ScoredToken]) -> Value {
-        let Some(top_logprobs) = self.top_logprobs else { return Value::Null };
-        let names: Vec<String> = tokens.iter().map(|scored| token_name(&scored.token)).collect();
-        let values: Vec<Value> = tokens.iter().map(|scored| shared::logprob(scored.logprob)).collect();
-        let offsets: Vec<usize> = tokens.iter().map(|scored| scored.text_offset).collect();
+    fn logprobs(&self, tokens: &[ScoredToken]) -> Option<CompletionLogprobs> {
+        let top_logprobs = self.top_logprobs?;
         let rivals = |scored: &ScoredToken| {
             let mut rivals: Map<String, Value> =
-                scored.top.iter().map(|(token, value)| (token_name(token), shared::logprob(*value))).collect();
+                scored.top.iter().map(|(token, value)| (token_name(token), json!(finite(*value)))).collect();
             // The token itself is told too where it is not among the likeliest, so there may be one more.
-            rivals.entry(token_name(&scored.token)).or_insert_with(|| shared::logprob(scored.logprob));
-            Value::Object(rivals)
+            rivals.entry(token_name(&scored.token)).or_insert_with(|| json!(finite(scored.logprob)));
+            rivals
         };
-        let top = if top_logprobs == 0 { Value::Null } else { tokens.iter().map(rivals).collect() };
-        json!({"tokens": names, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets})
+        Some(CompletionLogprobs {
+            tokens: tokens.iter().map(|scored| token_name(&scored.token)).collect(),
+            token_logprobs: tokens.iter().map(|scored| finite(scored.logprob)).collect(),
+            top_logprobs: (top_logprobs > 0).then(|| tokens.iter().map(rivals).collect()),
+            text_offset: tokens.iter().map(|scored| scored.text_offset).collect(),
+        })
     }
 }
 
-fn reply_head(head: &ReplyHead) -> Map<String, Value> {
-    let mut value = Map::new();
-    value.insert("id".into(), format!("cmpl-{}", head.id).into());
-    value.insert("object".into(), "text_completion".into());
-    value.insert("created".into(), head.created_unix_s.into());
-    value.insert("model".into(), head.model.clone().into());
-    value
+fn reply_of<'a>(head: &'a ReplyHead, choices: Vec<CompletionChoice<'a>>, usage: Option<Option<types::Usage>>) -> Completion<'a> {
+    Completion {
+        id: Id { prefix: "cmpl-", name: &head.id },
+        object: CompletionObject::It,
+        created: head.created_unix_s,
+        model: &head.model,
+        choices,
+        usage,
+    }
 }
 
 /// A token that is no whole character is written by its bytes, as OpenAI does, so that two of them stay two.
@@ -168,7 +169,7 @@ fn read_prompts(fields: &Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
 fn with_suffix(prompts: Vec<Prompt>, fields: &Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
     let Some(suffix) = fields.string("suffix")?.filter(|suffix| !suffix.is_empty()) else { return Ok(prompts) };
     let middle = |prompt: Prompt| match prompt {
-        Prompt::Text(prefix) => Ok(Prompt::FillInTheMiddle { prefix, suffix: suffix.to_owned() }),
+        Prompt::Text(prefix) => Ok(Prompt::FillInTheMiddle { prefix, suffix: suffix.to_owned(), files: Vec::new() }),
         _ => Err(fields.error("suffix", "needs a prompt of text")),
     };
     prompts.into_iter().map(middle).collect()

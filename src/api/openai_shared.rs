@@ -1,12 +1,13 @@
 //! What OpenAI's chat completions and completions have in common: sampling fields, limits, usage, reasons to finish.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::errors::ApiError;
 use super::fields::Fields;
+use super::openai_types as types;
 use super::output_format::read_output_format;
 use super::sampling_fields::read_sampling;
-use crate::chat::{FinishReason, Request, Usage};
+use crate::chat::{Request, Usage};
 use crate::engine::Priority;
 
 /// Stop tokens of one request.
@@ -28,6 +29,26 @@ pub struct Delivery {
     pub stream: bool,
     /// `stream_options.include_usage`: a last chunk with the usage, and `usage: null` in the others.
     pub include_usage: bool,
+    /// vLLM's `continuous_usage_stats`: the usage so far in every chunk.
+    pub continuous_usage: bool,
+}
+
+impl Delivery {
+    /// Keeps a choice's usage, where each chunk is to tell it.
+    pub fn note(&self, running: &mut Vec<Usage>, choice: usize, usage: Usage) {
+        if self.continuous_usage {
+            if running.len() <= choice {
+                running.resize(choice + 1, Usage::default());
+            }
+            running[choice] = usage;
+        }
+    }
+
+    /// What a chunk of `choice` says of usage; `None`: not even that there is none yet.
+    pub fn usage_in_chunk(&self, running: &[Usage], choice: usize) -> Option<Option<types::Usage>> {
+        let so_far = || running.get(choice).map_or_else(|| (&Usage::default()).into(), types::Usage::from);
+        self.include_usage.then(|| self.continuous_usage.then(so_far))
+    }
 }
 
 /// Everything but the prompt and the log-probabilities.
@@ -37,7 +58,7 @@ pub fn read_request(fields: &Fields<'_>) -> Result<(Request, Delivery), ApiError
         choices_per_prompt: fields.integer("n", 1..=CHOICES_MAX as i64)?.unwrap_or(1) as usize,
         tokens_max,
         tokens_min: read_tokens_min(fields, tokens_max)?,
-        stop: read_stop(fields)?,
+        stop: read_stop(fields, "stop")?,
         stop_token_ids: read_stop_token_ids(fields)?,
         sampling: read_sampling(fields)?,
         output_format: read_output_format(fields)?,
@@ -46,11 +67,14 @@ pub fn read_request(fields: &Fields<'_>) -> Result<(Request, Delivery), ApiError
         ..Request::default()
     };
     let options = fields.object("stream_options")?;
-    let include_usage = match &options {
-        Some(options) => options.boolean("include_usage")?.unwrap_or(false),
-        None => false,
+    let option = |name: &str| match &options {
+        Some(options) => Ok(options.boolean(name)?.unwrap_or(false)),
+        None => Ok(false),
     };
-    Ok((request, Delivery { stream: fields.boolean("stream")?.unwrap_or(false), include_usage }))
+    let include_usage = option("include_usage")?;
+    // As in vLLM it only says how often the usage comes, not whether.
+    let continuous_usage = include_usage && option("continuous_usage_stats")?;
+    Ok((request, Delivery { stream: fields.boolean("stream")?.unwrap_or(false), include_usage, continuous_usage }))
 }
 
 /// OpenAI's `service_tier: "flex"` (cheaper and slower), or vLLM's `priority`, where a larger number is served later.
@@ -86,29 +110,30 @@ fn read_stop_token_ids(fields: &Fields<'_>) -> Result<Vec<u32>, ApiError> {
     fields.token_ids("stop_token_ids", ids)
 }
 
-fn read_stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
-    let stop = match fields.get("stop") {
+/// One string or several, in the field `name`.
+pub fn read_stop(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
+    let stop = match fields.get(name) {
         None => Vec::new(),
         Some(Value::String(text)) => vec![text.clone()],
         Some(Value::Array(items)) => {
             if items.len() > STOP_STRINGS_MAX {
-                return Err(fields.error("stop", format_args!("has {} strings; at most {STOP_STRINGS_MAX} are allowed", items.len())));
+                return Err(fields.error(name, format_args!("has {} strings; at most {STOP_STRINGS_MAX} are allowed", items.len())));
             }
             let string = |(index, item): (usize, &Value)| match item {
                 Value::String(text) => Ok(text.clone()),
-                other => Err(fields.wrong_kind(&format!("stop[{index}]"), "a string", other)),
+                other => Err(fields.wrong_kind(&format!("{name}[{index}]"), "a string", other)),
             };
             items.iter().enumerate().map(string).collect::<Result<_, _>>()?
         }
-        Some(other) => return Err(fields.wrong_kind("stop", "a string or an array of strings", other)),
+        Some(other) => return Err(fields.wrong_kind(name, "a string or an array of strings", other)),
     };
     if let Some(long) = stop.iter().find(|text| text.len() > STOP_STRING_BYTES_MAX) {
         let problem = format_args!("holds a string of {} bytes; at most {STOP_STRING_BYTES_MAX} are allowed", long.len());
-        return Err(fields.error("stop", problem));
+        return Err(fields.error(name, problem));
     }
     let bytes: usize = stop.iter().map(String::len).sum();
     if bytes > STOP_BYTES_MAX {
-        return Err(fields.error("stop", format_args!("holds {bytes} bytes; at most {STOP_BYTES_MAX} are allowed")));
+        return Err(fields.error(name, format_args!("holds {bytes} bytes; at most {STOP_BYTES_MAX} are allowed")));
     }
     Ok(stop.into_iter().filter(|text| !text.is_empty()).collect())
 }
@@ -116,27 +141,4 @@ fn read_stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
 /// The `model` the client names; any name will do.
 pub fn read_model(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
     Ok(fields.string("model")?.map(str::to_owned))
-}
-
-pub fn finish_reason(reason: &FinishReason) -> &'static str {
-    match reason {
-        FinishReason::EndOfTurn | FinishReason::StopString(_) => "stop",
-        FinishReason::Length => "length",
-        FinishReason::ToolCalls => "tool_calls",
-    }
-}
-
-pub fn usage(usage: &Usage) -> Value {
-    json!({
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
-    })
-}
-
-/// JSON has no infinity; OpenAI writes -9999 for "impossible".
-pub fn logprob(value: f32) -> Value {
-    if value.is_finite() { json!(value) } else { json!(-9999.0) }
 }

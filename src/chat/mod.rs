@@ -65,7 +65,16 @@ pub enum Prompt {
     FillInTheMiddle {
         prefix: String,
         suffix: String,
+        /// Pieces of other files that may help.
+        files: Vec<ContextFile>,
     },
+}
+
+/// A piece of a file of the same repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextFile {
+    pub name: Option<String>,
+    pub text: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -118,6 +118,12 @@ impl Output {
         self.text(&text, usage, events)
     }
 
+    /// As far as it has come. `cached_tokens`: of the prompt, as far as the engine has said.
+    pub fn usage_so_far(&self, cached_tokens: usize) -> Usage {
+        let (prompt_tokens, completion_tokens) = (self.prompt_tokens, self.completion_tokens);
+        Usage { prompt_tokens, cached_tokens, completion_tokens, thinking_tokens: 0 }
+    }
+
     /// The engine has finished.
     pub fn finish(&mut self, reason: EngineFinish, usage: TokenUsage, events: &mut Vec<Event>) {
         let reason = match reason {

@@ -10,7 +10,7 @@ use super::grammar::{GrammarError, Grammars};
 use super::output::{Output, OutputOptions, ToolOutput, split_mix};
 use super::sequence_breakers::SequenceBreakers;
 use super::stop_strings::StopStrings;
-use super::{Conversation, Prompt, Request, SamplingDefaults, SamplingOptions, ToolChoice};
+use super::{ContextFile, Conversation, Prompt, Request, SamplingDefaults, SamplingOptions, ToolChoice};
 use crate::engine::{AdmissionError, Dry, GenerateRequest, SamplingParams};
 
 /// The loaded model, as far as text is concerned.
@@ -53,7 +53,7 @@ pub enum PrepareError {
     Admission(#[from] AdmissionError),
     #[error("this model's template has no calls in a format that can be forced; only \"auto\" and \"none\" are possible with it")]
     CannotForceCalls,
-    #[error("this model has no fill-in-the-middle tokens, so it cannot use a suffix")]
+    #[error("this model has no fill-in-the-middle tokens, so it cannot write what stands between two texts")]
     NoFillInTheMiddle,
     #[error("logit_bias names token {id}, but the vocabulary has {vocab} tokens")]
     BiasOfUnknownToken { id: u32, vocab: usize },
@@ -127,12 +127,17 @@ impl TextModel {
         Ok(jobs)
     }
 
+    /// The length of a request's prompts, each counted once, however long the engine would take them.
+    pub fn prompt_tokens(&self, request: &Request, now_unix_s: i64) -> Result<usize, PrepareError> {
+        request.prompts.iter().map(|prompt| Ok(self.encode(prompt, now_unix_s)?.0.len())).sum()
+    }
+
     /// Token ids of a prompt; for a conversation with tools also how calls are to be read.
     fn encode(&self, prompt: &Prompt, now_unix_s: i64) -> Result<(Vec<u32>, Option<ToolOutput>), PrepareError> {
         match prompt {
             Prompt::Tokens(ids) => Ok((ids.clone(), None)),
             Prompt::Text(text) => Ok((self.tokenizer.encode_with_specials(text, true)?, None)),
-            Prompt::FillInTheMiddle { prefix, suffix } => Ok((self.encode_middle(prefix, suffix)?, None)),
+            Prompt::FillInTheMiddle { prefix, suffix, files } => Ok((self.encode_middle(prefix, suffix, files)?, None)),
             Prompt::Conversation(conversation) => {
                 let tools = self.tool_output(conversation)?;
                 let rendered = self.template.render(conversation, &self.control, now_unix_s)?;
@@ -149,14 +154,27 @@ impl TextModel {
         }
     }
 
-    /// Prefix, suffix, middle: the order all models with these tokens were trained on (Bavarian et al. 2022, "PSM").
-    fn encode_middle(&self, prefix: &str, suffix: &str) -> Result<Vec<u32>, PrepareError> {
+    /// Prefix, suffix, middle: the order all models with these tokens were trained on (Bavarian et al. 2022, "PSM"). Other files come
+    /// before, each behind the model's separator of files and its name, as Qwen2.5-Coder and StarCoder 2 were trained; a model without a
+    /// separator reads them as text.
+    fn encode_middle(&self, prefix: &str, suffix: &str, files: &[ContextFile]) -> Result<Vec<u32>, PrepareError> {
         let fim = self.tokenizer.fim();
         let (Some(before), Some(after), Some(middle)) = (fim.prefix, fim.suffix, fim.middle) else {
             return Err(PrepareError::NoFillInTheMiddle);
         };
         // The bos token, where the model wants one.
         let mut ids = self.tokenizer.encode_with_specials("", true)?;
+        for file in files {
+            ids.extend(fim.file_separator);
+            let text = match &file.name {
+                Some(name) => format!("{name}\n{}\n", file.text),
+                None => format!("{}\n", file.text),
+            };
+            ids.extend(self.tokenizer.encode(&text, false)?);
+        }
+        if !files.is_empty() {
+            ids.extend(fim.file_separator);
+        }
         ids.push(before);
         ids.extend(self.tokenizer.encode(prefix, false)?);
         ids.push(after);

@@ -1,5 +1,7 @@
 //! A whole reply is the fold of the events that a stream would have carried: there is no second way to make one.
 
+use std::ops::Range;
+
 use super::{Event, FinishReason, ScoredToken, ToolCall, Usage};
 
 /// One choice, as far as its events have come.
@@ -9,8 +11,18 @@ pub struct Reply {
     pub tokens: Vec<ScoredToken>,
     pub thinking: String,
     pub tool_calls: Vec<ToolCall>,
+    /// The order in which these came.
+    pub spans: Vec<Span>,
     pub finish: Option<FinishReason>,
     pub usage: Usage,
+}
+
+/// A stretch of a reply that is all of one kind: bytes of its text or of its thinking, or one of its calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Span {
+    Thinking(Range<usize>),
+    Text(Range<usize>),
+    ToolCall(usize),
 }
 
 impl Reply {
@@ -18,12 +30,27 @@ impl Reply {
     pub fn push(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::Text(delta) => {
+                let start = self.text.len();
                 self.text.push_str(&delta.text);
                 self.tokens.extend(delta.tokens);
+                match self.spans.last_mut() {
+                    _ if delta.text.is_empty() => {}
+                    Some(Span::Text(range)) => range.end = self.text.len(),
+                    _ => self.spans.push(Span::Text(start..self.text.len())),
+                }
             }
-            Event::Thinking(text) => self.thinking.push_str(&text),
+            Event::Thinking(text) => {
+                let start = self.thinking.len();
+                self.thinking.push_str(&text);
+                match self.spans.last_mut() {
+                    _ if text.is_empty() => {}
+                    Some(Span::Thinking(range)) => range.end = self.thinking.len(),
+                    _ => self.spans.push(Span::Thinking(start..self.thinking.len())),
+                }
+            }
             Event::ToolCallStarted { index, id, name } => {
                 assert_eq!(index, self.tool_calls.len(), "calls start in order");
+                self.spans.push(Span::ToolCall(index));
                 self.tool_calls.push(ToolCall { id, name, arguments: String::new() });
             }
             Event::ToolCallArguments { index, json } => self.tool_calls[index].arguments.push_str(&json),

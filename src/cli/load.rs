@@ -14,8 +14,8 @@ use models::{Family, Gguf, KvCache, MemoryEstimate, StepSize, Tokenizer};
 
 use super::disk_cache;
 use super::failure::Failure;
+use super::load_scripted;
 use super::memory_plan::{self, Budget, Needs, Plan, Size, Wanted};
-use super::model_digest::Part;
 use crate::chat::chat_template::ChatTemplate;
 use crate::chat::prepare::TextModel;
 use crate::chat::{SamplingDefaults, SamplingOptions};
@@ -26,7 +26,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::hub::{HubOptions, ModelFile, ModelSource, builtin, progress};
 
 /// Rows of one step: enough to keep the matrix kernels busy, short enough that a running stream waits little for a new prompt.
-const TOKENS_PER_STEP_MAX: usize = 512;
+pub(super) const TOKENS_PER_STEP_MAX: usize = 512;
 const _: () = assert!(PARALLEL_MAX <= TOKENS_PER_STEP_MAX, "the engine would cut --parallel in silence");
 
 /// How long a start waits for word of what is on the disk: enough for a look at the folder, not for reading a model that is new.
@@ -83,7 +83,18 @@ impl std::fmt::Display for WeightPages {
 pub fn load(config: &Config) -> Result<Loaded, Failure> {
     // A variable that asks for what this machine lacks would otherwise fail every step of a server that looks well.
     kernels::cpu::isa::isa().map_err(|error| Failure::Usage(error.to_string()))?;
-    let (mut gguf, id, parts) = open(config)?;
+    let source = model_source(config)?;
+    let options = HubOptions::from_env(&|name| std::env::var(name).ok(), config.models.offline);
+    let gguf = match source.locate(&options, progress::for_stderr().as_mut())? {
+        ModelFile::BuiltIn => Gguf::from_bytes(builtin::bytes(), "the built-in model"),
+        ModelFile::Path(path) => Gguf::open(&path),
+        ModelFile::Script(path) => return load_scripted::load(config, &path, id(&source, config)),
+    };
+    let mut gguf = gguf.context("this file cannot be served")?;
+    let parts = match &source {
+        ModelSource::BuiltIn => vec![(builtin::bytes(), None)],
+        _ => gguf.files(),
+    };
     let plan = plan(&gguf, config)?;
     kernels::cpu::pool::set_threads(config.engine.threads);
     if config.engine.pin {
@@ -115,7 +126,7 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
         tracing::warn!("the model's chat template shows no tools; those of a request will not reach it");
     }
     let kv = KvCache::new(model.config(), plan.blocks, config.engine.kv_type, &opened.device).context("the cache cannot be had")?;
-    let about = about(&gguf, id, model.config(), config, &opened.device, weights);
+    let about = about(&gguf, id(&source, config), model.config(), config, &opened.device, weights);
     let engine_config = EngineConfig {
         blocks: plan.blocks,
         sequences_max: config.engine.parallel.get(),
@@ -163,25 +174,13 @@ pub fn model_source(config: &Config) -> Result<ModelSource, Failure> {
     Ok(ModelSource::parse(&config.models.model).with_context(|| config.source("model").to_string())?)
 }
 
-/// The file, the name replies will carry, and the bytes it consists of.
-fn open(config: &Config) -> Result<(Gguf, String, Vec<Part>), Failure> {
-    let source = model_source(config)?;
-    let options = HubOptions::from_env(&|name| std::env::var(name).ok(), config.models.offline);
-    let gguf = match source.locate(&options, progress::for_stderr().as_mut())? {
-        ModelFile::BuiltIn => Gguf::from_bytes(builtin::bytes(), "the built-in model"),
-        ModelFile::Path(path) => Gguf::open(&path),
-    };
-    let gguf = gguf.context("this file cannot be served")?;
-    let id = match &source {
+/// The name replies will carry.
+fn id(source: &ModelSource, config: &Config) -> String {
+    match source {
         ModelSource::BuiltIn => builtin::NAME.to_owned(),
-        ModelSource::Path(path) => file_stem(path),
+        ModelSource::Path(path) | ModelSource::Script(path) => file_stem(path),
         ModelSource::Repo { .. } => config.models.model.clone(),
-    };
-    let parts = match &source {
-        ModelSource::BuiltIn => vec![(builtin::bytes(), None)],
-        _ => gguf.files(),
-    };
-    Ok((gguf, id, parts))
+    }
 }
 
 fn file_stem(path: &Path) -> String {

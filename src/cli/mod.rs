@@ -23,6 +23,7 @@ mod version;
 
 mod disk_cache;
 mod load;
+mod load_scripted;
 mod log_ring;
 pub mod machine;
 pub mod memory_plan;

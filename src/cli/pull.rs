@@ -10,7 +10,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let source = model_source(config)?;
     let options = HubOptions::from_env(&|name| std::env::var(name).ok(), config.models.offline);
     match source.pull(&options, progress::for_stderr().as_mut())? {
-        ModelFile::Path(path) => print::line(path.display()),
+        ModelFile::Path(path) | ModelFile::Script(path) => print::line(path.display()),
         ModelFile::BuiltIn => {
             print::remark("the built-in model is part of this program; nothing to fetch");
             Ok(())

@@ -23,6 +23,8 @@ pub enum ModelSource {
     /// The model inside this binary.
     BuiltIn,
     Path(PathBuf),
+    /// `scripted:FILE.toml`: no model, but what one is to say.
+    Script(PathBuf),
     /// `org/repo`, with the quantisation or the file asked for.
     Repo {
         repo: String,
@@ -36,6 +38,7 @@ pub enum ModelFile {
     BuiltIn,
     /// The file, or the first of its shards.
     Path(PathBuf),
+    Script(PathBuf),
 }
 
 /// Each says all of it in its own words, what lies below included. That is therefore a `problem` and no `source`: who prints an error
@@ -109,11 +112,14 @@ impl HubOptions {
 }
 
 impl ModelSource {
-    /// `builtin` is the built-in model, also where a file is called so (that one is `./builtin`); otherwise a file that exists is a path
+    /// `builtin` is the built-in model, also where a file is called so (that one is `./builtin`), and `scripted:` is a script; otherwise a file that exists is a path
     /// whatever its name looks like; otherwise a name with one slash is a repository.
     pub fn parse(name: &str) -> Result<Self, HubError> {
         if name.eq_ignore_ascii_case("builtin") || name.eq_ignore_ascii_case("built-in") {
             return Ok(Self::BuiltIn);
+        }
+        if let Some(script) = name.strip_prefix("scripted:") {
+            return Ok(Self::Script(PathBuf::from(script)));
         }
         let path = Path::new(name);
         let looks_like_path = name.to_lowercase().ends_with(".gguf") && !name.contains(':')
@@ -144,7 +150,8 @@ impl ModelSource {
     pub fn locate(&self, options: &HubOptions, report: &mut dyn Report) -> Result<ModelFile, HubError> {
         match self {
             Self::BuiltIn => Ok(ModelFile::BuiltIn),
-            Self::Path(path) => existing_file(path),
+            Self::Path(path) => existing_file(path, "name the .gguf file in it").map(ModelFile::Path),
+            Self::Script(path) => existing_file(path, "name the script in it").map(ModelFile::Script),
             Self::Repo { repo, quant } => {
                 let cached = HubCache::new(&options.cache).repo(repo);
                 match cached.first_of(quant.as_deref()) {
@@ -167,13 +174,13 @@ impl ModelSource {
     }
 }
 
-fn existing_file(path: &Path) -> Result<ModelFile, HubError> {
+fn existing_file(path: &Path, advice: &str) -> Result<PathBuf, HubError> {
     let file = |problem| HubError::File { path: path.to_owned(), problem };
     let metadata = std::fs::metadata(path).map_err(file)?;
     if metadata.is_dir() {
-        return Err(file(std::io::Error::other("is a folder; name the .gguf file in it")));
+        return Err(file(std::io::Error::other(format!("is a folder; {advice}"))));
     }
-    Ok(ModelFile::Path(path.to_owned()))
+    Ok(path.to_owned())
 }
 
 /// Asks the Hub for the list, chooses, and fetches what the cache lacks.
@@ -216,6 +223,7 @@ mod tests {
         for wrong in ["sevre", "a/b/c", "a/b:", "/", "../../etc:x", "a b/c", "org/..", "org/-x", ""] {
             assert!(!matches!(parse(wrong), Ok(ModelSource::Repo { .. })), "{wrong}");
         }
+        assert_eq!(parse("scripted:dir/a.toml"), Ok(ModelSource::Script("dir/a.toml".into())));
         assert!(parse("sevre").unwrap_err().contains("\"sevre\""));
     }
 

@@ -1,33 +1,30 @@
 //! One handler for all dialects: bytes to a request, the request to the engine, its tokens to events, the events to a stream or a
 //! whole reply. Dropping the reply, or the handler while it waits, drops the token streams, and that cancels.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::Pin;
 
-use axum::Json;
+use axum::body::Body;
 use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::future::poll_fn;
 use futures_util::stream::unfold;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
+use super::body::HeldBody;
+use super::choices::{Choices, Told};
 use super::request_id::{RequestId, random, random_name};
 use super::request_log::{Outcome, RequestLog};
+use super::run::{Identity, Listener, RunKey};
 use super::status::check_model;
 use super::{AppState, Phase, body, sse};
 use crate::api::errors::{ApiError, ErrorKind, admission_error, prepare_error_of};
 use crate::api::{Call, Dialect, Frame, KeepAlive, ReplyHead};
-use crate::chat::output::{Flow, Output};
 use crate::chat::prepare::{Job, Surroundings};
 use crate::chat::reply::{Reply, total_usage};
 use crate::chat::{Event, Usage};
-use crate::engine::meters::SequenceClock;
-use crate::engine::{TokenEvent, TokenStream};
 
 /// Bodies from this size on are parsed and tokenized away from the threads that serve sockets: 4 KiB take about a millisecond.
 const LARGE_BODY_BYTES: usize = 4 << 10;
@@ -43,23 +40,26 @@ pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): 
             return error.into_response();
         }
     };
-    (log.stream, log.clocks) = (begun.stream, begun.choices.clocks());
+    (log.stream, log.joined, log.clocks) = (begun.stream, begun.joined, begun.reply.clocks());
     if begun.stream { begun.into_stream(state, log) } else { begun.into_whole(state, log).instrument(span).await }
 }
 
 /// A request that the engine has taken.
 struct Begun<D> {
     dialect: D,
-    head: ReplyHead,
     stream: bool,
-    choices: Choices,
+    /// Somebody had asked for it already.
+    joined: bool,
+    reply: Listener,
     choices_per_prompt: usize,
 }
 
 async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D>, ApiError> {
     let (parts, body) = request.into_parts();
-    // Cheap, and before the work: a server that is full says so at once.
-    if let Err(error) = state.served().map_or(Ok(()), |served| served.engine.room()) {
+    let identity = Identity::of(&parts.headers);
+    // Cheap, and before the work: a server that is full says so at once, but to one who may be asking again for what is running.
+    let room = state.served().map_or(Ok(()), |served| served.engine.room());
+    if let (Err(error), None) = (room, &identity) {
         body::discard(body).await;
         return Err(admission_error(error, D::PROMPT_FIELD));
     }
@@ -67,31 +67,48 @@ async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D
     if state.phase() != Phase::Serving {
         return Err(ApiError::draining());
     }
-    let prepared = if body.bytes.len() < LARGE_BODY_BYTES {
-        prepare::<D>(state, &body.bytes)
-    } else {
-        let turn = state.turn_to_prepare().await;
-        let state = state.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let prepared = prepare::<D>(&state, &body.bytes);
-            drop(turn);
-            prepared
-        });
-        task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the server failed to read this request; its log says why"))?
+    let prepared = read_aside(state, body, move |state, body| prepare::<D>(state, body, identity.as_ref())).await?;
+    let Prepared { call, jobs, key } = prepared;
+    let submit = || submit::<D>(state, jobs, call.request.choices_per_prompt);
+    let (reply, joined) = match key {
+        Some(key) => state.runs().join_or_begin(key, submit)?,
+        None => {
+            let (head, choices) = submit()?;
+            (Listener::Alone { head, choices }, false)
+        }
     };
-    let (call, jobs) = prepared?;
-    let served = state.served()?;
-    let head = ReplyHead { id: random_name(), created_unix_s: state.now_unix_s(), model: served.card.id.clone(), choices: jobs.len() };
-    let mut choices = Choices::with_capacity(jobs.len());
-    for Job { generate, output } in jobs {
-        // When one is refused, those taken before it are dropped, and so cancelled.
-        let tokens = served.engine.generate(generate).map_err(|error| admission_error(error, D::PROMPT_FIELD))?;
-        choices.add(tokens, output);
-    }
-    Ok(Begun { dialect: call.dialect, head, stream: call.stream, choices, choices_per_prompt: call.request.choices_per_prompt })
+    let choices_per_prompt = call.request.choices_per_prompt;
+    Ok(Begun { dialect: call.dialect, stream: call.stream, joined, reply, choices_per_prompt })
 }
 
-fn prepare<D: Dialect>(state: &AppState, body: &[u8]) -> Result<(Call<D>, Vec<Job>), ApiError> {
+/// A request as it goes to the engine.
+struct Prepared<D> {
+    call: Call<D>,
+    jobs: Vec<Job>,
+    /// `None`: nobody can ask for it again.
+    key: Option<RunKey>,
+}
+
+/// Reads a body with `read`; a large one away from the threads that serve sockets, and few of them at once.
+pub async fn read_aside<T: Send + 'static>(
+    state: &AppState,
+    body: HeldBody,
+    read: impl FnOnce(&AppState, &[u8]) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    if body.bytes.len() < LARGE_BODY_BYTES {
+        return read(state, &body.bytes);
+    }
+    let turn = state.turn_to_prepare().await;
+    let state = state.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let value = read(&state, &body.bytes);
+        drop(turn);
+        value
+    });
+    task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the server failed to read this request; its log says why"))?
+}
+
+fn prepare<D: Dialect>(state: &AppState, body: &[u8], identity: Option<&Identity>) -> Result<Prepared<D>, ApiError> {
     let call = D::parse(body)?;
     let served = state.served()?;
     check_model(state, call.model.as_deref(), &served.card.id)?;
@@ -103,33 +120,73 @@ fn prepare<D: Dialect>(state: &AppState, body: &[u8]) -> Result<(Call<D>, Vec<Jo
     let prompt_tokens_max = served.engine.prompt_tokens_max();
     let surroundings = Surroundings { now_unix_s: state.now_unix_s(), random: random(), prompt_tokens_max };
     let jobs = served.text.prepare(&call.request, surroundings).map_err(prepare_error_of::<D>)?;
-    Ok((call, jobs))
+    let key = identity.map(|identity| identity.key(D::NAME, &call.request));
+    Ok(Prepared { call, jobs, key })
+}
+
+fn submit<D: Dialect>(state: &AppState, jobs: Vec<Job>, choices_per_prompt: usize) -> Result<(ReplyHead, Choices), ApiError> {
+    let served = state.served()?;
+    let prompts = jobs.iter().step_by(choices_per_prompt.max(1));
+    let head = ReplyHead {
+        id: random_name(),
+        created_unix_s: state.now_unix_s(),
+        model: served.card.id.clone(),
+        choices: jobs.len(),
+        prompt_tokens: prompts.map(|job| job.generate.prompt.len()).sum(),
+    };
+    let mut choices = Choices::with_capacity(jobs.len());
+    for Job { generate, output } in jobs {
+        // When one is refused, those taken before it are dropped, and so cancelled.
+        let tokens = served.engine.generate(generate).map_err(|error| admission_error(error, D::PROMPT_FIELD))?;
+        choices.add(tokens, output);
+    }
+    Ok((head, choices))
 }
 
 impl<D: Dialect> Begun<D> {
-    async fn into_whole(mut self, state: AppState, mut log: RequestLog) -> Response {
-        let folded = tokio::select! {
-            folded = self.fold(&mut log) => folded,
-            () = state.reached(Phase::CutOff) => Err(ApiError::draining()),
-        };
-        match folded {
-            Ok(replies) => {
-                let usages: Vec<Usage> = replies.iter().map(|reply| reply.usage).collect();
-                log.usage = total_usage(&usages, self.choices_per_prompt);
-                log.outcome = Outcome::Completed;
-                Json(self.dialect.whole(&self.head, replies, log.usage)).into_response()
-            }
-            Err(error) => {
-                log.outcome = Outcome::of(&error);
-                error.into_response()
+    /// The reply when it is there. One that takes long is begun before: with spaces, which JSON allows before a value, so that nobody on
+    /// the way takes the connection for dead.
+    async fn into_whole(self, state: AppState, log: RequestLog) -> Response {
+        let interval = state.config().keep_alive_interval;
+        let mut whole: Pin<Box<dyn Future<Output = Result<Bytes, ApiError>> + Send>> = Box::pin(self.whole(state, log));
+        match timeout(interval, &mut whole).await {
+            Ok(Ok(json)) => json_response(Body::from(json)),
+            Ok(Err(error)) => error.into_response(),
+            Err(_) => {
+                let first = Bytes::from_static(b" ");
+                let stream = unfold((Some(whole), Some(first)), move |(whole, space)| async move {
+                    let mut whole = whole?;
+                    if let Some(space) = space {
+                        return Some((Ok(space), (Some(whole), None)));
+                    }
+                    match timeout(interval, &mut whole).await {
+                        Ok(Ok(json)) => Some((Ok(json), (None, None))),
+                        // The status line said 200: to break off is the one way left to say that this is no reply.
+                        Ok(Err(error)) => Some((Err(std::io::Error::other(error.message)), (None, None))),
+                        Err(_) => Some((Ok(Bytes::from_static(b" ")), (Some(whole), None))),
+                    }
+                });
+                json_response(Body::from_stream(stream))
             }
         }
     }
 
+    async fn whole(mut self, state: AppState, mut log: RequestLog) -> Result<Bytes, ApiError> {
+        let folded = tokio::select! {
+            folded = self.fold(&mut log) => folded,
+            () = state.reached(Phase::CutOff) => Err(ApiError::draining()),
+        };
+        let replies = folded.inspect_err(|error| log.outcome = Outcome::of(error))?;
+        let usages: Vec<Usage> = replies.iter().map(|reply| reply.usage).collect();
+        log.usage = total_usage(&usages, self.choices_per_prompt);
+        log.outcome = Outcome::Completed;
+        Ok(Bytes::from(self.dialect.whole(self.reply.head(), replies, log.usage).to_string()))
+    }
+
     async fn fold(&mut self, log: &mut RequestLog) -> Result<Vec<Reply>, ApiError> {
-        let mut replies = vec![Reply::default(); self.head.choices];
-        while let Some((choice, event)) = self.choices.next().await {
-            log.first_token_at = self.choices.first_token_at;
+        let mut replies = vec![Reply::default(); self.reply.head().choices];
+        while let Some(Told { choice, event, first_token_at, .. }) = self.reply.next().await {
+            log.first_token_at = first_token_at;
             replies[choice].push(event).map_err(|message| ApiError::engine_failed(&message))?;
         }
         Ok(replies)
@@ -137,14 +194,20 @@ impl<D: Dialect> Begun<D> {
 
     fn into_stream(mut self, state: AppState, log: RequestLog) -> Response {
         let mut frames = Vec::new();
-        self.dialect.open(&self.head, &mut frames);
-        let usages = vec![Usage::default(); self.head.choices];
+        self.dialect.open(self.reply.head(), &mut frames);
+        let usages = vec![Usage::default(); self.reply.head().choices];
         let stream = EventStream { begun: self, state, log, usages, frames, over: false };
         sse::response(unfold(stream, |mut stream| async move {
             let span = stream.log.span.clone();
             stream.next_bytes().instrument(span).await.map(|bytes| (Ok::<_, Infallible>(bytes), stream))
         }))
     }
+}
+
+fn json_response(body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// A reply that is being streamed.
@@ -167,7 +230,7 @@ impl<D: Dialect> EventStream<D> {
             }
             tokio::select! {
                 biased;
-                event = self.begun.choices.next() => self.event(event),
+                told = self.begun.reply.next() => self.told(told),
                 () = self.state.reached(Phase::CutOff) => self.fail(&ApiError::draining()),
                 () = sleep_until(silent_until) => return Some(self.sign_of_life()),
             }
@@ -175,14 +238,14 @@ impl<D: Dialect> EventStream<D> {
         Some(sse::encode(&std::mem::take(&mut self.frames)))
     }
 
-    fn event(&mut self, event: Option<(usize, Event)>) {
-        let Begun { dialect, head, choices, choices_per_prompt, .. } = &mut self.begun;
-        let Some((choice, event)) = event else {
+    fn told(&mut self, told: Option<Told>) {
+        let Begun { dialect, reply, choices_per_prompt, .. } = &mut self.begun;
+        let Some(Told { choice, event, usage, first_token_at }) = told else {
             self.over = true;
             self.log.outcome = Outcome::Completed;
-            return dialect.close(head, total_usage(&self.usages, *choices_per_prompt), &mut self.frames);
+            return dialect.close(reply.head(), total_usage(&self.usages, *choices_per_prompt), &mut self.frames);
         };
-        self.log.first_token_at = choices.first_token_at;
+        self.log.first_token_at = first_token_at;
         match event {
             Event::Failed(message) => return self.fail(&ApiError::engine_failed(&message)),
             Event::Finished { usage, .. } => {
@@ -191,121 +254,22 @@ impl<D: Dialect> EventStream<D> {
             }
             _ => {}
         }
-        dialect.event(head, choice, event, &mut self.frames);
+        dialect.progress(choice, usage);
+        dialect.event(reply.head(), choice, event, &mut self.frames);
     }
 
     /// A stream that has begun can only say so and end: its status line is out.
     fn fail(&mut self, error: &ApiError) {
         self.over = true;
         self.log.outcome = Outcome::of(error);
-        self.begun.choices.cancel();
-        self.begun.dialect.fail(&self.begun.head, error, &mut self.frames);
+        self.begun.reply.leave();
+        self.begun.dialect.fail(self.begun.reply.head(), error, &mut self.frames);
     }
 
     fn sign_of_life(&mut self) -> Bytes {
-        match self.begun.dialect.keep_alive(&self.begun.head) {
+        match self.begun.dialect.keep_alive(self.begun.reply.head()) {
             KeepAlive::Comment => sse::COMMENT,
             KeepAlive::Frame(frame) => sse::encode(&[frame]),
         }
-    }
-}
-
-/// The choices of one reply, generated at the same time.
-struct Choices {
-    choices: Vec<Choice>,
-    /// Events made and not yet taken.
-    ready: VecDeque<(usize, Event)>,
-    /// Whom to ask first, so that each gets its turn.
-    turn: usize,
-    /// When the engine's first token came, which is before the first event where text is held back.
-    first_token_at: Option<std::time::Instant>,
-}
-
-struct Choice {
-    /// `None`: it has ended.
-    tokens: Option<TokenStream>,
-    output: Output,
-}
-
-impl Choices {
-    fn with_capacity(choices: usize) -> Self {
-        Self { choices: Vec::with_capacity(choices), ready: VecDeque::new(), turn: 0, first_token_at: None }
-    }
-
-    fn add(&mut self, tokens: TokenStream, mut output: Output) {
-        let mut events = Vec::new();
-        output.open(&mut events);
-        let index = self.choices.len();
-        self.ready.extend(events.into_iter().map(|event| (index, event)));
-        self.choices.push(Choice { tokens: Some(tokens), output });
-    }
-
-    fn clocks(&self) -> Vec<SequenceClock> {
-        self.choices.iter().filter_map(|choice| choice.tokens.as_ref()).map(TokenStream::clock).collect()
-    }
-
-    /// Ends all that still run.
-    fn cancel(&mut self) {
-        self.choices.iter_mut().for_each(|choice| choice.tokens = None);
-        self.ready.clear();
-    }
-
-    /// The next event of any choice; `None` when all have ended.
-    async fn next(&mut self) -> Option<(usize, Event)> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(event);
-            }
-            let (index, token) = self.next_token().await?;
-            if matches!(token, Some(TokenEvent::Token(_))) {
-                self.first_token_at.get_or_insert_with(std::time::Instant::now);
-            }
-            let events = self.choices[index].take(token);
-            self.ready.extend(events.into_iter().map(|event| (index, event)));
-        }
-    }
-
-    /// Polls every running stream; the future of a stream is made anew each time, which loses nothing: it only receives.
-    async fn next_token(&mut self) -> Option<(usize, Option<TokenEvent>)> {
-        let count = self.choices.len();
-        poll_fn(|context| {
-            let mut running = false;
-            for offset in 0..count {
-                let index = (self.turn + offset) % count;
-                let Some(tokens) = &mut self.choices[index].tokens else { continue };
-                running = true;
-                if let Poll::Ready(event) = pin!(tokens.next()).poll(context) {
-                    self.turn = (index + 1) % count;
-                    return Poll::Ready(Some((index, event)));
-                }
-            }
-            if running { Poll::Pending } else { Poll::Ready(None) }
-        })
-        .await
-    }
-}
-
-impl Choice {
-    fn take(&mut self, token: Option<TokenEvent>) -> Vec<Event> {
-        let mut events = Vec::new();
-        match token {
-            Some(TokenEvent::Token(token)) => {
-                let cached_tokens = self.tokens.as_ref().map_or(0, TokenStream::cached_tokens);
-                if self.output.push(&token, cached_tokens, &mut events) == Flow::Done
-                    && let Some(tokens) = self.tokens.take()
-                {
-                    tokens.finish();
-                }
-            }
-            Some(TokenEvent::Finished { reason, usage }) => {
-                self.tokens = None;
-                self.output.finish(reason, usage, &mut events);
-            }
-            None => {
-                self.tokens = None;
-                events.push(Event::Failed("the engine stopped in the middle of the reply".to_owned()));
-            }
-        }
-        events
     }
 }

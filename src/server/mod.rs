@@ -2,8 +2,11 @@
 //!
 //! Invariant: decides nothing about text or tokens. Bytes go to a dialect of `api/`, tokens come from the engine.
 
+pub mod choices;
+pub mod count_tokens;
 pub mod generate;
 pub mod metrics;
+pub mod run;
 pub mod status;
 
 pub mod edge;
@@ -26,7 +29,9 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::api::anthropic_messages::AnthropicMessages;
 use crate::api::errors::ApiError;
+use crate::api::llama_infill::LlamaInfill;
 use crate::api::openai_chat::OpenAiChat;
 use crate::api::openai_completions::OpenAiCompletions;
 use crate::api::openai_models::ModelCard;
@@ -35,12 +40,16 @@ use crate::engine::Engine;
 use body::BodyBudget;
 use config::ServerConfig;
 pub use listen::serve;
+use run::Runs;
 
 /// Every route of the server.
 pub fn router(state: AppState) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(generate::generate::<OpenAiChat>))
         .route("/v1/completions", post(generate::generate::<OpenAiCompletions>))
+        .route("/infill", post(generate::generate::<LlamaInfill>))
+        .route("/v1/messages", post(generate::generate::<AnthropicMessages>))
+        .route("/v1/messages/count_tokens", post(count_tokens::count_tokens))
         .route("/v1/models", get(status::models))
         // A name may hold slashes: `org/repo:quant`.
         .route("/v1/models/{*id}", get(status::model))
@@ -65,6 +74,7 @@ pub struct AppState(Arc<Shared>);
 struct Shared {
     config: ServerConfig,
     bodies: BodyBudget,
+    runs: Runs,
     preparing: Arc<Semaphore>,
     /// Filled once, when the model is loaded.
     served: OnceLock<Served>,
@@ -101,7 +111,7 @@ impl AppState {
         let bodies = BodyBudget::new(config.bodies_bytes_max.max(config.body_bytes_max));
         let preparing = Arc::new(Semaphore::new(PREPARING_MAX));
         let (served, bound_to) = (OnceLock::new(), OnceLock::new());
-        Self(Arc::new(Shared { config, bodies, preparing, served, phase, bound_to, clock: Box::new(clock) }))
+        Self(Arc::new(Shared { config, bodies, runs: Runs::default(), preparing, served, phase, bound_to, clock: Box::new(clock) }))
     }
 
     /// The model is there: from now on requests are answered. Only the first call counts.
@@ -121,6 +131,11 @@ impl AppState {
 
     pub fn bodies(&self) -> &BodyBudget {
         &self.0.bodies
+    }
+
+    /// Replies that a request sent again can join.
+    pub fn runs(&self) -> &Runs {
+        &self.0.runs
     }
 
     /// Waits until a large body may be parsed and tokenized.

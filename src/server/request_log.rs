@@ -16,6 +16,8 @@ pub struct RequestLog {
     pub id: String,
     pub dialect: &'static str,
     pub stream: bool,
+    /// It was sent again, and heard what was running already.
+    pub joined: bool,
     pub outcome: Outcome,
     pub usage: Usage,
     started: Instant,
@@ -69,6 +71,7 @@ impl RequestLog {
             id,
             dialect,
             stream: false,
+            joined: false,
             outcome: Outcome::ClientGone,
             usage: Usage::default(),
             started: Instant::now(),
@@ -104,7 +107,7 @@ impl Drop for RequestLog {
         let SequenceTimes { queue, prefill, decode } = self.times();
         let [queue_ms, prefill_ms, decode_ms] = [queue, prefill, decode].map(|stretch| stretch.map(milliseconds));
         let Usage { prompt_tokens, cached_tokens, completion_tokens, .. } = self.usage;
-        let (id, dialect, stream) = (self.id.as_str(), self.dialect, self.stream);
+        let (id, dialect, stream, joined) = (self.id.as_str(), self.dialect, self.stream, self.joined);
         self.span.record("queue_ms", queue_ms).record("prefill_ms", prefill_ms).record("decode_ms", decode_ms);
         self.span.record("prompt_tokens", prompt_tokens).record("cached_tokens", cached_tokens);
         self.span.record("completion_tokens", completion_tokens);
@@ -115,6 +118,7 @@ impl Drop for RequestLog {
                     id,
                     dialect,
                     stream,
+                    joined,
                     status,
                     prompt_tokens,
                     cached_tokens,

@@ -3,14 +3,15 @@
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::edge::Asker;
 use super::{AppState, Phase};
 use crate::api::errors::ApiError;
-use crate::api::openai_models;
+use crate::api::openai_models::ModelCard;
+use crate::api::{anthropic_models, openai_models};
 use crate::engine::AdmissionError;
 
 /// The process answers. Nothing more is asked, so that a slow model never gets it killed.
@@ -42,23 +43,30 @@ pub async fn hello(State(state): State<AppState>, Extension(asker): Extension<As
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
-pub async fn models(State(state): State<AppState>) -> Response {
+/// In the shape of the API that the client speaks.
+pub async fn models(State(state): State<AppState>, headers: HeaderMap) -> Response {
+    let list: fn(&[ModelCard]) -> Value = if speaks_anthropic(&headers) { anthropic_models::list } else { openai_models::list };
     match state.served() {
-        Ok(served) => Json(openai_models::list(std::slice::from_ref(&served.card))).into_response(),
+        Ok(served) => Json(list(std::slice::from_ref(&served.card))).into_response(),
         Err(error) => error.into_response(),
     }
 }
 
 /// Any name means the loaded model, unless names are strict; the reply tells its true one.
-pub async fn model(State(state): State<AppState>, id: Result<Path<String>, PathRejection>) -> Response {
+pub async fn model(State(state): State<AppState>, headers: HeaderMap, id: Result<Path<String>, PathRejection>) -> Response {
+    let model: fn(&ModelCard) -> Value = if speaks_anthropic(&headers) { anthropic_models::model } else { openai_models::model };
     let Ok(Path(id)) = id else {
         return ApiError::invalid("model", "the model's name in the path is not UTF-8").into_response();
     };
     let found = state.served().and_then(|served| check_model(&state, Some(&id), &served.card.id).map(|()| served));
     match found {
-        Ok(served) => Json(openai_models::model(&served.card)).into_response(),
+        Ok(served) => Json(model(&served.card)).into_response(),
         Err(error) => error.into_response(),
     }
+}
+
+fn speaks_anthropic(headers: &HeaderMap) -> bool {
+    headers.contains_key("anthropic-version")
 }
 
 /// Errors: names are strict, and this is another one.

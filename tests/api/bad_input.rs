@@ -178,11 +178,11 @@ fn what_is_not_offered_is_refused_by_name() {
     let user = json!([{"role": "user", "content": "x"}]);
     let tools = json!([{"type": "function", "function": {"name": "f"}}]);
     for (body, param, says) in [
-        (json!({"messages": user, "response_format": {"type": "json_object"}}), "response_format", "`json_object` is not supported yet"),
+        (json!({"messages": user, "response_format": {"type": "xml"}}), "response_format.type", "must be text, json_object or json_schema"),
         (
             json!({"messages": user, "response_format": {"type": "json_schema", "json_schema": {}}}),
-            "response_format",
-            "`json_schema` is not supported yet",
+            "response_format.json_schema.schema",
+            "is required",
         ),
         (json!({"messages": user, "response_format": "json"}), "response_format", "must be an object"),
         (json!({"messages": user, "tools": "f"}), "tools", "must be an array"),
@@ -194,6 +194,24 @@ fn what_is_not_offered_is_refused_by_name() {
             "\"g\", which is not among",
         ),
         (json!({"messages": user, "tools": tools, "tool_choice": "sometimes"}), "tool_choice", "not \"sometimes\""),
+        (
+            json!({"messages": user, "tools": tools, "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "g"}}]}}}),
+            "tool_choice",
+            "allows the function \"g\"",
+        ),
+        (
+            json!({"messages": user, "tools": tools, "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}),
+            "tool_choice.tools",
+            "`tool_choice` is `none`",
+        ),
+        (
+            json!({"messages": user, "tools": tools, "tool_choice": {"type": "allowed_tools", "mode": "often", "tools": [{"name": "f"}]}}),
+            "tool_choice.mode",
+            "must be auto or required",
+        ),
+        (json!({"messages": user, "functions": []}), "functions", "send `tools`"),
+        (json!({"messages": user, "continue_final_message": true}), "continue_final_message", "needs a last message"),
+        (json!({"messages": user, "reasoning_effort": "huge"}), "reasoning_effort", "must be none, minimal"),
     ] {
         check(&app, CHAT, body, param, says);
     }

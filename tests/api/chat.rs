@@ -314,6 +314,48 @@ fn keep_alives_fill_the_silence() {
     let config = understudy::server::config::ServerConfig { keep_alive_interval: Duration::from_millis(20), ..Default::default() };
     let app = TestApp::start(Options { config, pace: Duration::from_millis(150), ..Options::default() });
     let reply = app.chat(&with(say("xy"), json!({"stream": true})));
-    assert!(reply.events().contains(&Sse::Comment("keep-alive".into())), "{}", reply.text());
-    assert_eq!(read_chat_stream(&reply, 1).choices[0]["message"]["content"], "xy");
+    let folded = read_chat_stream(&reply, 1);
+    assert!(folded.keep_alives > 0, "{}", reply.text());
+    assert_eq!(folded.choices[0]["message"]["content"], "xy");
+}
+
+#[test]
+fn a_whole_reply_that_takes_long_is_begun_with_spaces() {
+    let config = understudy::server::config::ServerConfig { keep_alive_interval: Duration::from_millis(20), ..Default::default() };
+    let app = TestApp::start(Options { config, pace: Duration::from_millis(150), ..Options::default() });
+    let reply = app.chat(&say("xy"));
+    assert_eq!((reply.status(), reply.header("content-type")), (200, Some("application/json")));
+    assert!(reply.text().starts_with("  ") && reply.text().trim_start().starts_with('{'), "{}", reply.text());
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "xy");
+}
+
+#[test]
+fn a_whole_reply_that_was_begun_and_fails_breaks_off() {
+    let config = understudy::server::config::ServerConfig { keep_alive_interval: Duration::from_millis(20), ..Default::default() };
+    let app = TestApp::start(Options { config, pace: Duration::from_millis(150), ..Options::default() });
+    let mut connection = app.connect();
+    connection.request("POST", PATH, &[], say("x").to_string().as_bytes());
+    assert_eq!(connection.read_head().status, 200);
+    app.broken.store(true, std::sync::atomic::Ordering::Relaxed);
+    // No last chunk: no client takes it for a whole body.
+    let rest = connection.read_to_end_of_connection();
+    assert!(rest > 0);
+}
+
+#[test]
+fn usage_is_told_in_every_chunk_if_asked_for() {
+    let app = TestApp::new();
+    let options = json!({"stream": true, "stream_options": {"include_usage": true, "continuous_usage_stats": true}});
+    let reply = app.chat(&with(say("xyz"), options));
+    let folded = read_chat_stream(&reply, 1);
+    let told: Vec<u64> = reply
+        .events()
+        .iter()
+        .filter_map(|event| match event {
+            Sse::Data(data) => serde_json::from_str::<Value>(data).ok()?["usage"]["completion_tokens"].as_u64(),
+            Sse::Comment(_) | Sse::Named { .. } => None,
+        })
+        .collect();
+    assert!(told.is_sorted() && told.contains(&1), "{told:?}");
+    assert_eq!(told.last().copied(), folded.usage.expect("usage")["completion_tokens"].as_u64());
 }

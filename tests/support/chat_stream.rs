@@ -13,6 +13,8 @@ pub struct Folded {
     pub usage: Option<Value>,
     /// Text deltas in order, of all choices.
     pub deltas: Vec<String>,
+    /// Chunks that say nothing, sent so that the stream is not taken for dead.
+    pub keep_alives: usize,
 }
 
 #[derive(Default)]
@@ -35,8 +37,9 @@ pub fn read_chat_stream(reply: &Reply, choices: usize) -> Folded {
     assert_eq!(data.pop().as_deref(), Some("[DONE]"), "a stream ends with [DONE]");
     let chunks: Vec<Value> = data.iter().map(|data| serde_json::from_str(data).expect("a chunk is JSON")).collect();
     let mut folded: Vec<Choice> = (0..choices).map(|_| Choice::default()).collect();
-    let (mut usage, mut deltas) = (None, Vec::new());
+    let (mut usage, mut deltas, mut keep_alives) = (None, Vec::new(), 0);
     let with_usage = chunks[0].get("usage").is_some();
+    let continuous = with_usage && !chunks[0]["usage"].is_null();
     for (index, chunk) in chunks.iter().enumerate() {
         check_head(chunk, &chunks[0]);
         let entries = chunk["choices"].as_array().expect("choices is an array");
@@ -46,12 +49,20 @@ pub fn read_chat_stream(reply: &Reply, choices: usize) -> Folded {
             continue;
         }
         assert_eq!(entries.len(), 1);
-        assert_eq!(chunk.get("usage"), with_usage.then_some(&Value::Null), "usage is null until the last chunk, or never there");
+        if continuous {
+            assert!(chunk["usage"]["prompt_tokens"].is_u64(), "usage is told in each chunk");
+        } else {
+            assert_eq!(chunk.get("usage"), with_usage.then_some(&Value::Null), "usage is null until the last chunk, or never there");
+        }
+        if entries[0]["delta"] == json!({}) && entries[0]["finish_reason"].is_null() {
+            keep_alives += 1;
+            continue;
+        }
         let number = entries[0]["index"].as_u64().expect("a choice has an index") as usize;
         read_entry(&entries[0], &mut folded[number], &mut deltas);
     }
     assert_eq!(usage.is_some(), with_usage);
-    Folded { choices: folded.into_iter().enumerate().map(whole).collect(), usage, deltas }
+    Folded { choices: folded.into_iter().enumerate().map(whole).collect(), usage, deltas, keep_alives }
 }
 
 fn check_head(chunk: &Value, first: &Value) {

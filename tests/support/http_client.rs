@@ -31,6 +31,11 @@ pub struct Reply {
 pub enum Sse {
     Comment(String),
     Data(String),
+    /// With an `event:` line.
+    Named {
+        event: String,
+        data: String,
+    },
 }
 
 impl Head {
@@ -214,12 +219,19 @@ impl Connection {
 pub fn split_event(text: &mut &str) -> Option<Sse> {
     let (event, rest) = text.split_once("\n\n")?;
     *text = rest;
-    assert!(!event.contains('\n'), "an event has one line here: {event:?}");
+    let (name, event) = match event.strip_prefix("event: ").and_then(|named| named.split_once('\n')) {
+        Some((name, event)) => (Some(name), event),
+        None => (None, event),
+    };
+    assert!(!event.contains('\n'), "an event has one line of data here: {event:?}");
     if let Some(comment) = event.strip_prefix(": ") {
         return Some(Sse::Comment(comment.to_owned()));
     }
     let data = event.strip_prefix("data: ").unwrap_or_else(|| panic!("{event:?} is neither data nor a comment"));
-    Some(Sse::Data(data.to_owned()))
+    Some(match name {
+        Some(name) => Sse::Named { event: name.to_owned(), data: data.to_owned() },
+        None => Sse::Data(data.to_owned()),
+    })
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {

@@ -7,6 +7,7 @@ pub mod fake_hub;
 pub mod fake_model;
 pub mod http_client;
 pub mod memory_store;
+pub mod messages_stream;
 pub mod program;
 pub mod random;
 pub mod temp_dir;

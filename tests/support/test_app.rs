@@ -212,7 +212,10 @@ fn obey(tokenizer: &Tokenizer, tokens: &[u32]) -> u32 {
     let Some(order) = after(b"SAY[[") else { return u32::from(b'a') + tokens.len() as u32 % 26 };
     let length = history[order..].windows(2).position(|end| end == b"]]").expect("an order has an end");
     let script = std::str::from_utf8(&history[order..order + length]).expect("an order is text");
-    let said_from = after(b"\xFFassistant\n").filter(|&at| at > order).unwrap_or(order + length + 2);
+    let order_end = order + length + 2;
+    // Else behind the last control token, which is the fill-in-the-middle one.
+    let turn = after(b"\xFFassistant\n").filter(|&at| at > order).or_else(|| after(b"\xFF").filter(|&at| at > order_end));
+    let said_from = turn.unwrap_or(order_end);
     let said = history.len() - said_from;
     if said >= script.len() {
         return tokenizer.eos().expect("the tiny tokenizer has an end of turn");

@@ -7,7 +7,8 @@ use models::gguf::writer::GgufWriter;
 use models::{Gguf, Tokenizer};
 
 pub const VOCAB: usize = 320;
-const CONTROL: [&str; 6] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"];
+const CONTROL: [&str; 7] =
+    ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>"];
 const PAIRS: [&str; 10] = ["th", "he", "in", "er", "an", "re", "el", "lo", "or", "ou"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,72 @@
+//! From a script to a running engine: what [`super::load`] does for a model, where there are no weights.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use kernels::BLOCK_TOKENS;
+use models::{Gguf, Tokenizer};
+
+use super::failure::Failure;
+use super::load::{About, Loaded, TOKENS_PER_STEP_MAX, WeightPages};
+use super::memory_plan::{self, Budget, Needs, Wanted};
+use crate::chat::SamplingDefaults;
+use crate::chat::prepare::TextModel;
+use crate::config::Config;
+use crate::engine::{Engine, EngineConfig};
+use crate::hub::builtin;
+use crate::scripted::runner::{SLOT_BYTES, ScriptedRunner};
+use crate::scripted::script::Script;
+use crate::scripted::template;
+
+/// Tokens of one conversation: more than any client's prompt, so that it is the client that is tested.
+const CONTEXT_MAX: usize = 1 << 18;
+
+/// Reads the script at `path` and starts the engine.
+pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
+    let script = Script::parse(&name, &text).map_err(|error| Failure::Usage(error.to_string()))?;
+    let gguf = Gguf::from_bytes(builtin::bytes(), "the built-in model").context("the built-in tokenizer")?;
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).context("the built-in tokenizer")?);
+    let template = template(&tokenizer).context("the built-in template")?;
+    let parallel = config.engine.parallel.get();
+    let logit_rows = parallel + config.engine.drafts;
+    let needs = Needs {
+        weight_bytes: 0,
+        block_bytes: (BLOCK_TOKENS * SLOT_BYTES) as u64,
+        scratch_bytes: (logit_rows * tokenizer.vocab_size() * size_of::<f32>()) as u64,
+        context_max: CONTEXT_MAX,
+    };
+    let wanted = Wanted {
+        context: config.engine.context,
+        context_origin: config.source("context").clone(),
+        parallel,
+        budget: Budget { memory: config.engine.memory, origin: config.source("memory").clone() },
+    };
+    let plan = memory_plan::plan(needs, wanted).with_context(|| name.clone())?;
+    let engine_config = EngineConfig {
+        blocks: plan.blocks,
+        sequences_max: parallel,
+        tokens_per_step_max: TOKENS_PER_STEP_MAX,
+        queue_max: config.engine.queue,
+        context_max: plan.context,
+        // A guess that comes true would beat the script's pace.
+        drafts_max: if script.is_paced() { 0 } else { config.engine.drafts },
+    };
+    let runner = ScriptedRunner::new(script, tokenizer.clone(), plan.blocks).context("the built-in tokenizer has no marks of turns")?;
+    let about = About {
+        id,
+        architecture: "scripted".to_owned(),
+        parameters: 0,
+        weight_type: "no weights".to_owned(),
+        file_bytes: text.len() as u64,
+        context_max: CONTEXT_MAX,
+        device: "none; it reads its replies from a file".to_owned(),
+        is_cpu: true,
+        weights: WeightPages::Mapped,
+        threads: config.engine.threads.get(),
+    };
+    let text = Arc::new(TextModel::new(tokenizer, template, SamplingDefaults::default()));
+    Ok(Loaded { engine: Engine::start(Box::new(runner), engine_config), text, about, plan, disk: None })
+}
