@@ -11,12 +11,14 @@ pub mod control_text;
 pub mod python_values;
 pub mod sequence_breakers;
 pub mod template_helpers;
+pub mod template_messages;
 
 pub mod output;
+pub mod reasoning_parser;
 pub mod reply;
 pub mod stop_strings;
+pub mod thinking_budget;
 pub mod tool_formats;
-pub mod tool_parser;
 
 use std::ops::RangeInclusive;
 
