@@ -59,7 +59,7 @@ impl Wanted {
             Choice::Required => Calls::Required(&rules),
             Choice::None => Calls::Forbidden(format),
         };
-        let rules = ReplyRules { thinking: self.thinking, calls, output: &self.output };
+        let rules = ReplyRules { thinking: self.thinking, calls, output: &self.output, begun: &[] };
         GRAMMARS.of_reply(&rules).expect("the rules compile").expect("they rule something")
     }
 

@@ -43,8 +43,7 @@ impl Mark {
     /// `parts` are control tokens' names, or text. They are not empty.
     pub fn new(parts: &[String], only_first: bool, then: Then, vocabulary: &Vocabulary) -> Self {
         let text = parts.concat().into_bytes();
-        let tokens_of = |part: &String| vocabulary.control(part).map_or_else(|| vocabulary.tokens_of(part.as_bytes()), |id| vec![id]);
-        let tokens = parts.iter().flat_map(tokens_of).collect();
+        let tokens = vocabulary.tokens_of_parts(parts);
         assert!((1..=Self::BYTES_MAX).contains(&text.len()), "a mark of {} bytes", text.len());
         let tokenizer = vocabulary.tokenizer();
         let mut completing = vec![Vec::new(); text.len()];

@@ -68,7 +68,7 @@ impl Grammars {
 
     /// The constraint of a reply that is nothing but text in this format; `None`: any text will do.
     pub fn of_format(&self, format: &OutputFormat) -> Result<Option<Arc<dyn Constraint>>, GrammarError> {
-        self.of_reply(&ReplyRules { thinking: Thinks::Not, calls: Calls::Unknown, output: format })
+        self.of_reply(&ReplyRules { thinking: Thinks::Not, calls: Calls::Unknown, output: format, begun: &[] })
     }
 
     /// The constraint of a whole reply; `None`: every reply will do.

@@ -19,6 +19,8 @@ pub const MARKS_MAX: usize = 4;
 pub struct Plan {
     pub vocabulary: Arc<Vocabulary>,
     pub stages: Vec<Stage>,
+    /// What the prompt holds of the first stage, if that is under a grammar.
+    pub begun: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,7 @@ impl PlanMatcher {
     fn new(plan: Arc<Plan>) -> Self {
         let start = Position { stage: 0, standing: plan.standing_at_start(0, true) };
         let entries = match &plan.stages[0] {
-            Stage::Ruled { .. } => vec![Entry { before: Vec::new(), from: 0 }],
+            Stage::Ruled { .. } => vec![Entry { before: plan.begun.clone(), from: 0 }],
             Stage::Free(_) => Vec::new(),
         };
         Self { plan, read: Vec::new(), positions: vec![start], entries, ruled: None, probe: None }

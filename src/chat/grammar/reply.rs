@@ -18,6 +18,8 @@ pub struct ReplyRules<'a> {
     pub thinking: Thinks<'a>,
     pub calls: Calls<'a>,
     pub output: &'a OutputFormat,
+    /// What the prompt already holds of a reply that is ruled from its beginning, as names of control tokens and texts.
+    pub begun: &'a [String],
 }
 
 /// Thinking, before everything else. It is free.
@@ -33,8 +35,10 @@ pub enum Thinks<'a> {
         open: &'a str,
         close: &'a str,
     },
-    /// There is some, and somebody else follows it: the rules begin after it.
-    Elsewhere,
+    /// A reply of several messages (harmony): what is ruled begins after this text, unless it is a call.
+    Messages {
+        answer: &'a str,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +67,7 @@ impl ReplyRules<'_> {
 
     /// What makes two rules the same, for the cache of compiled grammars.
     pub fn identity(&self) -> Vec<String> {
-        let mut parts = vec![format!("{:?}", self.thinking), format!("{:?}", self.output)];
+        let mut parts = vec![format!("{:?}", self.thinking), format!("{:?}", self.output), format!("{:?}", self.begun)];
         match self.calls {
             Calls::Unknown => parts.push("unknown".to_owned()),
             Calls::Forbidden(format) => parts.extend(["forbidden".to_owned(), format.name().to_owned()]),
@@ -76,7 +80,16 @@ impl ReplyRules<'_> {
     pub fn plan(&self, vocabulary: &Arc<Vocabulary>) -> Result<Plan, GrammarError> {
         let is_ruled = *self.output != OutputFormat::Text || matches!(self.calls, Calls::Required(_));
         let stages = if is_ruled { self.ruled_stages(vocabulary)? } else { self.free_stages(vocabulary)? };
-        Ok(Plan { vocabulary: vocabulary.clone(), stages })
+        let begun = match &stages[0] {
+            Stage::Ruled { grammar, .. } => {
+                let begun = vocabulary.tokens_of_parts(self.begun);
+                let fits = grammar.begin().go_to(&begun, &[]);
+                fits.map_err(|_| GrammarError::of_format("the text that the reply goes on from does not fit"))?;
+                begun
+            }
+            Stage::Free(_) => Vec::new(),
+        };
+        Ok(Plan { vocabulary: vocabulary.clone(), stages, begun })
     }
 
     /// A reply under a grammar from its first character on, but for thinking.
@@ -86,8 +99,11 @@ impl ReplyRules<'_> {
         };
         Ok(match self.thinking {
             Thinks::Not => vec![ruled(Before::Nothing, None)?],
-            Thinks::Elsewhere => vec![ruled(Before::Thinking, None)?],
-            Thinks::Open { close } => vec![thinking(close, 1, false, vocabulary), ruled(Before::Thinking, None)?],
+            // A call that is required is begun in the prompt.
+            Thinks::Messages { .. } if matches!(self.calls, Calls::Required(_)) => vec![ruled(Before::Nothing, None)?],
+            Thinks::Messages { answer: close } | Thinks::Open { close } => {
+                vec![thinking(close, 1, false, vocabulary), ruled(Before::Thinking, None)?]
+            }
             Thinks::Possible { open, close } => vec![
                 ruled(Before::PerhapsThinking(open), Some((open.as_bytes().to_vec(), 1)))?,
                 thinking(close, 2, false, vocabulary),
@@ -117,7 +133,7 @@ impl ReplyRules<'_> {
         }
         let mut thinking_stage = None;
         match self.thinking {
-            Thinks::Not | Thinks::Elsewhere => {}
+            Thinks::Not | Thinks::Messages { .. } => {}
             Thinks::Open { close } => thinking_stage = Some(thinking(close, text, true, vocabulary)),
             Thinks::Possible { open, close } => {
                 let stage = text + 1 + usize::from(calls_stage.is_some());

@@ -66,6 +66,12 @@ impl Vocabulary {
         self.tokenizer.token_id(name).filter(|&id| is_special(&self.tokenizer, id))
     }
 
+    /// Tokens of a text in parts, of which some are names of control tokens.
+    pub fn tokens_of_parts(&self, parts: &[String]) -> Vec<u32> {
+        let tokens_of = |part: &String| self.control(part).map_or_else(|| self.tokens_of(part.as_bytes()), |id| vec![id]);
+        parts.iter().flat_map(tokens_of).collect()
+    }
+
     /// Tokens that together are these bytes; not necessarily those that the tokenizer would choose.
     pub fn tokens_of(&self, bytes: &[u8]) -> Vec<u32> {
         self.factory.tok_env().tok_trie().greedy_tokenize(bytes)

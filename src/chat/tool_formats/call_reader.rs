@@ -32,8 +32,8 @@ pub enum Read {
     More(usize),
     /// This many bytes are taken, and text begins there.
     Done(usize),
-    /// What was not taken before is no call: it is text.
-    NoCall(&'static str),
+    /// This many bytes are taken; what follows is no call: it is text.
+    NoCall(usize, &'static str),
 }
 
 /// Reads one reply.
@@ -142,7 +142,8 @@ impl CallReader {
                 self.end_call(pieces);
                 true
             }
-            Read::NoCall(reason) => {
+            Read::NoCall(taken, reason) => {
+                self.pending.drain(..taken);
                 tracing::warn!(format = self.format.name(), reason, "a tool call of the model cannot be read and is shown as text");
                 self.end_call(pieces);
                 // What looked like an opening is passed over; whatever follows it may still hold one.

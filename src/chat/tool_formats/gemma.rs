@@ -104,12 +104,12 @@ impl Body for GemmaBody {
             let inner = &rest[blank..];
             let Some(passed) = self.step(inner, is_end, pieces) else {
                 let reason = if self.place == Place::Name { "it names no function" } else { "its arguments cannot be read" };
-                return Read::NoCall(reason);
+                return Read::NoCall(taken, reason);
             };
             match passed {
                 Step::Passed(bytes) => taken += blank + bytes,
                 Step::Done(bytes) => return Read::Done(taken + blank + bytes),
-                Step::Wait if is_end && self.place == Place::Name => return Read::NoCall("it breaks off"),
+                Step::Wait if is_end && self.place == Place::Name => return Read::NoCall(taken, "it breaks off"),
                 Step::Wait if is_end => return Read::Done(text.len()),
                 Step::Wait => return Read::More(taken),
             }

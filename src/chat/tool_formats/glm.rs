@@ -91,7 +91,7 @@ impl Body for GlmBody {
                     let end = named.find(['\n', '<']);
                     let name = named[..end.unwrap_or(named.len())].trim();
                     match end {
-                        _ if !name.is_empty() && !is_name(name) => return Read::NoCall("its name is none"),
+                        _ if !name.is_empty() && !is_name(name) => return Read::NoCall(taken, "its name is none"),
                         Some(end) if !name.is_empty() => {
                             taken += rest.len() - named.len() + end;
                             pieces.push(Piece::CallStarted { name: name.to_owned() });
@@ -99,7 +99,7 @@ impl Body for GlmBody {
                             self.state = State::Key;
                         }
                         None if !is_end => return Read::More(taken),
-                        _ => return Read::NoCall("it has no name"),
+                        _ => return Read::NoCall(taken, "it has no name"),
                     }
                 }
                 State::Key => match (begins(inner, CLOSE), begins(inner, KEY)) {
@@ -117,9 +117,9 @@ impl Body for GlmBody {
                         }
                         Ok(None) if is_end => return Read::Done(text.len()),
                         Ok(None) => return Read::More(taken),
-                        Err(reason) => return Read::NoCall(reason),
+                        Err(reason) => return Read::NoCall(taken, reason),
                     },
-                    (Begins::No, Begins::No) => return Read::NoCall("what follows its arguments is not its end"),
+                    (Begins::No, Begins::No) => return Read::NoCall(taken, "what follows its arguments is not its end"),
                     _ if is_end => return Read::Done(text.len()),
                     _ => return Read::More(taken),
                 },
@@ -127,7 +127,7 @@ impl Body for GlmBody {
                     let (read, is_closed) = value.read(rest, is_end, pieces);
                     taken += read;
                     if !is_closed {
-                        return Read::More(taken);
+                        return if is_end { Read::Done(text.len()) } else { Read::More(taken) };
                     }
                     self.state = State::Key;
                 }

@@ -16,6 +16,8 @@ pub const CONSTRAIN: &str = "<|constrain|>";
 pub const END: &str = "<|end|>";
 pub const CALL: &str = "<|call|>";
 pub const RETURN: &str = "<|return|>";
+/// What stands before the answer.
+pub const ANSWER: &str = "<|channel|>final<|message|>";
 
 #[derive(Debug)]
 pub struct Harmony;

@@ -282,7 +282,7 @@ impl Body for JsonCalls {
                     let opening = self.openings.iter().find(|opening| rest.starts_with(**opening)).map_or(0, |opening| opening.len());
                     let inner = rest[opening..].trim_start_matches(WHITE_SPACE);
                     match inner.strip_prefix('[') {
-                        _ if inner.is_empty() && is_end => return Read::NoCall("it breaks off"),
+                        _ if inner.is_empty() && is_end => return Read::NoCall(taken, "it breaks off"),
                         _ if inner.is_empty() => return Read::More(taken),
                         Some(list) => self.begin(rest.len() - list.len(), true),
                         None => self.begin(rest.len() - inner.len(), false),
@@ -290,7 +290,7 @@ impl Body for JsonCalls {
                 }
                 State::Call { before, call, in_list } => match call.read(&rest[*before..], self.known.as_deref(), pieces) {
                     Step::More(_) if is_end && call.is_started => return Read::Done(text.len()),
-                    Step::More(_) if is_end => return Read::NoCall("it breaks off"),
+                    Step::More(_) if is_end => return Read::NoCall(taken, "it breaks off"),
                     Step::More(0) => return Read::More(taken),
                     Step::More(more) => {
                         taken += *before + more;
@@ -301,7 +301,7 @@ impl Body for JsonCalls {
                         taken += *before + whole;
                         self.state = State::Between { in_list: *in_list };
                     }
-                    Step::Broken(reason) => return Read::NoCall(reason),
+                    Step::Broken(reason) => return Read::NoCall(taken, reason),
                 },
                 State::Between { in_list: true } => match rest[blank..].chars().next() {
                     Some(']') => {
@@ -309,7 +309,7 @@ impl Body for JsonCalls {
                         self.state = State::Closing;
                     }
                     Some(',') => self.begin(blank + 1, true),
-                    _ if blank < rest.len() => return Read::NoCall("its list has no end"),
+                    _ if blank < rest.len() => return Read::NoCall(taken, "its list has no end"),
                     _ if is_end => return Read::Done(text.len()),
                     _ => return Read::More(taken),
                 },
@@ -327,7 +327,7 @@ impl Body for JsonCalls {
                         Begins::Yes => Read::Done(taken + blank + close.len()),
                         Begins::NotKnown if is_end => Read::Done(text.len()),
                         Begins::NotKnown => Read::More(taken),
-                        Begins::No => Read::NoCall("its closing tag is missing"),
+                        Begins::No => Read::NoCall(taken, "its closing tag is missing"),
                     };
                 }
             }

@@ -80,14 +80,14 @@ impl Body for MistralBody {
             *self = match text[CALLS.len()..].trim_start().chars().next() {
                 Some('[' | '{') => Self::List(JsonCalls::new(&[CALLS], None)),
                 Some(_) => Self::Named(NamedCalls::new(MistralHeaders)),
-                None if is_end => return Read::NoCall("it breaks off"),
+                None if is_end => return Read::NoCall(0, "it breaks off"),
                 None => return Read::More(0),
             };
         }
         match self {
             Self::List(calls) => calls.read(text, is_end, pieces),
             Self::Named(calls) => calls.read(text, is_end, pieces),
-            Self::NotKnown => Read::NoCall("it breaks off"),
+            Self::NotKnown => Read::NoCall(0, "it breaks off"),
         }
     }
 }

@@ -20,6 +20,9 @@ pub mod json_call;
 pub mod named_call;
 pub mod tagged_values;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 

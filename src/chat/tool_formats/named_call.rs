@@ -62,17 +62,17 @@ impl<H: Headers> Body for NamedCalls<H> {
             match &mut self.state {
                 State::Header { is_first } => match self.headers.header(rest) {
                     Header::NotWhole if is_end && !*is_first && rest.trim().is_empty() => return Read::Done(text.len()),
-                    Header::NotWhole if is_end || rest.len() > HEADER_BYTES_MAX => return Read::NoCall("its header breaks off"),
+                    Header::NotWhole if is_end || rest.len() > HEADER_BYTES_MAX => return Read::NoCall(taken, "its header breaks off"),
                     Header::NotWhole => return Read::More(taken),
-                    Header::NoCall(reason) => return Read::NoCall(reason),
+                    Header::NoCall(reason) => return Read::NoCall(taken, reason),
                     Header::Call { name, bytes } => match rest[bytes..].chars().next() {
                         Some('{') => {
                             pieces.push(Piece::CallStarted { name });
                             taken += bytes;
                             self.state = State::Arguments(ValueScan::default());
                         }
-                        Some(_) => return Read::NoCall("its arguments are no JSON object"),
-                        None if is_end => return Read::NoCall("it has no arguments"),
+                        Some(_) => return Read::NoCall(taken, "its arguments are no JSON object"),
+                        None if is_end => return Read::NoCall(taken, "it has no arguments"),
                         None => return Read::More(taken),
                     },
                 },
@@ -97,7 +97,7 @@ impl<H: Headers> Body for NamedCalls<H> {
                         self.state = State::Header { is_first: false };
                     }
                     Tail::Done(bytes) => return Read::Done(taken + bytes),
-                    Tail::Broken => return Read::NoCall("what follows it is not its end"),
+                    Tail::Broken => return Read::NoCall(taken, "what follows it is not its end"),
                 },
             }
         }

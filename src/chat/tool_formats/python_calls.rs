@@ -119,12 +119,12 @@ impl Body for PythonBody {
             }
             let Some(end) = self.scan.end(inner) else {
                 return match is_end || (!self.scan.is_open() && inner.contains('\n')) {
-                    true => Read::NoCall("it breaks off"),
+                    true => Read::NoCall(taken, "it breaks off"),
                     false => Read::More(taken),
                 };
             };
             self.scan = BracketScan::default();
-            let Some((name, arguments)) = python_call(&inner[..end], &self.tools) else { return Read::NoCall("it is no call") };
+            let Some((name, arguments)) = python_call(&inner[..end], &self.tools) else { return Read::NoCall(taken, "it is no call") };
             pieces.extend([Piece::CallStarted { name }, Piece::Arguments(arguments), Piece::CallEnded]);
             taken = text.len() - inner.len() + end;
             self.is_begun = true;

@@ -87,9 +87,9 @@ impl Body for Qwen3CoderBody {
                         taken += bytes;
                         self.state = State::Parameter;
                     }
-                    Ok(None) if is_end => return Read::NoCall("it breaks off"),
+                    Ok(None) if is_end => return Read::NoCall(taken, "it breaks off"),
                     Ok(None) => return Read::More(taken),
-                    Err(reason) => return Read::NoCall(reason),
+                    Err(reason) => return Read::NoCall(taken, reason),
                 },
                 State::Parameter => match begins(inner, PARAMETER) {
                     Begins::Yes => match inner.split_once('>') {
@@ -101,13 +101,13 @@ impl Body for Qwen3CoderBody {
                             self.state = State::Value(TaggedValue::new(kind, END_OF_PARAMETER, true));
                         }
                         None if !is_end && inner.len() <= NAME_BYTES_MAX && !inner.contains('\n') => return Read::More(taken),
-                        _ => return Read::NoCall("a parameter has no name"),
+                        _ => return Read::NoCall(taken, "a parameter has no name"),
                     },
                     Begins::NotKnown if !is_end => return Read::More(taken),
                     Begins::NotKnown => return Read::Done(text.len()),
                     // A missing `</function>` is forgiven.
                     Begins::No => match (begins(inner, END_OF_FUNCTION), begins(inner, CLOSE)) {
-                        (Begins::No, Begins::No) => return Read::NoCall("what follows its arguments is not its end"),
+                        (Begins::No, Begins::No) => return Read::NoCall(taken, "what follows its arguments is not its end"),
                         (Begins::NotKnown, _) | (_, Begins::NotKnown) if !is_end => return Read::More(taken),
                         (function, _) => {
                             self.arguments.close(pieces);
@@ -121,7 +121,7 @@ impl Body for Qwen3CoderBody {
                     let (read, is_closed) = value.read(rest, is_end, pieces);
                     taken += read;
                     if !is_closed {
-                        return Read::More(taken);
+                        return if is_end { Read::Done(text.len()) } else { Read::More(taken) };
                     }
                     self.state = State::Parameter;
                 }

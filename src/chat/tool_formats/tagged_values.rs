@@ -101,8 +101,11 @@ impl TaggedValue {
         let closed = |taken: usize| close_at.map_or((taken, false), |at| (at + self.close.len(), true));
         if self.kind != ValueKind::Text {
             self.scanned = certain;
-            if close_at.is_some() {
-                push_piece(Piece::Arguments(json_of(self.trimmed(&text[..certain]))), pieces);
+            let value = self.trimmed(&text[..certain]);
+            match close_at {
+                Some(_) => push_piece(Piece::Arguments(json_of(value)), pieces),
+                None if is_end && !value.is_empty() => push_piece(Piece::Arguments(value.to_owned()), pieces),
+                None => {}
             }
             return closed(0);
         }
