@@ -6,12 +6,15 @@ use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 use models::Tokenizer;
 use serde::Serialize;
-use serde_json::{Map, Value as Json, json};
+use serde_json::Value as Json;
 
-use super::control_text::ControlText;
+use super::control_text::{ControlText, END_OF_PREFILL};
 use super::python_values::{python_str, tojson};
+use super::reasoning_parser::ReasoningFormat;
 use super::template_helpers::{strftime, without_generation_tags};
-use super::{Conversation, Message, Role, ToolChoice, ToolDefinition};
+use super::template_messages::{Peculiarities, bracketed, folded, message_value, tool_value, without_system_messages};
+use super::tool_formats::{self, ToolFormat};
+use super::{Conversation, Effort, Message, Role, ToolChoice};
 
 /// For models that bring none: ChatML, the format most models without a template of their own were trained on.
 const CHATML: &str = include_str!("chatml.jinja");
@@ -25,9 +28,18 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
     tool_use_source: Option<String>,
+    peculiarities: Peculiarities,
     is_fallback: bool,
     bos: Option<String>,
     eos: Option<String>,
+}
+
+/// A prompt's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    pub text: String,
+    /// The beginning of the reply that it ends with, where there is one.
+    pub prefill: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +49,8 @@ pub enum TemplateError {
     /// The template's own words (`raise_exception`), or what went wrong in it.
     #[error("the model's chat template refused the conversation: {0}")]
     Refused(String),
+    #[error("the model's chat template does not show the last message, so it cannot be continued")]
+    NoPrefill,
 }
 
 impl ChatTemplate {
@@ -59,7 +73,8 @@ impl ChatTemplate {
         if let Some(source) = &tool_use_source {
             environment.add_template_owned("tool_use", source.clone()).map_err(syntax_error)?;
         }
-        Ok(Self { environment, source, tool_use_source, is_fallback, bos, eos })
+        let peculiarities = Peculiarities::of(&source);
+        Ok(Self { environment, source, tool_use_source, peculiarities, is_fallback, bos, eos })
     }
 
     /// The model brought no template and ChatML is used.
@@ -72,40 +87,92 @@ impl ChatTemplate {
         self.tool_use_source.is_some() || self.source.contains("tools")
     }
 
-    /// Whether the model calls tools as Hermes and Qwen do: JSON between `<tool_call>` and `</tool_call>`.
-    pub fn calls_tools_as_hermes(&self) -> bool {
-        let source = self.tool_use_source.as_ref().unwrap_or(&self.source);
-        source.contains("<tool_call>") && !source.contains("<function=")
+    /// How the model calls tools. `None`: not at all, or in a way we do not know.
+    pub fn tool_format(&self) -> Option<&'static dyn ToolFormat> {
+        tool_formats::of_template(self.tool_use_source.as_ref().unwrap_or(&self.source))
+    }
+
+    /// How the model marks what it thinks in this conversation.
+    pub fn reasoning(&self, conversation: &Conversation) -> Option<ReasoningFormat> {
+        ReasoningFormat::of_template(self.source_for(conversation).1)
     }
 
     /// The prompt's text. `control` brackets what in the messages looks like control tokens (see [`ControlText::stretches`]).
-    pub fn render(&self, conversation: &Conversation, control: &ControlText, now_unix_s: i64) -> Result<String, TemplateError> {
+    ///
+    /// A template that refuses system messages where they stand is given them as the user's, rather than nothing.
+    pub fn render(&self, conversation: &Conversation, control: &ControlText, now_unix_s: i64) -> Result<Rendered, TemplateError> {
+        let messages = folded(&conversation.messages, self.peculiarities.knows_developer);
+        let rendered = self.render_messages(&messages, conversation, control, now_unix_s);
+        let is_system = |message: &Message| matches!(message.role, Role::System | Role::Developer);
+        let Err(TemplateError::Refused(_)) = rendered else { return rendered };
+        for kept in [1, 0] {
+            if messages.iter().skip(kept).any(is_system) {
+                let again = self.render_messages(&without_system_messages(&messages, kept), conversation, control, now_unix_s);
+                if again.is_ok() {
+                    return again;
+                }
+            }
+        }
+        rendered
+    }
+
+    /// Tools have a template of their own in some files.
+    fn source_for(&self, conversation: &Conversation) -> (&'static str, &str) {
+        match &self.tool_use_source {
+            Some(source) if !conversation.tools.is_empty() && conversation.tool_choice != ToolChoice::None => ("tool_use", source),
+            _ => ("chat", &self.source),
+        }
+    }
+
+    fn render_messages(
+        &self,
+        messages: &[Message],
+        conversation: &Conversation,
+        control: &ControlText,
+        now_unix_s: i64,
+    ) -> Result<Rendered, TemplateError> {
         let refused = |error: Error| TemplateError::Refused(innermost_message(&error));
         let tools = match conversation.tool_choice {
             ToolChoice::None => &[][..],
             _ => &conversation.tools,
         };
-        let name = if !tools.is_empty() && self.tool_use_source.is_some() { "tool_use" } else { "chat" };
-        let knows_developer = self.source.contains("developer");
-        let messages: Vec<Json> =
-            folded(&conversation.messages, knows_developer).iter().map(|message| message_value(message, control)).collect();
+        let prefill = messages.last().filter(|last| conversation.continues_last && last.role == Role::Assistant).map(Message::joined_text);
+        let mut values: Vec<Json> = messages.iter().map(|message| message_value(message, &self.peculiarities, control)).collect();
+        if let (Some(_), Some(Json::String(content))) = (&prefill, values.last_mut().and_then(|last| last.get_mut("content"))) {
+            // White space at the end of the message is not at an end this way, and no template cuts it off.
+            content.push(END_OF_PREFILL);
+        }
         let tools: Vec<Json> = tools.iter().map(|tool| tool_value(tool, control)).collect();
 
         let mut variables: Vec<(String, Value)> = vec![
-            ("messages".into(), from_json(messages)),
+            ("messages".into(), from_json(values)),
             // HF passes None when there are none: templates ask `if tools` and `tools is not none`.
             ("tools".into(), if tools.is_empty() { Value::from(()) } else { from_json(tools) }),
             ("documents".into(), Value::from(())),
-            ("add_generation_prompt".into(), Value::from(true)),
+            ("add_generation_prompt".into(), Value::from(prefill.is_none())),
             ("strftime_now".into(), Value::from_function(move |format: String| strftime(&format, now_unix_s))),
         ];
         let specials = [("bos_token", &self.bos), ("eos_token", &self.eos)];
         variables.extend(specials.iter().filter_map(|(name, token)| Some(((*name).to_owned(), Value::from(token.as_ref()?.clone())))));
+        // The two names that templates know it by.
+        let wanted = conversation.thinking.wanted;
+        variables
+            .extend(wanted.into_iter().flat_map(|wanted| ["enable_thinking", "thinking"].map(|name| (name.into(), Value::from(wanted)))));
+        let effort = conversation.thinking.effort.map(|effort| match effort {
+            Effort::Low => "low",
+            Effort::Medium => "medium",
+            Effort::High => "high",
+        });
+        variables.extend(effort.map(|effort| ("reasoning_effort".into(), Value::from(effort))));
         let own = conversation.template_variables.iter();
         variables.extend(own.map(|(name, value)| (name.clone(), from_json(bracketed(value, control)))));
 
-        let template = self.environment.get_template(name).map_err(refused)?;
-        template.render(Value::from_pairs(variables)).map_err(refused)
+        let template = self.environment.get_template(self.source_for(conversation).0).map_err(refused)?;
+        let mut text = template.render(Value::from_pairs(variables)).map_err(refused)?;
+        if prefill.is_some() {
+            text.truncate(text.rfind(END_OF_PREFILL).ok_or(TemplateError::NoPrefill)?);
+        }
+        Ok(Rendered { text, prefill })
     }
 }
 
@@ -132,82 +199,6 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// One system message at the head instead of several: templates accept no other. Developer messages are system messages where the
-/// template does not know the word.
-fn folded(messages: &[Message], knows_developer: bool) -> Vec<Message> {
-    let mut folded: Vec<Message> = Vec::with_capacity(messages.len());
-    for message in messages {
-        let mut message = message.clone();
-        if message.role == Role::Developer && !knows_developer {
-            message.role = Role::System;
-        }
-        match folded.as_mut_slice() {
-            [head] if head.role == message.role && matches!(message.role, Role::System | Role::Developer) => {
-                let text = format!("{}\n\n{}", head.joined_text(), message.joined_text());
-                *head = Message::text(head.role, text);
-            }
-            _ => folded.push(message),
-        }
-    }
-    folded
-}
-
-fn message_value(message: &Message, control: &ControlText) -> Json {
-    let role = match message.role {
-        Role::System => "system",
-        Role::Developer => "developer",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-        Role::Tool => "tool",
-    };
-    let mut value = Map::new();
-    value.insert("role".into(), role.into());
-    value.insert("content".into(), control.bracket(&message.joined_text()).into());
-    if let Some(thinking) = &message.thinking {
-        value.insert("reasoning_content".into(), control.bracket(thinking).into());
-    }
-    if let Some(name) = &message.name {
-        value.insert("name".into(), control.bracket(name).into());
-    }
-    if let Some(id) = &message.tool_call_id {
-        value.insert("tool_call_id".into(), control.bracket(id).into());
-    }
-    if !message.tool_calls.is_empty() {
-        let calls = message.tool_calls.iter().map(|call| {
-            // Templates print the arguments with `tojson`: they want the object. What a model wrote and is no JSON stays text.
-            let arguments = serde_json::from_str(&call.arguments).unwrap_or_else(|_| Json::String(call.arguments.clone()));
-            let function = json!({"name": control.bracket(&call.name), "arguments": bracketed(&arguments, control)});
-            json!({"id": control.bracket(&call.id), "type": "function", "function": function})
-        });
-        value.insert("tool_calls".into(), calls.collect());
-    }
-    Json::Object(value)
-}
-
-fn tool_value(tool: &ToolDefinition, control: &ControlText) -> Json {
-    let mut function = Map::new();
-    function.insert("name".into(), control.bracket(&tool.name).into());
-    if let Some(description) = &tool.description {
-        function.insert("description".into(), control.bracket(description).into());
-    }
-    if let Some(parameters) = &tool.parameters {
-        function.insert("parameters".into(), bracketed(parameters, control));
-    }
-    json!({"type": "function", "function": function})
-}
-
-/// The same JSON with every string in it bracketed.
-fn bracketed(value: &Json, control: &ControlText) -> Json {
-    match value {
-        Json::String(text) => Json::String(control.bracket(text)),
-        Json::Array(items) => items.iter().map(|item| bracketed(item, control)).collect(),
-        Json::Object(fields) => {
-            Json::Object(fields.iter().map(|(name, field)| (control.bracket(name), bracketed(field, control))).collect())
-        }
-        other => other.clone(),
-    }
-}
-
 /// What the template itself said, without the interpreter's wrapping.
 fn innermost_message(error: &Error) -> String {
     let mut message = error.detail().map_or_else(|| error.to_string(), str::to_owned);
@@ -226,6 +217,9 @@ fn innermost_message(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::ToolDefinition;
     use super::*;
 
     fn template(source: &str) -> ChatTemplate {
@@ -238,7 +232,7 @@ mod tests {
 
     fn render(source: &str, conversation: &Conversation) -> Result<String, TemplateError> {
         let control = ControlText::new(vec!["<|im_end|>".into()]);
-        template(source).render(conversation, &control, 1_772_448_545)
+        template(source).render(conversation, &control, 1_772_448_545).map(|rendered| rendered.text)
     }
 
     fn weather_tool() -> ToolDefinition {
@@ -334,19 +328,22 @@ mod tests {
     #[test]
     fn chatml_stands_in() {
         let chatml = ChatTemplate::new(None, None, None, None).unwrap();
-        assert!(chatml.is_fallback() && chatml.knows_tools() && chatml.calls_tools_as_hermes());
+        assert!(chatml.is_fallback() && chatml.knows_tools() && chatml.tool_format().is_some_and(|format| format.name() == "hermes"));
         let control = ControlText::new(vec![]);
+        let render_chatml = |conversation: &Conversation| chatml.render(conversation, &control, 0).unwrap().text;
         let mut conversation = conversation(vec![Message::text(Role::System, "Be brief."), Message::text(Role::User, "Hi")]);
         assert_eq!(
-            chatml.render(&conversation, &control, 0).unwrap(),
+            render_chatml(&conversation),
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
         );
         conversation.tools.push(weather_tool());
         let call = super::super::ToolCall { id: "1".into(), name: "weather".into(), arguments: "{\"city\":\"Oslo\"}".into() };
         conversation.messages.push(Message { tool_calls: vec![call], ..Message::text(Role::Assistant, "I look.") });
         conversation.messages.push(Message::text(Role::Tool, "3 C"));
-        let rendered = chatml.render(&conversation, &control, 0).unwrap();
-        assert!(rendered.starts_with("<|im_start|>system\nBe brief.\n\nYou can call"), "{rendered}");
+        let rendered = render_chatml(&conversation);
+        // What stays from session to session comes first: it is found in the cache.
+        assert!(rendered.starts_with("<|im_start|>system\nYou can call"), "{rendered}");
+        assert!(rendered.contains("</tool_call>\n\nBe brief.<|im_end|>\n<|im_start|>user\nHi"), "{rendered}");
         assert!(rendered.contains("<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"weather\""), "{rendered}");
         assert!(
             rendered.ends_with(
@@ -355,6 +352,6 @@ mod tests {
             "{rendered}"
         );
         conversation.tool_choice = ToolChoice::None;
-        assert!(!chatml.render(&conversation, &control, 0).unwrap().contains("<tools>"));
+        assert!(!render_chatml(&conversation).contains("<tools>"));
     }
 }

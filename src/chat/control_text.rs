@@ -7,6 +7,8 @@ use models::Tokenizer;
 /// Noncharacters: valid in UTF-8, meant for a program's own use (Unicode 23.7), in no tokenizer's vocabulary as one token.
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
+/// Marks, while a template renders, where the text of a message ends that is to be continued.
+pub const END_OF_PREFILL: char = '\u{FDD2}';
 
 /// The special tokens of one model, by name.
 #[derive(Debug, Clone)]
@@ -56,7 +58,7 @@ impl ControlText {
                 out.push(CLOSE);
                 at += name.len();
                 copied = at;
-            } else if byte == 0xEF && text[at..].starts_with([OPEN, CLOSE]) {
+            } else if byte == 0xEF && text[at..].starts_with([OPEN, CLOSE, END_OF_PREFILL]) {
                 // The brackets themselves mean nothing in a message.
                 out.push_str(&text[copied..at]);
                 out.push(char::REPLACEMENT_CHARACTER);

@@ -13,11 +13,14 @@ pub mod control_text;
 pub mod python_values;
 pub mod sequence_breakers;
 pub mod template_helpers;
+pub mod template_messages;
 
 pub mod output;
+pub mod reasoning_parser;
 pub mod reply;
 pub mod stop_strings;
-pub mod tool_parser;
+pub mod thinking_budget;
+pub mod tool_formats;
 
 use std::ops::RangeInclusive;
 
@@ -155,6 +158,17 @@ pub enum ToolChoice {
     Named(String),
     /// Only these may be called, though the model is shown all (so that the prompt stays the same); `required`: one of them must be.
     Allowed { names: Vec<String>, required: bool },
+}
+
+impl ToolChoice {
+    /// Whether this tool may be called if any may.
+    pub fn includes(&self, tool: &str) -> bool {
+        match self {
+            Self::Auto | Self::None | Self::Required => true,
+            Self::Named(name) => name == tool,
+            Self::Allowed { names, .. } => names.iter().any(|name| name == tool),
+        }
+    }
 }
 
 /// What the text of a reply must be, from its first character to its last. Thinking and tool calls are not part of it.

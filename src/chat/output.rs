@@ -1,23 +1,24 @@
-//! Tokens become events: text through the incremental detokenizer, cut at stop strings, tool calls taken out. Runs on the request's
-//! own task, one instance a choice.
+//! Tokens become events: text through the incremental detokenizer, thoughts and tool calls taken out, the rest cut at stop strings (which
+//! are about the answer: they act neither in thoughts nor in calls). Runs on the request's own task, one instance a choice.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use models::{Detokenizer, Tokenizer};
 
+use super::reasoning_parser::{ReasoningFormat, ReasoningParser, ReasoningStart, Section};
 use super::stop_strings::{Scan, StopStrings};
-use super::tool_parser::{Piece, ToolParser};
-use super::{Event, FinishReason, ScoredToken, TextDelta, TokenText, Usage};
+use super::tool_formats::ToolFormat;
+use super::tool_formats::call_reader::{CallReader, Piece};
+use super::{Event, FinishReason, ScoredToken, TextDelta, TokenText, ToolDefinition, Usage};
 use crate::engine::{FinishReason as EngineFinish, GeneratedToken, TokenLogprobs, TokenUsage};
-
-/// Names of tags that some vocabularies have as control tokens: they are markup of the reply, not silence.
-const MARKUP: [&str; 4] = ["<tool_call>", "</tool_call>", "<think>", "</think>"];
 
 /// How a reply is to be read.
 #[derive(Debug)]
 pub struct OutputOptions {
     pub stop: StopStrings,
+    /// `Some`: thoughts are looked for.
+    pub reasoning: Option<(ReasoningFormat, ReasoningStart)>,
     /// `Some`: tool calls are looked for.
     pub tools: Option<ToolOutput>,
     /// Shown before the model's own text (`echo`).
@@ -29,12 +30,14 @@ pub struct OutputOptions {
     pub call_id_seed: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ToolOutput {
+    pub format: &'static dyn ToolFormat,
+    pub tools: Arc<[ToolDefinition]>,
     /// The reply ends with its first call.
     pub single_call: bool,
-    /// The beginning of a call that the prompt already holds, after `<tool_call>`.
-    pub begun: Option<String>,
+    /// The beginning of a call that the prompt already holds.
+    pub begun: String,
 }
 
 /// The state of one choice.
@@ -42,18 +45,23 @@ pub struct ToolOutput {
 pub struct Output {
     tokenizer: Arc<Tokenizer>,
     detokenizer: Detokenizer,
+    reasoning: Option<ReasoningParser>,
+    tools: Option<CallReader>,
+    /// What a call that the prompt begins has told already.
+    begun: Vec<Piece>,
+    /// Names of control tokens that are markup of the reply, not silence.
+    markers: Vec<&'static str>,
     stops: StopStrings,
-    tools: Option<ToolParser>,
     single_call: bool,
     call_id_seed: u64,
     calls: usize,
     echo: String,
     prompt_tokens: usize,
     completion_tokens: usize,
-    /// Characters and bytes of the choice's text, and of the part that is past the stop strings.
+    thinking_tokens: usize,
+    /// Characters and bytes of the choice's text, markup included.
     characters: usize,
     bytes: usize,
-    certain_bytes: usize,
     /// Tokens whose text is not certain yet, with the byte it begins at.
     scored: VecDeque<(usize, ScoredToken)>,
     /// Tokens whose text is certain and waits for its event.
@@ -70,9 +78,15 @@ pub enum Flow {
 
 impl Output {
     pub fn new(tokenizer: Arc<Tokenizer>, options: OutputOptions) -> Self {
-        let tools = options.tools.as_ref().map(|tools| match &tools.begun {
-            Some(begun) => ToolParser::in_call(begun),
-            None => ToolParser::new(),
+        let mut markers = Vec::new();
+        markers.extend(options.reasoning.iter().flat_map(|(format, _)| format.markers()));
+        markers.extend(options.tools.iter().flat_map(|tools| tools.format.markers()));
+        let single_call = options.tools.as_ref().is_some_and(|tools| tools.single_call);
+        let mut begun = Vec::new();
+        let tools = options.tools.map(|tools| {
+            let mut reader = CallReader::new(tools.format, tools.tools);
+            reader.push(&tools.begun, &mut begun);
+            reader
         });
         Self {
             detokenizer: match options.continues_prompt {
@@ -80,17 +94,20 @@ impl Output {
                 false => Detokenizer::new(tokenizer.clone()),
             },
             tokenizer,
-            stops: options.stop,
+            reasoning: options.reasoning.map(|(format, start)| ReasoningParser::new(format, start)),
             tools,
-            single_call: options.tools.is_some_and(|tools| tools.single_call),
+            begun,
+            markers,
+            stops: options.stop,
+            single_call,
             call_id_seed: options.call_id_seed,
             calls: 0,
             characters: options.echo.chars().count(),
             echo: options.echo,
             prompt_tokens: options.prompt_tokens,
             completion_tokens: 0,
+            thinking_tokens: 0,
             bytes: 0,
-            certain_bytes: 0,
             scored: VecDeque::new(),
             released: Vec::new(),
         }
@@ -101,6 +118,9 @@ impl Output {
         if !self.echo.is_empty() {
             events.push(Event::Text(TextDelta { text: std::mem::take(&mut self.echo), tokens: Vec::new() }));
         }
+        let begun = std::mem::take(&mut self.begun);
+        let usage = TokenUsage { prompt_tokens: self.prompt_tokens, ..TokenUsage::default() };
+        self.pieces(begun, usage, events);
     }
 
     /// Takes a token. `cached_tokens`: of the prompt, as far as the engine has said.
@@ -115,7 +135,10 @@ impl Output {
             None => self.detokenizer.push(token.id),
         };
         let usage = TokenUsage { prompt_tokens: self.prompt_tokens, cached_tokens, completion_tokens: self.completion_tokens };
-        self.text(&text, usage, events)
+        let was_thinking = self.is_thinking();
+        let flow = self.text(&text, usage, events);
+        self.thinking_tokens += usize::from(was_thinking || self.is_thinking());
+        flow
     }
 
     /// As far as it has come. `cached_tokens`: of the prompt, as far as the engine has said.
@@ -135,61 +158,122 @@ impl Output {
         if self.text(&rest, usage, events) == Flow::Done {
             return;
         }
+        let mut sections = Vec::new();
+        if let Some(mut reasoning) = self.reasoning.take() {
+            reasoning.finish(&mut sections);
+        }
+        if self.sections(sections, usage, events) == Flow::Done {
+            return;
+        }
+        let mut pieces = Vec::new();
+        if let Some(mut tools) = self.tools.take() {
+            tools.finish(&mut pieces);
+        }
+        if self.pieces(pieces, usage, events) == Flow::Done {
+            return;
+        }
         let held = self.stops.finish();
-        self.certain(&held, events);
+        self.show(held, events);
         self.close(reason, usage, events);
     }
 
-    /// Text from the detokenizer, through the stop strings.
+    fn is_thinking(&self) -> bool {
+        self.reasoning.as_ref().is_some_and(ReasoningParser::is_thinking)
+    }
+
+    /// Text from the detokenizer.
     fn text(&mut self, text: &str, usage: TokenUsage, events: &mut Vec<Event>) -> Flow {
         self.bytes += text.len();
         self.characters += text.chars().count();
-        match self.stops.push(text) {
-            Scan::Text(text) => {
-                self.certain(&text, events);
-                if self.single_call && self.calls > 0 {
-                    self.close(FinishReason::ToolCalls, usage, events);
-                    return Flow::Done;
+        let events_before = events.len();
+        let mut sections = Vec::new();
+        match &mut self.reasoning {
+            Some(reasoning) => reasoning.push(text, &mut sections),
+            None => sections.push(Section::Content(text.to_owned())),
+        }
+        let flow = self.sections(sections, usage, events);
+        if flow == Flow::More {
+            self.release(&mut events[events_before..]);
+        }
+        flow
+    }
+
+    fn sections(&mut self, sections: Vec<Section>, usage: TokenUsage, events: &mut Vec<Event>) -> Flow {
+        for section in sections {
+            let mut pieces = Vec::new();
+            match (section, &mut self.tools) {
+                (Section::Thinking(text), _) => events.push(Event::Thinking(text)),
+                (Section::Content(text), Some(tools)) => tools.push(&text, &mut pieces),
+                (Section::Content(text), None) => pieces.push(Piece::Text(text)),
+            }
+            if self.pieces(pieces, usage, events) == Flow::Done {
+                return Flow::Done;
+            }
+        }
+        Flow::More
+    }
+
+    fn pieces(&mut self, pieces: Vec<Piece>, usage: TokenUsage, events: &mut Vec<Event>) -> Flow {
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => match self.stops.push(&text) {
+                    Scan::Text(text) => self.show(text, events),
+                    Scan::Stopped { text, stop } => {
+                        self.show(text, events);
+                        self.scored.clear();
+                        self.close(FinishReason::StopString(stop), usage, events);
+                        return Flow::Done;
+                    }
+                },
+                Piece::CallStarted { name } => {
+                    // No stop string reaches across a call.
+                    let held = self.stops.finish();
+                    self.show(held, events);
+                    let index = self.calls;
+                    self.calls += 1;
+                    events.push(Event::ToolCallStarted { index, id: call_id(self.call_id_seed, index), name });
                 }
-                Flow::More
+                Piece::Arguments(json) => events.push(Event::ToolCallArguments { index: self.calls - 1, json }),
+                Piece::CallEnded => {
+                    events.push(Event::ToolCallEnded { index: self.calls - 1 });
+                    // What follows the one call that was wanted is not shown.
+                    if self.single_call {
+                        self.close(FinishReason::ToolCalls, usage, events);
+                        return Flow::Done;
+                    }
+                }
             }
-            Scan::Stopped { text, stop } => {
-                self.certain(&text, events);
-                self.scored.clear();
-                self.close(FinishReason::StopString(stop), usage, events);
-                Flow::Done
-            }
+        }
+        Flow::More
+    }
+
+    fn show(&mut self, text: String, events: &mut Vec<Event>) {
+        if !text.is_empty() {
+            events.push(Event::Text(TextDelta { text, tokens: Vec::new() }));
         }
     }
 
-    /// Text that is part of the reply, through the tool parser.
-    fn certain(&mut self, text: &str, events: &mut Vec<Event>) {
-        self.certain_bytes += text.len();
-        while let Some((start, _)) = self.scored.front() {
-            if *start >= self.certain_bytes {
-                break;
-            }
-            let released = self.scored.pop_front().map(|(_, token)| token);
-            self.released.extend(released);
+    /// Tokens whose text became certain go with the text that was shown with it. Without any they are markup, thoughts or calls: the
+    /// scores are the answer's.
+    fn release(&mut self, shown: &mut [Event]) {
+        let held = self.reasoning.as_ref().map_or(0, ReasoningParser::held_bytes)
+            + self.tools.as_ref().map_or(0, CallReader::held_bytes)
+            + self.stops.held_bytes();
+        let certain_bytes = self.bytes - held;
+        while let Some((_, token)) = self.scored.pop_front_if(|(start, _)| *start < certain_bytes) {
+            self.released.push(token);
         }
-        let mut pieces = Vec::new();
-        match &mut self.tools {
-            Some(parser) => parser.push(text, &mut pieces),
-            None if text.is_empty() => {}
-            None => pieces.push(Piece::Text(text.to_owned())),
+        let text = shown.iter_mut().find_map(|event| if let Event::Text(delta) = event { Some(delta) } else { None });
+        match text {
+            Some(delta) => delta.tokens = std::mem::take(&mut self.released),
+            None => self.released.clear(),
         }
-        self.pieces(pieces, events);
     }
 
     fn close(&mut self, reason: FinishReason, usage: TokenUsage, events: &mut Vec<Event>) {
-        let mut pieces = Vec::new();
-        if let Some(mut parser) = self.tools.take() {
-            parser.finish(&mut pieces);
-        }
-        self.pieces(pieces, events);
         // Tokens without text of their own (a character cut off, a silent control token).
         self.released.extend(self.scored.drain(..).map(|(_, token)| token));
-        if !self.released.is_empty() {
+        if !self.released.is_empty() && self.calls == 0 && !self.is_thinking() {
             events.push(Event::Text(TextDelta { text: String::new(), tokens: std::mem::take(&mut self.released) }));
         }
         let reason = if self.calls > 0 && reason != FinishReason::Length { FinishReason::ToolCalls } else { reason };
@@ -197,29 +281,9 @@ impl Output {
             prompt_tokens: usage.prompt_tokens,
             cached_tokens: usage.cached_tokens,
             completion_tokens: usage.completion_tokens,
-            thinking_tokens: 0,
+            thinking_tokens: self.thinking_tokens,
         };
         events.push(Event::Finished { reason, usage });
-    }
-
-    fn pieces(&mut self, pieces: Vec<Piece>, events: &mut Vec<Event>) {
-        for piece in pieces {
-            // What follows the one call that was wanted is not shown.
-            if self.single_call && self.calls > 0 {
-                return;
-            }
-            match piece {
-                Piece::Text(text) => events.push(Event::Text(TextDelta { text, tokens: std::mem::take(&mut self.released) })),
-                Piece::Call(call) => {
-                    self.released.clear();
-                    let index = self.calls;
-                    self.calls += 1;
-                    events.push(Event::ToolCallStarted { index, id: call_id(self.call_id_seed, index), name: call.name });
-                    events.push(Event::ToolCallArguments { index, json: call.arguments });
-                    events.push(Event::ToolCallEnded { index });
-                }
-            }
-        }
     }
 
     fn scored_token(&self, id: u32, logprobs: &TokenLogprobs) -> ScoredToken {
@@ -233,11 +297,11 @@ impl Output {
     }
 
     fn markup(&self, id: u32) -> Option<&'static str> {
-        if self.tools.is_none() || !self.tokenizer.is_control(id) {
+        if self.markers.is_empty() || !self.tokenizer.is_control(id) {
             return None;
         }
         let name = self.tokenizer.token_name(id)?;
-        MARKUP.into_iter().find(|tag| *tag == name)
+        self.markers.iter().find(|marker| **marker == name).copied()
     }
 }
 

@@ -4,13 +4,18 @@ use std::sync::Arc;
 
 use models::{Tokenizer, TokenizerError};
 
-use super::chat_template::{ChatTemplate, TemplateError};
+use super::chat_template::{ChatTemplate, Rendered, TemplateError};
 use super::control_text::{ControlText, Stretch};
+use super::grammar::reply::{CallRules, Calls, ReplyRules, Thinks};
 use super::grammar::{GrammarError, Grammars};
 use super::output::{Output, OutputOptions, ToolOutput, split_mix};
+use super::reasoning_parser::{ReasoningFormat, ReasoningStart};
 use super::sequence_breakers::SequenceBreakers;
 use super::stop_strings::StopStrings;
-use super::{ContextFile, Conversation, Prompt, Request, SamplingDefaults, SamplingOptions, ToolChoice};
+use super::thinking_budget::ThinkingBudget;
+use super::tool_formats::{CallPiece, harmony, shared_beginning};
+use super::{ContextFile, Conversation, Prompt, Request, SamplingDefaults, SamplingOptions, ToolChoice, ToolDefinition};
+use crate::engine::constraint::Constraint;
 use crate::engine::{AdmissionError, Dry, GenerateRequest, SamplingParams};
 
 /// The loaded model, as far as text is concerned.
@@ -29,6 +34,25 @@ pub struct TextModel {
 pub struct Job {
     pub generate: GenerateRequest,
     pub output: Output,
+}
+
+/// A prompt as tokens, and how the reply to it is to be read.
+struct Encoded {
+    token_ids: Vec<u32>,
+    reasoning: Option<(ReasoningFormat, ReasoningStart)>,
+    tools: Option<ToolOutput>,
+    thinking_tokens_max: Option<usize>,
+    /// The reply goes on in the middle of a text.
+    continues_prompt: bool,
+    /// The beginning of what the reply is held to that the prompt holds already, as names of control tokens and texts.
+    begun: Vec<String>,
+}
+
+impl Encoded {
+    /// A prompt that is no conversation.
+    fn plain(token_ids: Vec<u32>) -> Self {
+        Self { token_ids, reasoning: None, tools: None, thinking_tokens_max: None, continues_prompt: true, begun: Vec::new() }
+    }
 }
 
 /// What a pure function is not allowed to find out by itself.
@@ -89,9 +113,9 @@ impl TextModel {
         let sampling = self.sampling(&request.sampling, surroundings.random);
         let mut jobs = Vec::with_capacity(request.prompts.len() * request.choices_per_prompt);
         let stop_of_request = StopStrings::new(&request.stop);
-        let constraint = self.grammars.of_format(&request.output_format)?;
         for (prompt_index, prompt) in request.prompts.iter().enumerate() {
-            let (token_ids, tools) = self.encode(prompt, surroundings.now_unix_s)?;
+            let encoded = self.encode(prompt, surroundings.now_unix_s)?;
+            let token_ids = &encoded.token_ids;
             let context_tokens = surroundings.prompt_tokens_max;
             if token_ids.len() > context_tokens {
                 return Err(AdmissionError::PromptTooLong { prompt_tokens: token_ids.len(), context_tokens }.into());
@@ -100,14 +124,16 @@ impl TextModel {
                 None => stop_of_request.clone(),
                 Some(word) => StopStrings::new(&[request.stop.as_slice(), &[word.to_owned()]].concat()),
             };
-            let echo = if request.echo { self.echo(prompt, &token_ids) } else { String::new() };
+            let constraint = self.constraint(request, prompt, &encoded)?;
+            let echo = if request.echo { self.echo(prompt, token_ids) } else { String::new() };
             for choice in 0..request.choices_per_prompt {
                 let index = prompt_index * request.choices_per_prompt + choice;
                 let options = OutputOptions {
                     stop: stop.clone(),
-                    tools: tools.clone(),
+                    reasoning: encoded.reasoning,
+                    tools: encoded.tools.clone(),
                     echo: echo.clone(),
-                    continues_prompt: !matches!(prompt, Prompt::Conversation(_)),
+                    continues_prompt: encoded.continues_prompt,
                     prompt_tokens: token_ids.len(),
                     call_id_seed: split_mix(surroundings.random ^ index as u64),
                 };
@@ -129,28 +155,74 @@ impl TextModel {
 
     /// The length of a request's prompts, each counted once, however long the engine would take them.
     pub fn prompt_tokens(&self, request: &Request, now_unix_s: i64) -> Result<usize, PrepareError> {
-        request.prompts.iter().map(|prompt| Ok(self.encode(prompt, now_unix_s)?.0.len())).sum()
+        request.prompts.iter().map(|prompt| Ok(self.encode(prompt, now_unix_s)?.token_ids.len())).sum()
     }
 
-    /// Token ids of a prompt; for a conversation with tools also how calls are to be read.
-    fn encode(&self, prompt: &Prompt, now_unix_s: i64) -> Result<(Vec<u32>, Option<ToolOutput>), PrepareError> {
-        match prompt {
-            Prompt::Tokens(ids) => Ok((ids.clone(), None)),
-            Prompt::Text(text) => Ok((self.tokenizer.encode_with_specials(text, true)?, None)),
-            Prompt::FillInTheMiddle { prefix, suffix, files } => Ok((self.encode_middle(prefix, suffix, files)?, None)),
-            Prompt::Conversation(conversation) => {
-                let tools = self.tool_output(conversation)?;
-                let rendered = self.template.render(conversation, &self.control, now_unix_s)?;
-                // The template writes the bos token itself where the model wants one.
-                let stretches = self.control.stretches(&rendered).into_iter().map(|stretch| match stretch {
-                    Stretch::Template(text) => (text, true),
-                    Stretch::Literal(text) => (text, false),
-                });
-                let begun = tools.as_ref().and_then(|tools| tools.begun.as_deref());
-                let begun = begun.into_iter().flat_map(|begun| [("<tool_call>", true), (begun, false)]);
-                let ids = self.tokenizer.encode_parts(stretches.chain(begun))?;
-                Ok((ids, tools))
+    fn encode(&self, prompt: &Prompt, now_unix_s: i64) -> Result<Encoded, PrepareError> {
+        Ok(match prompt {
+            Prompt::Tokens(ids) => Encoded::plain(ids.clone()),
+            Prompt::Text(text) => Encoded::plain(self.tokenizer.encode_with_specials(text, true)?),
+            Prompt::FillInTheMiddle { prefix, suffix, files } => Encoded::plain(self.encode_middle(prefix, suffix, files)?),
+            Prompt::Conversation(conversation) => self.encode_conversation(conversation, now_unix_s)?,
+        })
+    }
+
+    fn encode_conversation(&self, conversation: &Conversation, now_unix_s: i64) -> Result<Encoded, PrepareError> {
+        let (tools, begun) = self.tool_output(conversation)?.unzip();
+        let begun = begun.unwrap_or_default();
+        let Rendered { text: rendered, prefill } = self.template.render(conversation, &self.control, now_unix_s)?;
+        let reasoning = self.template.reasoning(conversation);
+        let mut start = reasoning.map_or(ReasoningStart::Open, |format| match &prefill {
+            Some(prefill) => format.start_within(prefill),
+            None => format.start_after(&rendered),
+        });
+        // Thoughts that the template opens all the same are closed for the model; a call that is begun for it stands after them.
+        let is_closed = conversation.thinking.wanted == Some(false) || !begun.is_empty();
+        let closing = reasoning.filter(|_| is_closed && prefill.is_none()).and_then(|format| format.closing_after(&rendered));
+        if closing.is_some() || !begun.is_empty() {
+            start = ReasoningStart::Content;
+        }
+        // The template writes the bos token itself where the model wants one.
+        let stretches = self.control.stretches(&rendered).into_iter().map(|stretch| match stretch {
+            Stretch::Template(text) => (text, true),
+            Stretch::Literal(text) => (text, false),
+        });
+        let closing = closing.iter().map(|text| (text.as_str(), true));
+        let texts_begun = begun.iter().map(|(text, _)| text.clone()).chain(prefill.clone()).collect();
+        let begun = begun.iter().map(|(text, is_marker)| (text.as_str(), *is_marker));
+        Ok(Encoded {
+            token_ids: self.tokenizer.encode_parts(stretches.chain(closing).chain(begun))?,
+            reasoning: reasoning.map(|format| (format, start)),
+            tools,
+            thinking_tokens_max: conversation.thinking.budget_tokens,
+            continues_prompt: prefill.is_some(),
+            begun: texts_begun,
+        })
+    }
+
+    /// What holds for the reply; `None`: nothing.
+    fn constraint(&self, request: &Request, prompt: &Prompt, encoded: &Encoded) -> Result<Option<Arc<dyn Constraint>>, PrepareError> {
+        let mut calls = None;
+        if let (Prompt::Conversation(conversation), Some(format)) = (prompt, self.template.tool_format()) {
+            let single = !conversation.parallel_tool_calls || matches!(conversation.tool_choice, ToolChoice::Named(_));
+            let tools = conversation.tools.iter().enumerate().filter(|(_, tool)| conversation.tool_choice.includes(&tool.name)).collect();
+            calls = Some((&conversation.tool_choice, CallRules { format, tools, several: !single }));
+        }
+        let calls = match &calls {
+            Some((ToolChoice::None, rules)) if !rules.tools.is_empty() => Calls::Forbidden(rules.format),
+            Some((choice, rules)) if !rules.tools.is_empty() => match choice {
+                ToolChoice::Auto | ToolChoice::None | ToolChoice::Allowed { required: false, .. } => Calls::Possible(rules),
+                ToolChoice::Required | ToolChoice::Named(_) | ToolChoice::Allowed { required: true, .. } => Calls::Required(rules),
+            },
+            _ => Calls::Unknown,
+        };
+        let rules = ReplyRules { thinking: thinks(encoded.reasoning), calls, output: &request.output_format, begun: &encoded.begun };
+        let constraint = self.grammars.of_reply(&rules)?;
+        match (encoded.thinking_tokens_max, encoded.reasoning) {
+            (Some(tokens_max), Some(reasoning)) if reasoning.1 != ReasoningStart::Content => {
+                Ok(Some(Arc::new(ThinkingBudget::new(self.tokenizer.clone(), reasoning, tokens_max, constraint)?)))
             }
+            _ => Ok(constraint),
         }
     }
 
@@ -183,28 +255,34 @@ impl TextModel {
         Ok(ids)
     }
 
-    /// A forced call is begun for the model, up to the part that it decides: without a grammar this is the surest way.
-    fn tool_output(&self, conversation: &Conversation) -> Result<Option<ToolOutput>, PrepareError> {
+    /// How calls are to be read, and the beginning of one, as texts of which some are control tokens: a forced call is begun for the model,
+    /// up to the part that it decides.
+    fn tool_output(&self, conversation: &Conversation) -> Result<Option<(ToolOutput, Vec<(String, bool)>)>, PrepareError> {
         if conversation.tools.is_empty() || conversation.tool_choice == ToolChoice::None {
             return Ok(None);
         }
-        if !self.template.calls_tools_as_hermes() {
-            let must_call = matches!(
-                conversation.tool_choice,
-                ToolChoice::Required | ToolChoice::Named(_) | ToolChoice::Allowed { required: true, .. }
-            );
-            return if must_call { Err(PrepareError::CannotForceCalls) } else { Ok(None) };
-        }
-        let begun = match &conversation.tool_choice {
-            ToolChoice::Named(name) => {
-                let name = serde_json::Value::String(name.clone());
-                Some(format!("\n{{\"name\": {name}, \"arguments\": "))
+        let forced: Option<Vec<&ToolDefinition>> = match &conversation.tool_choice {
+            ToolChoice::Named(name) => Some(conversation.tools.iter().filter(|tool| tool.name == *name).collect()),
+            ToolChoice::Required => Some(conversation.tools.iter().collect()),
+            ToolChoice::Allowed { names, required: true } => {
+                Some(conversation.tools.iter().filter(|tool| names.contains(&tool.name)).collect())
             }
-            ToolChoice::Required | ToolChoice::Allowed { required: true, .. } => Some("\n{\"name\": \"".to_owned()),
             ToolChoice::Auto | ToolChoice::None | ToolChoice::Allowed { .. } => None,
         };
+        let Some(format) = self.template.tool_format() else {
+            return if forced.is_some() { Err(PrepareError::CannotForceCalls) } else { Ok(None) };
+        };
+        let pieces = forced.map(|tools| shared_beginning(format, &tools)).unwrap_or_default().into_iter();
+        let begun: Vec<(String, bool)> = pieces
+            .filter_map(|piece| match piece {
+                CallPiece::Marker(name) => Some((name.to_owned(), true)),
+                CallPiece::Literal(text) | CallPiece::Name(text) => Some((text, false)),
+                _ => None,
+            })
+            .collect();
         let single_call = !conversation.parallel_tool_calls || matches!(conversation.tool_choice, ToolChoice::Named(_));
-        Ok(Some(ToolOutput { single_call, begun }))
+        let text = begun.iter().map(|(text, _)| text.as_str()).collect();
+        Ok(Some((ToolOutput { format, tools: conversation.tools.clone().into(), single_call, begun: text }, begun)))
     }
 
     /// Where ChatML stands in for a missing template: what ends its turns, if the model has no token for it.
@@ -255,6 +333,16 @@ impl TextModel {
             }),
             logit_bias: options.logit_bias.clone(),
         }
+    }
+}
+
+/// How the thoughts of a reply end, so that what is ruled begins.
+fn thinks(reasoning: Option<(ReasoningFormat, ReasoningStart)>) -> Thinks<'static> {
+    match reasoning {
+        None | Some((_, ReasoningStart::Content)) => Thinks::Not,
+        Some((ReasoningFormat::Tags { close, .. }, ReasoningStart::Thinking)) => Thinks::Open { close },
+        Some((ReasoningFormat::Tags { open, close, .. }, ReasoningStart::Open)) => Thinks::Possible { open, close },
+        Some((ReasoningFormat::Harmony, _)) => Thinks::Messages { answer: harmony::ANSWER },
     }
 }
 

@@ -87,6 +87,11 @@ impl StopStrings {
         Scan::Text(std::mem::replace(&mut self.held, rest))
     }
 
+    /// Bytes that may still become a stop string.
+    pub fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
+
     /// The end of the text: what was held back is no stop string after all.
     pub fn finish(&mut self) -> String {
         self.state = 0;

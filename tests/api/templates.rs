@@ -20,7 +20,7 @@ fn render(case: &Value) -> Result<String, TemplateError> {
     let call = OpenAiChat::parse(body.to_string().as_bytes()).expect("the oracle's cases are good requests");
     let [Prompt::Conversation(conversation)] = &call.request.prompts[..] else { panic!("a chat is one conversation") };
     let template = ChatTemplate::new(case["template"].as_str(), None, Some("<s>".into()), Some("</s>".into()))?;
-    template.render(conversation, &ControlText::new(vec![]), NOW_UNIX_S)
+    template.render(conversation, &ControlText::new(vec![]), NOW_UNIX_S).map(|rendered| rendered.text)
 }
 
 #[test]

@@ -1,4 +1,6 @@
 //! Grammars on the built-in model's own vocabulary: which texts they let through, held against an independent judge of JSON schemas.
 
+mod cases;
 mod driver;
 mod json_schema;
+mod tool_calls;

@@ -12,12 +12,12 @@ pub struct Cache<T> {
 }
 
 impl Key {
-    pub fn of(parts: &[&str]) -> Self {
+    pub fn of(parts: &[impl AsRef<str>]) -> Self {
         let mut hasher = blake3::Hasher::new();
         for part in parts {
             // With its length, so that parts do not run into each other.
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part.as_bytes());
+            hasher.update(&(part.as_ref().len() as u64).to_le_bytes());
+            hasher.update(part.as_ref().as_bytes());
         }
         Self(*hasher.finalize().as_bytes())
     }

@@ -4,8 +4,9 @@ use llguidance::api::ParserLimits;
 
 /// Subschemas, properties and values of a schema, all together. The tools of a large agent have some 2,000.
 pub const SCHEMA_NODES_MAX: usize = 20_000;
-/// Nesting of a schema: compiling is recursive, on a thread's ordinary stack.
-pub const SCHEMA_DEPTH_MAX: usize = 48;
+/// Nesting of a schema, through its references too: compiling is recursive, on a thread's ordinary stack of 2 MiB. (Without optimisation
+/// a level takes some 20 KiB.)
+pub const SCHEMA_DEPTH_MAX: usize = 40;
 /// Bytes of a regular expression, or of a grammar.
 pub const TEXT_BYTES_MAX: usize = 64 << 10;
 /// Repetitions that are written out one by one when a grammar is compiled.

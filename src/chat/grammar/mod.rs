@@ -4,24 +4,29 @@
 //! Knows no wire format; a schema that cannot be held is refused with its place, and the dialect says which field that was.
 
 pub mod limits;
+pub mod reply;
 pub mod schema;
 
 mod cache;
+mod calls;
+mod mark;
+mod plan;
 mod ruled;
 mod vocabulary;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
+use llguidance::api::GrammarWithLexer;
 use models::Tokenizer;
 use serde_json::{Value, json};
 
 use super::OutputFormat;
-use crate::engine::constraint::{Constraint, Matcher};
+use crate::engine::constraint::Constraint;
 use cache::{Cache, Key};
 use limits::{GRAMMARS_KEPT, TEXT_BYTES_MAX};
-use ruled::{Compiled, Ruled};
+use plan::{Plan, PlannedReply};
+use reply::{Calls, ReplyRules, Thinks};
 use schema::{Fidelity, SchemaError, normalised};
 use vocabulary::Vocabulary;
 
@@ -30,7 +35,7 @@ pub struct Grammars {
     tokenizer: Arc<Tokenizer>,
     /// Built when it is first needed, or ahead of that by [`Self::warm_up`].
     vocabulary: OnceLock<Result<Arc<Vocabulary>, String>>,
-    compiled: Mutex<Cache<Arc<Compiled>>>,
+    plans: Mutex<Cache<Arc<Plan>>>,
 }
 
 /// What a request asked for cannot be held.
@@ -51,7 +56,7 @@ pub enum Place {
 
 impl Grammars {
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { tokenizer, vocabulary: OnceLock::new(), compiled: Mutex::new(Cache::new(GRAMMARS_KEPT)) }
+        Self { tokenizer, vocabulary: OnceLock::new(), plans: Mutex::new(Cache::new(GRAMMARS_KEPT)) }
     }
 
     /// Does the work that the first constrained request would wait for.
@@ -63,39 +68,35 @@ impl Grammars {
 
     /// The constraint of a reply that is nothing but text in this format; `None`: any text will do.
     pub fn of_format(&self, format: &OutputFormat) -> Result<Option<Arc<dyn Constraint>>, GrammarError> {
-        let Some(compiled) = self.compiled_format(format)? else { return Ok(None) };
-        Ok(Some(Arc::new(FromTheStart(compiled))))
+        self.of_reply(&ReplyRules { thinking: Thinks::Not, calls: Calls::Unknown, output: format, begun: &[] })
     }
 
-    fn compiled_format(&self, format: &OutputFormat) -> Result<Option<Arc<Compiled>>, GrammarError> {
-        let key = match format {
-            OutputFormat::Text => return Ok(None),
-            OutputFormat::JsonObject => Key::of(&["object"]),
-            OutputFormat::JsonSchema(schema) => Key::of(&["schema", &schema.to_string()]),
-            OutputFormat::Regex(regex) => Key::of(&["regex", regex]),
-            OutputFormat::Choice(choices) => Key::of(&["choice", &json!(choices).to_string()]),
-            OutputFormat::Lark(lark) => Key::of(&["lark", lark]),
-        };
-        self.compile(key, || Ok(TopLevelGrammar::from_grammar(grammar_of_format(format)?))).map(Some)
-    }
-
-    /// From the cache, or anew: not under its lock, so that a grammar that takes long holds up nobody.
-    fn compile(&self, key: Key, grammar: impl FnOnce() -> Result<TopLevelGrammar, GrammarError>) -> Result<Arc<Compiled>, GrammarError> {
-        if let Some(compiled) = self.cache().get(&key) {
-            return Ok(compiled);
+    /// The constraint of a whole reply; `None`: every reply will do.
+    pub fn of_reply(&self, rules: &ReplyRules<'_>) -> Result<Option<Arc<dyn Constraint>>, GrammarError> {
+        if rules.are_none() {
+            return Ok(None);
         }
-        let vocabulary = self.vocabulary().map_err(|problem| GrammarError { place: Place::OutputFormat, problem })?;
-        let compiled = Compiled::new(vocabulary, grammar()?).map(Arc::new).map_err(|problem| GrammarError::of_format(short(&problem)))?;
-        self.cache().insert(key, compiled.clone());
-        Ok(compiled)
+        let key = Key::of(&rules.identity());
+        let found = self.cache().get(&key);
+        let plan = match found {
+            Some(plan) => plan,
+            // Not under the cache's lock, so that a grammar that takes long holds up nobody.
+            None => {
+                let vocabulary = self.vocabulary().map_err(GrammarError::of_format)?;
+                let plan = Arc::new(rules.plan(&vocabulary)?);
+                self.cache().insert(key, plan.clone());
+                plan
+            }
+        };
+        Ok(Some(Arc::new(PlannedReply(plan))))
     }
 
     fn vocabulary(&self) -> Result<Arc<Vocabulary>, String> {
         self.vocabulary.get_or_init(|| Vocabulary::new(self.tokenizer.clone()).map(Arc::new)).clone()
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, Cache<Arc<Compiled>>> {
-        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache<Arc<Plan>>> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -114,27 +115,6 @@ impl GrammarError {
 impl From<SchemaError> for GrammarError {
     fn from(error: SchemaError) -> Self {
         Self::of_format(error.to_string())
-    }
-}
-
-/// One grammar, from the first token to the last.
-#[derive(Debug)]
-struct FromTheStart(Arc<Compiled>);
-
-impl Constraint for FromTheStart {
-    fn matcher(&self) -> Result<Box<dyn Matcher>, String> {
-        Ok(Box::new(self.0.begin()))
-    }
-}
-
-impl Matcher for Ruled {
-    fn allow(
-        &mut self,
-        output: &[u32],
-        allowed: &mut crate::engine::token_mask::TokenMask,
-    ) -> Result<crate::engine::constraint::Ending, String> {
-        self.go_to(output)?;
-        Ruled::allow(self, allowed)
     }
 }
 

@@ -28,7 +28,11 @@ pub struct Ruled {
 impl Compiled {
     pub fn new(vocabulary: Arc<Vocabulary>, grammar: TopLevelGrammar) -> Result<Self, String> {
         let parser = vocabulary.parser(grammar)?;
-        let start = llguidance::Matcher::new(Ok(parser));
+        let mut start = llguidance::Matcher::new(Ok(parser));
+        // Each output needs the first mask, so that it is not computed in vain; a grammar that nothing fulfils has none.
+        if !start.is_stopped() {
+            start.compute_mask().map_err(|_| "nothing fulfils it".to_owned())?;
+        }
         Ok(Self { vocabulary, start })
     }
 
@@ -45,16 +49,17 @@ impl fmt::Debug for Compiled {
 }
 
 impl Ruled {
-    /// Goes to the end of `output`, from wherever it is. Errors: the grammar does not allow it.
-    pub fn go_to(&mut self, output: &[u32]) -> Result<(), String> {
-        let common = self.read.iter().zip(output).take_while(|(read, wanted)| read == wanted).count();
+    /// Goes to where `before` and `output` have been read, from wherever it is. Errors: the grammar does not allow them.
+    pub fn go_to(&mut self, before: &[u32], output: &[u32]) -> Result<(), String> {
+        let wanted = || before.iter().chain(output);
+        let common = self.read.iter().zip(wanted()).take_while(|(read, wanted)| read == wanted).count();
         let back = self.read.len() - common;
         if back > 0 && self.matcher.rollback(back).is_err() {
             *self = self.compiled.begin();
         } else {
             self.read.truncate(common);
         }
-        for &token in &output[self.read.len()..] {
+        for &token in wanted().skip(self.read.len()) {
             self.matcher.consume_token(token).map_err(|error| error.to_string())?;
             self.read.push(token);
         }

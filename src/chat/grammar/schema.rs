@@ -95,7 +95,40 @@ enum Holds {
 pub fn normalised(schema: &Value, fidelity: Fidelity) -> Result<Value, SchemaError> {
     let closes = !any_subschema(schema, SCHEMA_DEPTH_MAX, &is_composed);
     let mut walk = Walk { fidelity, closes, nodes: 0, pointer: String::new() };
-    walk.schema(schema, 0, false)
+    let normalised = walk.schema(schema, 0, false)?;
+    check_references(&normalised)?;
+    Ok(normalised)
+}
+
+/// References chain schemas that stand side by side, and each is compiled within the one before.
+fn check_references(root: &Value) -> Result<(), SchemaError> {
+    let mut seen = Vec::new();
+    let mut open = vec![(root, 0)];
+    while let Some((value, depth)) = open.pop() {
+        if depth > SCHEMA_DEPTH_MAX {
+            let problem = format!("references nest it deeper than {SCHEMA_DEPTH_MAX} schemas");
+            return Err(SchemaError { pointer: String::new(), problem });
+        }
+        let Value::Object(map) = value else { continue };
+        for (keyword, value) in map {
+            match holds(keyword, value) {
+                // Those are reached through references.
+                _ if matches!(keyword.as_str(), "$defs" | "definitions") => {}
+                Holds::Schema => open.push((value, depth + 1)),
+                Holds::Schemas => open.extend(value.as_array().into_iter().flatten().map(|schema| (schema, depth + 1))),
+                Holds::Named => open.extend(value.as_object().into_iter().flatten().map(|(_, schema)| (schema, depth + 1))),
+                Holds::Value if keyword == "$ref" => {
+                    let target = value.as_str().and_then(|target| target.strip_prefix('#'));
+                    if let Some(target) = target.filter(|target| !seen.contains(target)) {
+                        seen.push(target);
+                        open.extend(root.pointer(target).map(|schema| (schema, depth + 1)));
+                    }
+                }
+                Holds::Value => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The same schema without its regular expressions, which may be of a kind that no grammar holds.

@@ -61,6 +61,17 @@ impl Vocabulary {
         self.factory.create_parser(grammar).map_err(|error| error.to_string())
     }
 
+    /// The control token of this name, if that is what it is to the model: text never becomes it.
+    pub fn control(&self, name: &str) -> Option<u32> {
+        self.tokenizer.token_id(name).filter(|&id| is_special(&self.tokenizer, id))
+    }
+
+    /// Tokens of a text in parts, of which some are names of control tokens.
+    pub fn tokens_of_parts(&self, parts: &[String]) -> Vec<u32> {
+        let tokens_of = |part: &String| self.control(part).map_or_else(|| self.tokens_of(part.as_bytes()), |id| vec![id]);
+        parts.iter().flat_map(tokens_of).collect()
+    }
+
     /// Tokens that together are these bytes; not necessarily those that the tokenizer would choose.
     pub fn tokens_of(&self, bytes: &[u8]) -> Vec<u32> {
         self.factory.tok_env().tok_trie().greedy_tokenize(bytes)
@@ -76,11 +87,14 @@ impl std::fmt::Debug for Vocabulary {
 /// Empty for a token that stands for nothing: no grammar allows it.
 fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
     let bytes = tokenizer.token_bytes(id, true);
-    let special = tokenizer.is_special(id) || tokenizer.end_of_generation().contains(&id);
-    match special && !bytes.is_empty() {
+    match is_special(tokenizer, id) && !bytes.is_empty() {
         true => [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes].concat(),
         false => bytes.to_vec(),
     }
+}
+
+fn is_special(tokenizer: &Tokenizer, id: u32) -> bool {
+    tokenizer.is_special(id) || tokenizer.end_of_generation().contains(&id)
 }
 
 impl TokenizerEnv for Environment {
