@@ -4,6 +4,7 @@ mod support;
 
 mod api;
 mod batching;
+mod chat;
 mod cli;
 mod constraints;
 mod disk_cache;

@@ -354,3 +354,120 @@ fn push_section(section: Section, sections: &mut Vec<Section>) {
         (_, section) => sections.push(section),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THINK: ReasoningFormat = FORMATS[0];
+
+    /// Thoughts and answer, the same however the text is cut.
+    #[track_caller]
+    fn check(format: ReasoningFormat, start: ReasoningStart, text: &str) -> (String, String) {
+        let read = |size: usize| {
+            let mut parser = ReasoningParser::new(format, start);
+            let mut sections = Vec::new();
+            for chunk in text.chars().collect::<Vec<_>>().chunks(size) {
+                parser.push(&chunk.iter().collect::<String>(), &mut sections);
+            }
+            parser.finish(&mut sections);
+            let (mut thinking, mut content) = (String::new(), String::new());
+            for section in sections {
+                match section {
+                    Section::Thinking(text) => thinking.push_str(&text),
+                    Section::Content(text) => content.push_str(&text),
+                }
+            }
+            (thinking, content)
+        };
+        let whole = read(text.len().max(1));
+        for size in [1, 2, 3, 5, 7] {
+            assert_eq!(read(size), whole, "{text:?} cut into pieces of {size}");
+        }
+        whole
+    }
+
+    #[test]
+    fn thoughts_in_tags() {
+        for (start, text, thinking, content) in [
+            (ReasoningStart::Open, "<think>\nI see.\n</think>\n\nHello <b>", "I see.", "Hello <b>"),
+            (ReasoningStart::Open, " \n<think>a < b</think>c", "a < b", "c"),
+            (ReasoningStart::Open, "<think>\n\n</think>\n\nHello", "", "Hello"),
+            (ReasoningStart::Open, "<think>cut </thi", "cut </thi", ""),
+            (ReasoningStart::Open, "  Hello \n", "", "  Hello \n"),
+            (ReasoningStart::Open, "<thin", "", "<thin"),
+            (ReasoningStart::Open, "The tag <think> opens and </think> closes.", "", "The tag <think> opens and </think> closes."),
+            (ReasoningStart::Open, "<think>a</think>b <think>c</think>", "a", "b <think>c</think>"),
+            (ReasoningStart::Open, "<think>a <tool_call> b</think><tool_call>", "a <tool_call> b", "<tool_call>"),
+            (ReasoningStart::Thinking, "Hm.\n\nWell.\n</think>\n\nYes.", "Hm.\n\nWell.", "Yes."),
+            (ReasoningStart::Thinking, "</think>Yes.", "", "Yes."),
+            (ReasoningStart::Thinking, "never ends ", "never ends", ""),
+            (ReasoningStart::Content, " Yes. <think>", "", " Yes. <think>"),
+            // A closing tag that nothing opened.
+            (ReasoningStart::Open, "Hm.\n</think>\n\nYes.", "", "Hm.Yes."),
+            (ReasoningStart::Open, "</think>Yes.", "", "Yes."),
+        ] {
+            assert_eq!(check(THINK, start, text), (thinking.to_owned(), content.to_owned()), "{start:?} {text:?}");
+        }
+        assert_eq!(check(FORMATS[1], ReasoningStart::Open, "[THINK]a[/THINK]b"), ("a".into(), "b".into()));
+        assert_eq!(check(FORMATS[2], ReasoningStart::Open, "<|channel>thought\na<channel|>b"), ("a".into(), "b".into()));
+    }
+
+    #[test]
+    fn thoughts_on_channels() {
+        let call = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"a\": 1}<|call|>";
+        for (start, text, thinking, content) in [
+            (
+                ReasoningStart::Open,
+                "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>",
+                "Hm.",
+                "Yes.",
+            ),
+            (ReasoningStart::Open, "<|channel|>final<|message|>Yes. ", "", "Yes. "),
+            (ReasoningStart::Open, "Words.", "", "Words."),
+            (ReasoningStart::Open, "<|channel|>anal", "", ""),
+            (ReasoningStart::Thinking, "Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.", "Hm.", "Yes."),
+            (
+                ReasoningStart::Open,
+                "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>analysis<|message|>b<|end|>\
+                 <|start|>assistant<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>final<|message|>c",
+                "a\n\nb",
+                "I look.\n\nc",
+            ),
+        ] {
+            assert_eq!(check(ReasoningFormat::Harmony, start, text), (thinking.to_owned(), content.to_owned()), "{start:?} {text:?}");
+        }
+        let reply = format!("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{call}");
+        let header = "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"a\": 1}<|call|>";
+        assert_eq!(check(ReasoningFormat::Harmony, ReasoningStart::Open, &reply), ("Hm.".into(), header.into()));
+        assert_eq!(check(ReasoningFormat::Harmony, ReasoningStart::Open, call), (String::new(), call.into()));
+    }
+
+    #[test]
+    fn the_prompts_end_says_where_the_reply_begins() {
+        for (prompt, start, closing) in [
+            ("<|im_start|>assistant\n", ReasoningStart::Open, None),
+            ("<|im_start|>assistant\n<think>\n", ReasoningStart::Thinking, Some("\n</think>\n\n")),
+            ("<｜Assistant｜><think>", ReasoningStart::Thinking, Some("\n\n</think>\n\n")),
+            ("<|im_start|>assistant\n<think>\n\n</think>\n\n", ReasoningStart::Content, None),
+            ("<｜Assistant｜></think>", ReasoningStart::Content, None),
+        ] {
+            assert_eq!((THINK.start_after(prompt), THINK.closing_after(prompt).as_deref()), (start, closing), "{prompt:?}");
+        }
+        assert_eq!(THINK.start_within("<think>\nSo far"), ReasoningStart::Thinking);
+        assert_eq!(THINK.start_within("<think>a</think>b"), ReasoningStart::Content);
+        assert_eq!(THINK.start_within("The answer"), ReasoningStart::Content);
+    }
+
+    #[test]
+    fn the_template_says_how_a_model_thinks() {
+        for (source, format) in [
+            ("{{ content.split('</think>')[-1] }}", Some(THINK)),
+            ("[THINK]{{ x }}[/THINK]", Some(FORMATS[1])),
+            ("<|start|>{{ role }}<|channel|>final<|message|>", Some(ReasoningFormat::Harmony)),
+            ("{{ content }}", None),
+        ] {
+            assert_eq!(ReasoningFormat::of_template(source), format, "{source}");
+        }
+    }
+}

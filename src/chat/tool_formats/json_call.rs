@@ -97,7 +97,8 @@ enum Step {
     More(usize),
     /// It ends here; so many bytes are taken.
     Whole(usize),
-    Broken(&'static str),
+    /// So many bytes are taken.
+    Broken(usize, &'static str),
 }
 
 impl JsonCall {
@@ -114,7 +115,7 @@ impl JsonCall {
                 Place::Open if first == '{' => Some((1, Place::FirstKey)),
                 Place::FirstKey | Place::AfterValue if first == '}' => match self.close(known, pieces) {
                     Ok(()) => return Step::Whole(self.at + 1),
-                    Err(reason) => return Step::Broken(reason),
+                    Err(reason) => return Step::Broken(taken, reason),
                 },
                 Place::FirstKey | Place::Key if first == '"' => Some((0, Place::InKey(Scanned::default()))),
                 Place::InKey(scanned) => match scanned.end(rest) {
@@ -127,15 +128,15 @@ impl JsonCall {
                     match (is_arguments(&key), first) {
                         (true, '{') if self.name.is_some() && !self.is_started => {
                             if !self.start(known, pieces) {
-                                return Step::Broken("no tool has this name");
+                                return Step::Broken(taken, "no tool has this name");
                             }
                             taken = self.at;
                             Some((0, Place::Arguments(ValueScan::default())))
                         }
                         (true, '{' | '"') => Some((0, Place::InValue(key, Scanned::default()))),
-                        (true, first) if first != 'n' => return Step::Broken("its arguments are no object"),
+                        (true, first) if first != 'n' => return Step::Broken(taken, "its arguments are no object"),
                         (_, '{' | '[' | '"') => Some((0, Place::InValue(key, Scanned::default()))),
-                        _ if key == "name" => return Step::Broken("its name is no string"),
+                        _ if key == "name" => return Step::Broken(taken, "its name is no string"),
                         _ => Some((0, Place::InWord)),
                     }
                 }
@@ -165,7 +166,7 @@ impl JsonCall {
                 Place::AfterValue if first == ',' => Some((1, Place::Key)),
                 _ => None,
             };
-            let Some((passed, place)) = next else { return Step::Broken("it is no JSON object") };
+            let Some((passed, place)) = next else { return Step::Broken(taken, "it is no JSON object") };
             self.at += passed;
             self.place = place;
         }
@@ -301,7 +302,8 @@ impl Body for JsonCalls {
                         taken += *before + whole;
                         self.state = State::Between { in_list: *in_list };
                     }
-                    Step::Broken(reason) => return Read::NoCall(taken, reason),
+                    Step::Broken(0, reason) => return Read::NoCall(taken, reason),
+                    Step::Broken(more, reason) => return Read::NoCall(taken + *before + more, reason),
                 },
                 State::Between { in_list: true } => match rest[blank..].chars().next() {
                     Some(']') => {

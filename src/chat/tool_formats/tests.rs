@@ -349,6 +349,7 @@ fn what_follows_a_call_and_is_no_end_is_text() {
     for (name, reply, arguments, rest) in [
         ("hermes", "<tool_call>{\"name\": \"f\", \"arguments\": {}} {} </tool_call>", "{}", None),
         ("hermes", "<tool_call>{\"name\": \"f\", \"arguments\": {}}}</tool_call> x", "{}", Some("}</tool_call> x")),
+        ("hermes", "<tool_call>{\"name\": \"f\", \"arguments\": {} junk}</tool_call>", "{}", Some(" junk}</tool_call>")),
         ("qwen3-coder", "<function=f>\n</function> Done.", "{}", Some(" Done.")),
         ("glm 4.7", "<tool_call>f<arg_key>city</arg_key><arg_value>x</arg_value>junk", "{\"city\": \"x\"", Some("junk")),
         ("mistral", "[TOOL_CALLS]f[ARGS]{} So.", "{}", Some(" So.")),
