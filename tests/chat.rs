@@ -106,7 +106,7 @@ fn thoughts_answer_and_calls_are_parted() {
 #[test]
 fn a_stop_string_ends_the_answer() {
     let reply = Model::new(THINKER).reply(with_tools("?"), &["STOP"], "<think>a</think>So be it. STOP here", EngineFinish::Stop);
-    assert_eq!((reply.thinking.as_str(), reply.text.as_str()), ("a", "So be it."));
+    assert_eq!((reply.thinking.as_str(), reply.text.as_str()), ("a", "So be it. "));
     assert_eq!(reply.finish, Some(FinishReason::StopString("STOP".into())));
 }
 

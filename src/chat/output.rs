@@ -59,7 +59,7 @@ pub struct Output {
     prompt_tokens: usize,
     completion_tokens: usize,
     thinking_tokens: usize,
-    /// Characters and bytes of the choice's text, markup included.
+    /// Characters and bytes of the choice's text, markup included; and, in bytes, the call that the prompt begins.
     characters: usize,
     bytes: usize,
     /// Tokens whose text is not certain yet, with the byte it begins at.
@@ -83,6 +83,7 @@ impl Output {
         markers.extend(options.tools.iter().flat_map(|tools| tools.format.markers()));
         let single_call = options.tools.as_ref().is_some_and(|tools| tools.single_call);
         let mut begun = Vec::new();
+        let begun_bytes = options.tools.as_ref().map_or(0, |tools| tools.begun.len());
         let tools = options.tools.map(|tools| {
             let mut reader = CallReader::new(tools.format, tools.tools);
             reader.push(&tools.begun, &mut begun);
@@ -107,7 +108,7 @@ impl Output {
             prompt_tokens: options.prompt_tokens,
             completion_tokens: 0,
             thinking_tokens: 0,
-            bytes: 0,
+            bytes: begun_bytes,
             scored: VecDeque::new(),
             released: Vec::new(),
         }

@@ -20,11 +20,11 @@ pub struct Peculiarities {
 
 impl Peculiarities {
     pub fn of(source: &str) -> Self {
+        // `message.thinking`, `message['thinking']`, `"thinking" in message`, whatever the message is called.
         let reads = |field: &str| {
-            ["message.", "message['", "message[\"", "message.get('", "message.get(\""].iter().any(|before| {
-                source
-                    .match_indices(&format!("{before}{field}"))
-                    .any(|(at, found)| !source[at + found.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+            source.match_indices(field).any(|(at, _)| {
+                let after = &source[at + field.len()..];
+                source[..at].ends_with(['.', '\'', '"']) && !after.starts_with(|c: char| c.is_alphanumeric() || c == '_')
             })
         };
         Self {
