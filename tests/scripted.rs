@@ -195,6 +195,40 @@ fn the_example_calls_the_shell_of_each_client() {
     assert!(pong["message"]["content"].as_str().unwrap().ends_with("pong"), "{pong}");
 }
 
+/// Of which the script knows nothing: what ends soon must end, and be right.
+#[test]
+fn every_schema_is_answered_soon() {
+    let server = example();
+    let name = json!({"type": "string", "minLength": 3});
+    let object = |properties: Value, required: &[&str]| json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
+    for schema in [
+        object(json!({"a": {"type": "string"}, "b": {"type": "integer"}, "c": {"type": "boolean"}}), &["a", "b", "c"]),
+        object(json!({"a": {"type": "array", "items": {"type": "string"}, "minItems": 2}, "b": name}), &["a", "b"]),
+        object(json!({"a": {"enum": ["red", "green"]}, "b": {"const": 7}, "c": {"type": ["string", "null"]}}), &["a", "b", "c"]),
+        object(json!({"a": {"type": "string", "pattern": "^[a-z]+@[a-z]+\\.[a-z]{2,3}$"}, "b": {"type": "number"}}), &["a", "b"]),
+        object(json!({"when": {"type": "string", "format": "date-time"}, "id": {"type": "string", "format": "uuid"}}), &["when", "id"]),
+        object(json!({"n": {"type": "integer", "minimum": 17, "maximum": 1234}, "many": {"type": "object"}}), &["n", "many"]),
+        json!({"type": "array", "items": object(json!({"x": {"type": "number"}}), &["x"]), "minItems": 1}),
+        json!({"$defs": {"tree": object(json!({"value": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "null"}]}}), &["value", "next"])},
+               "$ref": "#/$defs/tree"}),
+    ] {
+        let format = json!({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}});
+        let body =
+            json!({"messages": [{"role": "user", "content": "hello"}], "response_format": format, "max_tokens": 120, "temperature": 1.5});
+        let choice = message(&server, &body);
+        let text = choice["message"]["content"].as_str().unwrap();
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text} for {schema}"));
+        assert!(jsonschema::is_valid(&schema, &value), "{text} for {schema}");
+    }
+    // The script's values where it has them, in the schema's order.
+    let schema =
+        object(json!({"age": {"type": "integer"}, "name": {"type": "string"}, "email": {"type": "string"}}), &["age", "name", "email"]);
+    let format = json!({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}});
+    let choice = message(&server, &json!({"messages": [{"role": "user", "content": "Invent a person"}], "response_format": format}));
+    let value: Value = serde_json::from_str(choice["message"]["content"].as_str().unwrap()).unwrap();
+    assert_eq!(value, json!({"age": 36, "name": "Ada", "email": ""}));
+}
+
 #[test]
 fn what_is_wrong_in_a_script_is_told_with_its_line() {
     let program = Program::new();
