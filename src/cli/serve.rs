@@ -43,6 +43,9 @@ async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Re
     let lines = banner(&loaded, address, &config);
     let card = card(&loaded, unix_s(SystemTime::now()));
     let disk = loaded.disk;
+    // Beside the first requests: those that are constrained wait for it, others do not.
+    let text = loaded.text.clone();
+    tokio::task::spawn_blocking(move || text.grammars.warm_up());
     state.set_served(Served { engine: loaded.engine, text: loaded.text, card });
     match print::line(lines) {
         // Nobody reads where we serve: no reason not to.
