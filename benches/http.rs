@@ -265,8 +265,7 @@ fn threads_cpu_s(process: &str) -> Result<Vec<(String, f64)>, Error> {
         let (Ok(name), Ok(times)) = (std::fs::read_to_string(task.join("comm")), std::fs::read_to_string(task.join("schedstat"))) else {
             continue;
         };
-        let on_core_ns: f64 = times.split(' ').next().ok_or("an empty schedstat")?.parse()?;
-        threads.push((name.trim().to_owned(), on_core_ns / 1e9));
+        threads.push((name.trim().to_owned(), cpu_s(&times)?));
     }
     Ok(threads)
 }
@@ -397,22 +396,31 @@ impl ScriptedModel {
 
     /// Time of this thread in `chat`: a request becomes tokens; a token becomes events.
     fn chat_alone(&self, options: &Options) -> Result<(f64, f64), Error> {
-        let start = Instant::now();
+        let start = own_cpu_s()?;
         for _ in 0..options.requests {
             std::hint::black_box(self.request(HumanWords::InTurns, TOKENS)?);
         }
-        let prepare_us = 1e6 * start.elapsed().as_secs_f64() / options.requests as f64;
+        let prepare_us = 1e6 * (own_cpu_s()? - start) / options.requests as f64;
         let reply = self.text.tokenizer.encode(&"The sea is wide and the ships are small. ".repeat(40), false)?;
         let mut output = self.request(HumanWords::InTurns, TOKENS)?.output;
         let mut events = Vec::new();
-        let start = Instant::now();
+        let start = own_cpu_s()?;
         for &id in &reply {
             let token = GeneratedToken { id, logprobs: None };
             assert_eq!(output.push(&token, 0, &mut events), Flow::More);
             std::hint::black_box(events.drain(..).count());
         }
-        Ok((prepare_us, 1e6 * start.elapsed().as_secs_f64() / reply.len() as f64))
+        Ok((prepare_us, 1e6 * (own_cpu_s()? - start) / reply.len() as f64))
     }
+}
+
+fn own_cpu_s() -> Result<f64, Error> {
+    cpu_s(&std::fs::read_to_string("/proc/thread-self/schedstat")?)
+}
+
+/// The first number of a `schedstat`.
+fn cpu_s(times: &str) -> Result<f64, Error> {
+    Ok(times.split(' ').next().ok_or("an empty schedstat")?.parse::<f64>()? / 1e9)
 }
 
 fn engine_cpu_s() -> Result<f64, Error> {
