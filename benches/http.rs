@@ -20,7 +20,7 @@ use models::{Gguf, Tokenizer};
 use serde_json::{Map, Value, json};
 use understudy::api::openai_models::ModelCard;
 use understudy::chat::output::Flow;
-use understudy::chat::prepare::{Surroundings, TextModel};
+use understudy::chat::prepare::{Job, Surroundings, TextModel};
 use understudy::chat::{Conversation, Message, Prompt, Request, Role, SamplingDefaults};
 use understudy::engine::{Engine, EngineConfig, GenerateRequest, GeneratedToken, TokenEvent};
 use understudy::hub::builtin;
@@ -50,13 +50,18 @@ fn main() -> Result<(), Error> {
     let model = ScriptedModel::new()?;
     println!("{} clients at once, {} requests a row, replies of 1 and of {TOKENS} tokens; CPU in µs", options.at_once, options.requests);
     println!("{:34} {:>9} {:>9}   {:>9} {:>9}", "", "a request", "a token", "of it http", "engine");
-    let engine = model.engine_alone(&options)?;
-    println!("{:34} {:9.1} {:9.2}   the engine alone, subtracted below", "engine", engine.request_us, engine.token_us);
+    let mut engines = Vec::new();
+    for prompt in [HumanWords::InTurns, HumanWords::AsText] {
+        let engine = model.engine_alone(prompt, &options)?;
+        println!("{:34} {:9.1} {:9.2}   alone, subtracted below", format!("engine, {prompt:?}"), engine.request_us, engine.token_us);
+        engines.push((prompt, engine));
+    }
     let (prepare_us, output_us) = model.chat_alone(&options)?;
     println!("{:34} {prepare_us:9.1} {output_us:9.2}   template, tokenizer, tokens to events: contained below", "chat");
     for dialect in DIALECTS.iter().filter(|dialect| options.wants(dialect.name)) {
+        let (_, engine) = engines.iter().find(|(prompt, _)| *prompt == dialect.prompt).ok_or("an engine for each kind of prompt")?;
         for stream in [true, false] {
-            measure(dialect, stream, engine, &options)?;
+            measure(dialect, stream, *engine, &options)?;
         }
     }
     if options.wants("memory") {
@@ -105,16 +110,40 @@ impl Options {
 struct Dialect {
     name: &'static str,
     path: &'static str,
+    prompt: HumanWords,
     body: fn(usize) -> Value,
 }
 
+/// How the prompt reaches the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HumanWords {
+    InTurns,
+    AsText,
+}
+
 const DIALECTS: [Dialect; 4] = [
-    Dialect { name: "chat", path: "/v1/chat/completions", body: |tokens| json!({"messages": human(), "max_tokens": tokens}) },
-    Dialect { name: "completions", path: "/v1/completions", body: |tokens| json!({"prompt": HUMAN, "max_tokens": tokens}) },
-    Dialect { name: "messages", path: "/v1/messages", body: |tokens| json!({"messages": human(), "max_tokens": tokens}) },
+    Dialect {
+        name: "chat",
+        path: "/v1/chat/completions",
+        prompt: HumanWords::InTurns,
+        body: |tokens| json!({"messages": human(), "max_tokens": tokens}),
+    },
+    Dialect {
+        name: "completions",
+        path: "/v1/completions",
+        prompt: HumanWords::AsText,
+        body: |tokens| json!({"prompt": HUMAN, "max_tokens": tokens}),
+    },
+    Dialect {
+        name: "messages",
+        path: "/v1/messages",
+        prompt: HumanWords::InTurns,
+        body: |tokens| json!({"messages": human(), "max_tokens": tokens}),
+    },
     Dialect {
         name: "responses",
         path: "/v1/responses",
+        prompt: HumanWords::InTurns,
         body: |tokens| json!({"input": human(), "max_output_tokens": tokens, "store": false}),
     },
 ];
@@ -236,8 +265,7 @@ fn threads_cpu_s(process: &str) -> Result<Vec<(String, f64)>, Error> {
         let (Ok(name), Ok(times)) = (std::fs::read_to_string(task.join("comm")), std::fs::read_to_string(task.join("schedstat"))) else {
             continue;
         };
-        let on_core_ns: f64 = times.split(' ').next().ok_or("an empty schedstat")?.parse()?;
-        threads.push((name.trim().to_owned(), on_core_ns / 1e9));
+        threads.push((name.trim().to_owned(), cpu_s(&times)?));
     }
     Ok(threads)
 }
@@ -328,20 +356,19 @@ impl ScriptedModel {
         Ok(Engine::start(Box::new(runner), config))
     }
 
-    fn request(&self, tokens: usize) -> Result<understudy::chat::prepare::Job, Error> {
-        let conversation = Conversation { messages: vec![Message::text(Role::User, HUMAN)], ..Conversation::default() };
-        let request = Request {
-            prompts: vec![Prompt::Conversation(conversation)],
-            choices_per_prompt: 1,
-            tokens_max: Some(tokens),
-            ..Request::default()
+    fn request(&self, prompt: HumanWords, tokens: usize) -> Result<Job, Error> {
+        let conversation = || Conversation { messages: vec![Message::text(Role::User, HUMAN)], ..Conversation::default() };
+        let prompt = match prompt {
+            HumanWords::InTurns => Prompt::Conversation(conversation()),
+            HumanWords::AsText => Prompt::Text(HUMAN.to_owned()),
         };
+        let request = Request { prompts: vec![prompt], choices_per_prompt: 1, tokens_max: Some(tokens), ..Request::default() };
         let mut jobs = self.text.prepare(&request, Surroundings { now_unix_s: 0, random: 7, prompt_tokens_max: 10_000 })?;
         jobs.pop().ok_or_else(|| "no job".into())
     }
 
     /// The engine's thread, when loops on other threads ask it.
-    fn engine_alone(&self, options: &Options) -> Result<Cost, Error> {
+    fn engine_alone(&self, prompt: HumanWords, options: &Options) -> Result<Cost, Error> {
         let config = EngineConfig {
             blocks: 1 << 14,
             sequences_max: 64,
@@ -353,7 +380,7 @@ impl ScriptedModel {
         };
         let engine = self.engine(None, config)?;
         let ask = |tokens: usize, requests: usize| -> Result<f64, Error> {
-            let request = self.request(tokens)?.generate;
+            let request = self.request(prompt, tokens)?.generate;
             let before = engine_cpu_s()?;
             std::thread::scope(|scope| {
                 let (engine, request) = (&engine, &request);
@@ -369,22 +396,31 @@ impl ScriptedModel {
 
     /// Time of this thread in `chat`: a request becomes tokens; a token becomes events.
     fn chat_alone(&self, options: &Options) -> Result<(f64, f64), Error> {
-        let start = Instant::now();
+        let start = own_cpu_s()?;
         for _ in 0..options.requests {
-            std::hint::black_box(self.request(TOKENS)?);
+            std::hint::black_box(self.request(HumanWords::InTurns, TOKENS)?);
         }
-        let prepare_us = 1e6 * start.elapsed().as_secs_f64() / options.requests as f64;
+        let prepare_us = 1e6 * (own_cpu_s()? - start) / options.requests as f64;
         let reply = self.text.tokenizer.encode(&"The sea is wide and the ships are small. ".repeat(40), false)?;
-        let mut output = self.request(TOKENS)?.output;
+        let mut output = self.request(HumanWords::InTurns, TOKENS)?.output;
         let mut events = Vec::new();
-        let start = Instant::now();
+        let start = own_cpu_s()?;
         for &id in &reply {
             let token = GeneratedToken { id, logprobs: None };
             assert_eq!(output.push(&token, 0, &mut events), Flow::More);
             std::hint::black_box(events.drain(..).count());
         }
-        Ok((prepare_us, 1e6 * start.elapsed().as_secs_f64() / reply.len() as f64))
+        Ok((prepare_us, 1e6 * (own_cpu_s()? - start) / reply.len() as f64))
     }
+}
+
+fn own_cpu_s() -> Result<f64, Error> {
+    cpu_s(&std::fs::read_to_string("/proc/thread-self/schedstat")?)
+}
+
+/// The first number of a `schedstat`.
+fn cpu_s(times: &str) -> Result<f64, Error> {
+    Ok(times.split(' ').next().ok_or("an empty schedstat")?.parse::<f64>()? / 1e9)
 }
 
 fn engine_cpu_s() -> Result<f64, Error> {
@@ -404,7 +440,7 @@ fn drain(engine: &Engine, request: &GenerateRequest, times: usize) -> Result<(),
 
 /// Streams that are all open at once and all speak: what this process holds more than before.
 fn memory(model: &ScriptedModel, options: &Options) -> Result<(), Error> {
-    // A token in two seconds, so that none is over before the last is open; the clients' side costs a number each.
+    // Four tokens a second, so that none is over before the last is open; the clients' side costs a number each.
     let config = EngineConfig {
         blocks: options.streams * 8,
         sequences_max: options.streams + 8,
@@ -413,7 +449,7 @@ fn memory(model: &ScriptedModel, options: &Options) -> Result<(), Error> {
         context_max: 256,
         drafts_max: 0,
     };
-    let engine = model.engine(Some(0.5), config)?;
+    let engine = model.engine(Some(4.0), config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let state = AppState::new(ServerConfig::default(), || 0);
     let card = ModelCard { id: "bench".to_owned(), created_unix_s: 0, context_tokens_max: 256, meta: Map::new() };
@@ -422,7 +458,7 @@ fn memory(model: &ScriptedModel, options: &Options) -> Result<(), Error> {
     let address = listener.local_addr()?;
     let server = runtime.spawn(serve(listener, state, std::future::pending()));
     let open = |count: usize| -> Result<Vec<Client>, Error> {
-        let body = json!({"model": "bench", "messages": human(), "max_tokens": 150, "stream": true}).to_string();
+        let body = json!({"model": "bench", "messages": human(), "max_tokens": 230, "stream": true}).to_string();
         let mut clients = Vec::with_capacity(count);
         for _ in 0..count {
             let mut client = Client { stream: TcpStream::connect(address)?, buffer: Vec::new() };
@@ -437,8 +473,8 @@ fn memory(model: &ScriptedModel, options: &Options) -> Result<(), Error> {
         while engine.stats().running != running && since.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        // Two steps: each has spoken.
-        std::thread::sleep(Duration::from_secs(5));
+        // Some steps: each has spoken.
+        std::thread::sleep(Duration::from_secs(2));
         engine.stats().running
     };
     let warm = open(4)?;

@@ -166,8 +166,8 @@ const COMMAND: &str = "echo tool-ran-ok > tool_ran.txt; cat tool_ran.txt";
 fn the_example_calls_the_shell_of_each_client() {
     let server = example();
     for (name, arguments) in [
-        ("Bash", json!({"command": COMMAND, "description": "Write a file and show it"})),
-        ("bash", json!({"command": COMMAND, "description": "Write a file and show it"})),
+        ("Bash", json!({"command": COMMAND})),
+        ("bash", json!({"command": COMMAND})),
         ("exec_command", json!({"cmd": COMMAND})),
         ("shell", json!({"command": ["sh", "-c", COMMAND]})),
         ("run_shell_command", json!({"command": COMMAND, "is_background": false})),

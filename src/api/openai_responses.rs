@@ -38,6 +38,8 @@ pub struct OpenAiResponses {
 impl Dialect for OpenAiResponses {
     const NAME: &'static str = "openai-responses";
     const PROMPT_FIELD: &'static str = "input";
+    const OUTPUT_FORMAT_FIELD: &'static str = "text.format";
+    const TOOL_SCHEMA_FIELD: &'static str = "parameters";
 
     fn parse(body: &[u8]) -> Result<Call<Self>, ApiError> {
         Self::parse_with(body, &NoMemory)

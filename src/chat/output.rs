@@ -145,7 +145,7 @@ impl Output {
     /// As far as it has come. `cached_tokens`: of the prompt, as far as the engine has said.
     pub fn usage_so_far(&self, cached_tokens: usize) -> Usage {
         let (prompt_tokens, completion_tokens) = (self.prompt_tokens, self.completion_tokens);
-        Usage { prompt_tokens, cached_tokens, completion_tokens, thinking_tokens: 0 }
+        Usage { prompt_tokens, cached_tokens, completion_tokens, thinking_tokens: self.thinking_tokens }
     }
 
     /// The engine has finished.
@@ -261,9 +261,8 @@ impl Output {
             + self.tools.as_ref().map_or(0, CallReader::held_bytes)
             + self.stops.held_bytes();
         let certain_bytes = self.bytes - held;
-        while let Some((_, token)) = self.scored.pop_front_if(|(start, _)| *start < certain_bytes) {
-            self.released.push(token);
-        }
+        let certain = self.scored.partition_point(|(start, _)| *start < certain_bytes);
+        self.released.extend(self.scored.drain(..certain).map(|(_, token)| token));
         let text = shown.iter_mut().find_map(|event| if let Event::Text(delta) = event { Some(delta) } else { None });
         match text {
             Some(delta) => delta.tokens = std::mem::take(&mut self.released),

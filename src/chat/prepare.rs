@@ -36,6 +36,13 @@ pub struct Job {
     pub output: Output,
 }
 
+/// A piece of what a prompt begins of the reply.
+struct BegunText {
+    text: String,
+    /// A control token's name, where there is one.
+    is_marker: bool,
+}
+
 /// A prompt as tokens, and how the reply to it is to be read.
 struct Encoded {
     token_ids: Vec<u32>,
@@ -188,8 +195,8 @@ impl TextModel {
             Stretch::Literal(text) => (text, false),
         });
         let closing = closing.iter().map(|text| (text.as_str(), true));
-        let texts_begun = begun.iter().map(|(text, _)| text.clone()).chain(prefill.clone()).collect();
-        let begun = begun.iter().map(|(text, is_marker)| (text.as_str(), *is_marker));
+        let texts_begun = begun.iter().map(|begun| begun.text.clone()).chain(prefill.clone()).collect();
+        let begun = begun.iter().map(|begun| (begun.text.as_str(), begun.is_marker));
         Ok(Encoded {
             token_ids: self.tokenizer.encode_parts(stretches.chain(closing).chain(begun))?,
             reasoning: reasoning.map(|format| (format, start)),
@@ -255,9 +262,8 @@ impl TextModel {
         Ok(ids)
     }
 
-    /// How calls are to be read, and the beginning of one, as texts of which some are control tokens: a forced call is begun for the model,
-    /// up to the part that it decides.
-    fn tool_output(&self, conversation: &Conversation) -> Result<Option<(ToolOutput, Vec<(String, bool)>)>, PrepareError> {
+    /// How calls are to be read, and the beginning of one: a forced call is begun for the model, up to the part that it decides.
+    fn tool_output(&self, conversation: &Conversation) -> Result<Option<(ToolOutput, Vec<BegunText>)>, PrepareError> {
         if conversation.tools.is_empty() || conversation.tool_choice == ToolChoice::None {
             return Ok(None);
         }
@@ -273,15 +279,15 @@ impl TextModel {
             return if forced.is_some() { Err(PrepareError::CannotForceCalls) } else { Ok(None) };
         };
         let pieces = forced.map(|tools| shared_beginning(format, &tools)).unwrap_or_default().into_iter();
-        let begun: Vec<(String, bool)> = pieces
+        let begun: Vec<BegunText> = pieces
             .filter_map(|piece| match piece {
-                CallPiece::Marker(name) => Some((name.to_owned(), true)),
-                CallPiece::Literal(text) | CallPiece::Name(text) => Some((text, false)),
+                CallPiece::Marker(name) => Some(BegunText { text: name.to_owned(), is_marker: true }),
+                CallPiece::Literal(text) | CallPiece::Name(text) => Some(BegunText { text, is_marker: false }),
                 _ => None,
             })
             .collect();
         let single_call = !conversation.parallel_tool_calls || matches!(conversation.tool_choice, ToolChoice::Named(_));
-        let text = begun.iter().map(|(text, _)| text.as_str()).collect();
+        let text = begun.iter().map(|begun| begun.text.as_str()).collect();
         Ok(Some((ToolOutput { format, tools: conversation.tools.clone().into(), single_call, begun: text }, begun)))
     }
 

@@ -8,9 +8,9 @@ use super::json_cursor::Place;
 /// The smaller the sooner, from 0; at most [`RANKS`].
 pub fn rank(place: Place, last: Option<u8>, byte: u8) -> usize {
     let preferred: &[u8] = match place {
-        // What needs no more than itself before what may hold more: a schema may nest for ever.
-        Place::Value => b"\"0123456789ntf-[{",
-        Place::FirstItem => b"]\"0123456789ntf-[{",
+        // What needs no more than itself before what may hold more: a schema may nest for ever. A number is oftener positive than not.
+        Place::Value => b"\"1234567890ntf-[{",
+        Place::FirstItem => b"]\"1234567890ntf-[{",
         Place::FirstKey | Place::Key => b"}\"",
         Place::Colon => b":",
         Place::AfterValue => b"}],",

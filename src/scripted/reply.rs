@@ -214,8 +214,8 @@ fn line_break_after(text: &str) -> &'static str {
 
 /// How much of `text`'s beginning `said` ends with.
 pub fn overlap(said: &str, text: &str) -> usize {
-    let lengths = text.char_indices().map(|(at, _)| at).chain([text.len()]);
-    lengths.filter(|&length| length <= said.len() && said.ends_with(&text[..length])).max().unwrap_or(0)
+    let longest = said.len().min(text.len());
+    (0..=longest).rev().find(|&length| text.is_char_boundary(length) && said.ends_with(&text[..length])).unwrap_or(0)
 }
 
 /// The first token of a text.

@@ -41,6 +41,8 @@ pub struct ScriptedRunner {
     slots: Slots,
     /// By the digest of all before the reply.
     replies: HashMap<u64, Arc<Reply>>,
+    /// What follows texts without turns: the first replies of the script, in its order.
+    first_replies: Vec<Reply>,
 }
 
 /// By slot. Three vectors, so that pages of a slot nobody has written are not touched.
@@ -62,7 +64,9 @@ impl ScriptedRunner {
                 bytes[usize::from(*byte)] = Some(token);
             }
         }
+        let first_replies = script.first_replies().map(|(scripted, _)| Reply::new(scripted, &Asked::default(), &tokenizer)).collect();
         Some(Self {
+            first_replies,
             marks: TurnMarks::of(&tokenizer)?,
             script,
             tokenizer,
@@ -122,8 +126,7 @@ impl ScriptedRunner {
     }
 
     fn advise_in_text(&self, text: &str) -> (Advice, Option<u8>, Option<f64>) {
-        for (scripted, follows) in self.script.first_replies() {
-            let reply = Reply::new(scripted, &Asked::default(), &self.tokenizer);
+        for (reply, (_, follows)) in self.first_replies.iter().zip(self.script.first_replies()) {
             let (prompt, said) = text.split_at(text.len() - overlap(text, reply.text()));
             if follows(prompt) {
                 return (reply.advise(said.as_bytes(), &self.tokenizer), said.bytes().last(), reply.tokens_per_s);

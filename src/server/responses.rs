@@ -12,7 +12,7 @@ use super::generate::read_aside;
 use super::status::check_model;
 use super::{AppState, Phase, body};
 use crate::api::Dialect;
-use crate::api::errors::{ApiError, prepare_error};
+use crate::api::errors::{ApiError, prepare_error_of};
 use crate::api::memory::{Memory, Recall};
 use crate::api::openai_responses::OpenAiResponses;
 use crate::api::openai_responses::kept::{self, Page};
@@ -65,7 +65,7 @@ fn count(state: &AppState, body: &[u8]) -> Result<usize, ApiError> {
     let served = state.served()?;
     check_model(state, call.model.as_deref(), &served.card.id)?;
     let tokens = served.text.prompt_tokens(&call.request, state.now_unix_s());
-    tokens.map_err(|error| prepare_error(error, OpenAiResponses::PROMPT_FIELD))
+    tokens.map_err(prepare_error_of::<OpenAiResponses>)
 }
 
 type IdInPath = Result<Path<String>, PathRejection>;

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::edge::Asker;
 use super::{AppState, Phase};
 use crate::api::errors::ApiError;
-use crate::api::openapi;
 use crate::api::openai_models::ModelCard;
+use crate::api::openapi;
 use crate::api::{anthropic_models, openai_models};
 use crate::engine::AdmissionError;
 

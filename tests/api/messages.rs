@@ -147,14 +147,6 @@ fn reasons_to_stop() {
 }
 
 #[test]
-fn the_word_that_ends_a_turn_is_no_stop_sequence() {
-    // Without a template ChatML stands in, and this model has no token for the end of its turns.
-    let app = TestApp::start(Options { template: None, ..Options::default() });
-    let message = check_stream_equals_whole(&app, &say("hello")).message;
-    assert_eq!((&message["stop_reason"], &message["stop_sequence"]), (&json!("end_turn"), &Value::Null));
-}
-
-#[test]
 fn a_prompt_can_be_computed_for_later() {
     let app = TestApp::new();
     let body = with(say(&"x".repeat(200)), json!({"max_tokens": 0}));

@@ -12,6 +12,9 @@ use crate::support::random::Random;
 
 const USAGE: Usage = Usage { prompt_tokens: 100, cached_tokens: 64, completion_tokens: 9, thinking_tokens: 4 };
 
+/// Names and data.
+type NamedFrames = Vec<(String, String)>;
+
 fn dialect(thinking: Value) -> AnthropicMessages {
     let body = json!({"max_tokens": 50, "thinking": thinking, "messages": [{"role": "user", "content": "x"}], "stop_sequences": ["END"]});
     AnthropicMessages::parse(body.to_string().as_bytes()).expect("a good request").dialect
@@ -204,10 +207,10 @@ fn the_automaton_catches_what_it_must() {
     let good = || {
         let events = [text("a"), finished(FinishReason::EndOfTurn)];
         let frames = frames(&mut dialect(Value::Null), &events, || false);
-        frames.into_iter().map(|frame| (frame.event.expect("a name").to_owned(), frame.data)).collect::<Vec<_>>()
+        frames.into_iter().map(|frame| (frame.event.expect("a name").to_owned(), frame.data)).collect::<NamedFrames>()
     };
     fold(good());
-    let caught = |change: &dyn Fn(&mut Vec<(String, String)>)| {
+    let caught = |change: &dyn Fn(&mut NamedFrames)| {
         let mut frames = good();
         change(&mut frames);
         std::panic::catch_unwind(|| fold(frames)).is_err()

@@ -12,6 +12,7 @@ mod messages_bad_input;
 mod messages_events;
 mod messages_reading;
 mod metrics;
+mod openapi;
 mod responses;
 mod responses_kept;
 mod responses_requests;

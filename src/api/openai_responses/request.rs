@@ -10,6 +10,7 @@ use crate::api::errors::{ApiError, ErrorKind};
 use crate::api::fields::{Fields, quoted};
 use crate::api::memory::{Exchange, Memory, Recall};
 use crate::api::openai_shared as shared;
+use crate::api::output_format::read_schema;
 use crate::api::thinking_fields::read_thinking;
 use crate::chat::{Conversation, OutputFormat, Prompt, Request};
 
@@ -151,10 +152,8 @@ fn read_format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
             // Chat completions keep the schema one level deeper.
             let inner = format.object("json_schema")?;
             let format = inner.as_ref().unwrap_or(&format);
-            match format.require("schema")? {
-                schema @ (Value::Object(_) | Value::Bool(_)) => Ok(OutputFormat::JsonSchema(schema.clone())),
-                other => Err(format.wrong_kind("schema", "a JSON schema", other)),
-            }
+            format.require("schema")?;
+            Ok(read_schema(format, "schema")?.map_or(OutputFormat::JsonObject, OutputFormat::JsonSchema))
         }
         other => Err(format.error("type", format_args!("must be text, json_object or json_schema, not {}", quoted(other)))),
     }

@@ -67,7 +67,7 @@ impl Document {
             "Answers a conversation, in Anthropic's words.",
             Anthropic,
         );
-        self.streaming::<request::InfillRequest, reply::AnyObject, reply::AnyObject>(
+        self.streaming::<request::InfillRequest, reply::Infill, reply::Infill>(
             "/infill",
             "Writes what stands between two texts, as llama.cpp's server does.",
             OpenAi,
@@ -98,9 +98,7 @@ impl Document {
         self.getting::<reply::AnyObject>("/openapi.json", "This document.");
         self.getting::<reply::AnyObject>("/readyz", "Whether a request sent now would be taken.");
         self.getting::<reply::AnyObject>("/health", "The same.");
-        for (path, summary) in
-            [("/livez", "Whether the process answers."), ("/metrics", "Numbers for Prometheus."), ("/", "A greeting.")]
-        {
+        for (path, summary) in [("/livez", "Whether the process answers."), ("/metrics", "Numbers for Prometheus."), ("/", "A greeting.")] {
             let text = json!({"200": {"description": "ok", "content": {"text/plain": {"schema": {"type": "string"}}}}});
             self.add(path, "get", json!({"summary": summary, "responses": text}));
         }

@@ -185,16 +185,16 @@ pub struct ResponseUsage {
     total_tokens: u64,
 }
 
-/// The reply of `POST /infill`, unless `response_fields` chooses among its fields.
+/// The reply of `POST /infill`: these fields, or those that `response_fields` chooses, each under its path.
 #[derive(JsonSchema)]
 pub struct Infill {
-    content: String,
-    stop: bool,
-    model: String,
-    tokens_predicted: u64,
-    tokens_evaluated: u64,
-    stop_type: String,
-    timings: Map<String, Value>,
+    content: Option<String>,
+    stop: Option<bool>,
+    model: Option<String>,
+    tokens_predicted: Option<u64>,
+    tokens_evaluated: Option<u64>,
+    stop_type: Option<String>,
+    timings: Option<Map<String, Value>>,
 }
 
 #[derive(JsonSchema)]
