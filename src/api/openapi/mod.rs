@@ -98,9 +98,7 @@ impl Document {
         self.getting::<reply::AnyObject>("/openapi.json", "This document.");
         self.getting::<reply::AnyObject>("/readyz", "Whether a request sent now would be taken.");
         self.getting::<reply::AnyObject>("/health", "The same.");
-        for (path, summary) in
-            [("/livez", "Whether the process answers."), ("/metrics", "Numbers for Prometheus."), ("/", "A greeting.")]
-        {
+        for (path, summary) in [("/livez", "Whether the process answers."), ("/metrics", "Numbers for Prometheus."), ("/", "A greeting.")] {
             let text = json!({"200": {"description": "ok", "content": {"text/plain": {"schema": {"type": "string"}}}}});
             self.add(path, "get", json!({"summary": summary, "responses": text}));
         }
