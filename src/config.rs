@@ -89,6 +89,8 @@ pub enum DiskCacheFolder {
 pub struct Models {
     /// As typed: `builtin`, a path, or `org/repo[:quant]`.
     pub model: String,
+    /// As typed: a folder, a file, or `org/repo[:quant]`; `None`: the model itself gives embeddings.
+    pub embedding_model: Option<String>,
     pub offline: bool,
 }
 
@@ -222,6 +224,7 @@ impl Config {
             },
             models: Models {
                 model: layers.one("model", values::text)?.unwrap_or_else(|| "builtin".to_owned()),
+                embedding_model: layers.one("embedding_model", values::text)?,
                 offline: layers.one("offline", values::boolean)?.unwrap_or(false),
             },
             log: Log {

@@ -81,6 +81,9 @@ pub struct ServerArgs {
     /// A web origin whose pages may call this server, or *; may be repeated [default: none]
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
+    /// For /v1/embeddings and /v1/rerank: a folder with a BERT-like model, a .gguf file, or org/repo[:quant] [default: the model itself]
+    #[arg(long, value_name = "MODEL")]
+    embedding_model: Option<String>,
     /// Answer 404 to any model name but the loaded one's
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     strict_model: Option<String>,
@@ -288,6 +291,7 @@ impl ServerArgs {
         layers.flag("unsafe_no_key", one(&self.unsafe_no_key));
         layers.flag("allow_host", self.allow_host.clone());
         layers.flag("cors_origin", self.cors_origin.clone());
+        layers.flag("embedding_model", one(&self.embedding_model));
         layers.flag("strict_model", one(&self.strict_model));
         layers.flag("body_max", one(&self.body_max));
         layers.flag("drain_timeout", one(&self.drain_timeout));

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use candle_core::Device;
 use kernels::BLOCK_TOKENS;
 use models::{Gguf, Tokenizer};
 
+use super::embedding::{self, OwnModel};
 use super::failure::Failure;
 use super::load::{About, Loaded, TOKENS_PER_STEP_MAX, WeightPages};
 use super::memory_plan::{self, Budget, Needs, Wanted};
@@ -32,10 +34,12 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
     let template = template(&tokenizer).context("the built-in template")?;
     let parallel = config.engine.parallel.get();
     let logit_rows = parallel + config.engine.drafts;
+    let own_embedding = embedding::open(config, &Device::Cpu)?;
     let needs = Needs {
         weight_bytes: 0,
         block_bytes: (BLOCK_TOKENS * SLOT_BYTES) as u64,
-        scratch_bytes: (logit_rows * tokenizer.vocab_size() * size_of::<f32>()) as u64,
+        scratch_bytes: (logit_rows * tokenizer.vocab_size() * size_of::<f32>()) as u64
+            + own_embedding.as_ref().map_or(0, OwnModel::memory_bytes),
         context_max: CONTEXT_MAX,
     };
     let wanted = Wanted {
@@ -67,6 +71,9 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
         weights: WeightPages::Mapped,
         threads: config.engine.threads.get(),
     };
+    let engine = Engine::start(Box::new(runner), engine_config);
+    // A script says nothing of vectors: there are some only from a model that was named.
+    let embeddings = embedding::start(own_embedding, None, (&about.id, &tokenizer), engine.clone());
     let text = Arc::new(TextModel::new(tokenizer, template, SamplingDefaults::default()));
-    Ok(Loaded { engine: Engine::start(Box::new(runner), engine_config), text, about, plan, disk: None })
+    Ok(Loaded { engine, text, embeddings, about, plan, disk: None })
 }

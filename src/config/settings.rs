@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 /// Every key, as written in `understudy.toml`; `--port`, `UNDERSTUDY_PORT` and `port = ` are one setting.
 pub const KEYS: &[&str] = &[
     "model",
+    "embedding_model",
     "host",
     "port",
     "threads",

@@ -56,7 +56,7 @@ pub async fn hello(State(state): State<AppState>, Extension(asker): Extension<As
 pub async fn models(State(state): State<AppState>, headers: HeaderMap) -> Response {
     let list: fn(&[ModelCard]) -> Value = if speaks_anthropic(&headers) { anthropic_models::list } else { openai_models::list };
     match state.served() {
-        Ok(served) => Json(list(std::slice::from_ref(&served.card))).into_response(),
+        Ok(served) => Json(list(&served.cards().cloned().collect::<Vec<_>>())).into_response(),
         Err(error) => error.into_response(),
     }
 }
@@ -67,9 +67,12 @@ pub async fn model(State(state): State<AppState>, headers: HeaderMap, id: Result
     let Ok(Path(id)) = id else {
         return ApiError::invalid("model", "the model's name in the path is not UTF-8").into_response();
     };
-    let found = state.served().and_then(|served| check_model(&state, Some(&id), &served.card.id).map(|()| served));
+    let found = state.served().and_then(|served| match served.cards().find(|card| card.id == id) {
+        Some(card) => Ok(card),
+        None => check_model(&state, Some(&id), &served.card.id).map(|()| &served.card),
+    });
     match found {
-        Ok(served) => Json(model(&served.card)).into_response(),
+        Ok(card) => Json(model(card)).into_response(),
         Err(error) => error.into_response(),
     }
 }
