@@ -45,6 +45,9 @@ async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Re
     let card = card(&loaded, unix_s(SystemTime::now()));
     let embedding_card = embedding_card(&loaded, card.created_unix_s);
     let disk = loaded.disk;
+    // Beside the first requests: those that are constrained wait for it, others do not.
+    let text = loaded.text.clone();
+    tokio::task::spawn_blocking(move || text.grammars.warm_up());
     state.set_served(Served { engine: loaded.engine, text: loaded.text, card, embeddings: loaded.embeddings, embedding_card });
     match print::line(lines) {
         // Nobody reads where we serve: no reason not to.

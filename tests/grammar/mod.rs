@@ -2,5 +2,6 @@
 
 mod cases;
 mod driver;
+mod generated;
 mod json_schema;
 mod tool_calls;

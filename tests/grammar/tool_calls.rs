@@ -7,7 +7,8 @@ use understudy::chat::tool_formats::{ToolFormat, of_template};
 use understudy::chat::{OutputFormat, ToolDefinition};
 use understudy::engine::constraint::Constraint;
 
-use super::driver::{GRAMMARS, Walk, walk};
+use super::driver::{GRAMMARS, TOKENIZER, Walk, mask, walk};
+use crate::support::random::Random;
 
 const HERMES: &str = "<tool_call>";
 
@@ -189,6 +190,61 @@ fn every_format_has_a_grammar() {
             wanted.check(&[(call, Walk::Accepted)]);
             let found = walk(&*wanted.constraint(), &broken);
             assert!(matches!(found, Walk::StoppedAt(stop) if stop <= at), "{broken}: {found:?}");
+        }
+    }
+}
+
+/// Drafts that are rejected take tokens back, anywhere: the mask must be the one of a matcher that never saw them.
+#[test]
+fn a_mask_is_a_function_of_the_output() {
+    let texts = [
+        format!("hm, <tool <think>?</think>words < {} {}", read("a"), read("b c")),
+        format!("</think>\n\n{}\n{}", read("x"), read("y")),
+        "<tool_call>\n{\"name\": \"read_lines\", \"arguments\": {\"from\": 3}}\n</tool_call>".to_owned(),
+        "<think>so</think>\n12".to_owned(),
+    ];
+    let output = OutputFormat::JsonSchema(json!({"type": "integer"}));
+    let open = Thinks::Open { close: "</think>" };
+    let possible = Thinks::Possible { open: "<think>", close: "</think>" };
+    for (index, wanted) in [
+        Wanted { thinking: open, ..Wanted::default() },
+        Wanted { thinking: possible, ..Wanted::default() },
+        Wanted { thinking: open, choice: Choice::Required, ..Wanted::default() },
+        Wanted { thinking: possible, output, ..Wanted::default() },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let constraint = wanted.constraint();
+        let mut random = Random(index as u64);
+        for text in &texts {
+            let mut matcher = constraint.matcher().expect("healthy");
+            let mut output: Vec<u32> = Vec::new();
+            let mut seen = Vec::new();
+            // Along the text where that is allowed, elsewhere at random; and back now and then.
+            for _ in 0..120 {
+                let found = mask(&mut *matcher, &output);
+                let fresh = mask(&mut *constraint.matcher().expect("healthy"), &output);
+                assert_eq!(found, fresh, "after {:?}", output);
+                let written: Vec<u8> = output.iter().flat_map(|&token| TOKENIZER.token_bytes(token, true)).copied().collect();
+                let rest = text.as_bytes().strip_prefix(&written[..]).unwrap_or_default();
+                let allowed: Vec<u32> = (0..TOKENIZER.vocab_size() as u32).filter(|&token| found.0.contains(token)).collect();
+                let fitting = allowed.iter().copied().filter(|&token| {
+                    let bytes = TOKENIZER.token_bytes(token, true);
+                    !bytes.is_empty() && rest.starts_with(bytes)
+                });
+                let next = match fitting.max_by_key(|&token| TOKENIZER.token_bytes(token, true).len()) {
+                    _ if allowed.is_empty() => None,
+                    Some(token) if random.chance(900) => Some(token),
+                    _ => Some(allowed[random.below(allowed.len() as u64) as usize]),
+                };
+                seen.push(found.1);
+                match next {
+                    Some(token) if random.chance(800) => output.push(token),
+                    _ => output.truncate(output.len() - random.below(output.len() as u64 + 1) as usize),
+                }
+            }
+            assert!(!seen.is_empty());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What several test modules lean on.
 
+pub mod built_in;
 pub mod chat_stream;
 pub mod constraints;
 pub mod exposition;
@@ -15,3 +16,4 @@ pub mod response_stream;
 pub mod temp_dir;
 pub mod test_app;
 pub mod tiny_tokenizer;
+pub mod tool_schemas;

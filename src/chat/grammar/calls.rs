@@ -8,12 +8,15 @@ use serde_json::Value;
 use super::json_grammar;
 use super::schema::{Fidelity, SchemaError, any_object, normalised, without_patterns};
 use super::vocabulary::Vocabulary;
-use crate::chat::tool_formats::CallPiece;
+use crate::chat::ToolDefinition;
+use crate::chat::tool_formats::{CallPiece, ToolFormat, arguments_schema};
 
 /// Collects the rules of one grammar.
 pub struct Lark<'a> {
     vocabulary: &'a Vocabulary,
     fidelity: SchemaFidelity,
+    /// The schema of all arguments of the tool whose call is written.
+    arguments: Value,
     rules: String,
     count: usize,
     named: Vec<GrammarWithLexer>,
@@ -28,18 +31,20 @@ pub enum SchemaFidelity {
     Wider,
     /// Regular expressions are left out too.
     WithoutPatterns,
-    /// Any object.
-    AnyObject,
+    /// Any JSON; of all arguments together, any object.
+    Anything,
 }
 
 impl<'a> Lark<'a> {
     pub fn new(vocabulary: &'a Vocabulary) -> Self {
-        Self { vocabulary, fidelity: SchemaFidelity::Exact, rules: String::new(), count: 0, named: Vec::new() }
+        Self { vocabulary, fidelity: SchemaFidelity::Exact, arguments: Value::Null, rules: String::new(), count: 0, named: Vec::new() }
     }
 
-    /// Of the schemas that come from now on.
-    pub fn set_fidelity(&mut self, fidelity: SchemaFidelity) {
+    /// How a call of this tool is written in the format.
+    pub fn call(&mut self, format: &dyn ToolFormat, tool: &ToolDefinition, fidelity: SchemaFidelity) -> Result<String, SchemaError> {
         self.fidelity = fidelity;
+        self.arguments = arguments_schema(tool);
+        self.sequence(&format.call_syntax(tool))
     }
 
     /// A rule of its own; its name.
@@ -70,86 +75,75 @@ impl<'a> Lark<'a> {
 
     pub fn sequence(&mut self, pieces: &[CallPiece]) -> Result<String, SchemaError> {
         let mut out = Vec::new();
-        let mut literal = String::new();
-        let mut at = 0;
-        while at < pieces.len() {
-            let piece = &pieces[at];
-            at += 1;
+        let mut pieces = self.joined(pieces).into_iter().peekable();
+        while let Some(piece) = pieces.next() {
             match piece {
-                CallPiece::Literal(text) | CallPiece::Name(text) => {
-                    literal.push_str(text);
-                    continue;
-                }
-                CallPiece::Marker(name) if self.vocabulary.control(name).is_none() => {
-                    literal.push_str(name);
-                    continue;
-                }
-                _ => {}
-            }
-            out.extend(quoted(&std::mem::take(&mut literal)));
-            match piece {
-                CallPiece::Literal(_) | CallPiece::Name(_) => {}
-                CallPiece::Marker(name) => out.extend(self.vocabulary.control(name).map(|id| format!("<[{id}]>"))),
+                CallPiece::Literal(text) | CallPiece::Name(text) => out.extend(quoted(&text)),
+                CallPiece::Marker(name) => out.push(self.tag(name)),
                 CallPiece::Json(schema) => {
-                    let schema = self.schema(schema)?;
-                    let reference = self.grammar(json_grammar(schema));
-                    out.push(reference);
+                    let schema = self.schema(&schema)?;
+                    out.push(self.grammar(json_grammar(schema)));
                 }
-                CallPiece::TextUntil(stop) => {
+                CallPiece::TextUntil(stop) => match pieces.peek_mut() {
                     // What follows begins with it; here it is the end of the text's own lexeme.
-                    let (text, left) = self.text_until(stop, pieces.get(at));
-                    out.push(text);
-                    if let Some(left) = left {
-                        literal.push_str(&left);
-                        at += 1;
+                    Some(CallPiece::Literal(next)) if next.starts_with(&stop) => {
+                        next.replace_range(..stop.len(), "");
+                        out.push(self.named_rule(&format!("[suffix={}]", Value::from(stop)), "/(?s:.*)/"));
                     }
-                }
+                    // A control token ends it, which is no text.
+                    _ => out.push(self.rule("/(?s:.*)/")),
+                },
                 CallPiece::Either(ways) => {
                     let ways = ways.iter().map(|way| self.sequence(way)).collect::<Result<Vec<_>, _>>()?;
-                    let rule = self.rule(&ways.join(" | "));
-                    out.push(rule);
+                    out.push(self.rule(&ways.join(" | ")));
                 }
-                CallPiece::Optional(pieces) => {
-                    let inner = self.sequence(pieces)?;
-                    out.push(format!("({inner})?"));
-                }
-                CallPiece::Repeated(pieces) => {
-                    let inner = self.sequence(pieces)?;
-                    out.push(format!("({inner})*"));
-                }
+                CallPiece::Optional(pieces) => out.push(format!("({})?", self.sequence(&pieces)?)),
+                CallPiece::Repeated(pieces) => out.push(format!("({})*", self.sequence(&pieces)?)),
             }
         }
-        out.extend(quoted(&literal));
         Ok(match out.is_empty() {
             true => "\"\"".to_owned(),
             false => out.join(" "),
         })
     }
 
-    /// The text, and what is left of the piece that follows.
-    fn text_until(&mut self, stop: &str, next: Option<&CallPiece>) -> (String, Option<String>) {
-        let left = match next {
-            Some(CallPiece::Literal(text)) => text.strip_prefix(stop),
-            Some(CallPiece::Marker(name)) if self.vocabulary.control(name).is_none() => name.strip_prefix(stop),
-            _ => None,
-        };
-        match left {
-            Some(left) => {
-                let stop = quoted(stop).unwrap_or_default();
-                (self.named_rule(&format!("[suffix={stop}]"), "/(?s:.*)/"), Some(left.to_owned()))
+    /// The same pieces, in which texts that follow each other are one, and one that follows a choice is the end of each way: so the text
+    /// that ends a [`CallPiece::TextUntil`] stands right behind it.
+    fn joined(&self, pieces: &[CallPiece]) -> Vec<CallPiece> {
+        let mut joined: Vec<CallPiece> = Vec::new();
+        for piece in pieces {
+            let text = match piece {
+                CallPiece::Literal(text) | CallPiece::Name(text) => text.as_str(),
+                CallPiece::Marker(name) if self.vocabulary.control(name).is_none() => name,
+                other => {
+                    joined.push(other.clone());
+                    continue;
+                }
+            };
+            match joined.last_mut() {
+                Some(CallPiece::Literal(before)) => before.push_str(text),
+                Some(CallPiece::Either(ways)) => ways.iter_mut().for_each(|way| way.push(CallPiece::literal(text))),
+                _ => joined.push(CallPiece::literal(text)),
             }
-            // A control token ends it, which is no text.
-            None => (self.rule("/(?s:.*)/"), None),
         }
+        joined
     }
 
+    /// What is left of a schema as it can be held. Only the schema of all the arguments says that they are an object: formats that write
+    /// each argument apart have a schema for each.
     fn schema(&self, schema: &Value) -> Result<Value, SchemaError> {
-        match self.fidelity {
-            SchemaFidelity::Exact => normalised(schema, Fidelity::Exact),
-            SchemaFidelity::Wider => normalised(schema, Fidelity::Wider),
-            SchemaFidelity::WithoutPatterns => normalised(&without_patterns(schema), Fidelity::Wider),
-            SchemaFidelity::AnyObject => Ok(any_object()),
+        let is_whole = *schema == self.arguments;
+        let mut held = match self.fidelity {
+            SchemaFidelity::Exact => normalised(schema, Fidelity::Exact)?,
+            SchemaFidelity::Wider => normalised(schema, Fidelity::Wider)?,
+            SchemaFidelity::WithoutPatterns => normalised(&without_patterns(schema), Fidelity::Wider)?,
+            SchemaFidelity::Anything if is_whole => any_object(),
+            SchemaFidelity::Anything => Value::Bool(true),
+        };
+        if let (true, Value::Object(held)) = (is_whole, &mut held) {
+            held.entry("type").or_insert_with(|| "object".into());
         }
+        Ok(held)
     }
 
     pub fn finish(self, start: &str) -> TopLevelGrammar {

@@ -241,8 +241,7 @@ impl CallRules<'_> {
         let frame = self.format.frame();
         let mut calls = Vec::new();
         for ((index, tool), &fidelity) in self.tools.iter().zip(fidelities) {
-            lark.set_fidelity(fidelity);
-            let call = lark.sequence(&self.format.call_syntax(tool));
+            let call = lark.call(self.format, tool, fidelity);
             calls.push(call.map_err(|error| GrammarError { place: Place::Tool(*index), problem: error.to_string() })?);
         }
         let call = lark.rule(&calls.join(" | "));
@@ -275,9 +274,9 @@ impl CallRules<'_> {
                     Err(error) => error.problem,
                 };
                 *fidelity = match fidelity {
-                    SchemaFidelity::Exact | SchemaFidelity::AnyObject => return Err(GrammarError { place: Place::Tool(*index), problem }),
+                    SchemaFidelity::Exact | SchemaFidelity::Anything => return Err(GrammarError { place: Place::Tool(*index), problem }),
                     SchemaFidelity::Wider => SchemaFidelity::WithoutPatterns,
-                    SchemaFidelity::WithoutPatterns => SchemaFidelity::AnyObject,
+                    SchemaFidelity::WithoutPatterns => SchemaFidelity::Anything,
                 };
                 tracing::debug!("the schema of a tool is held as {fidelity:?}: {problem}");
             }
