@@ -40,7 +40,7 @@ fn value(random: &mut Random, depth: u64) -> Value {
         4 => json!({"const": literal(random)}),
         5 => json!({"type": "null"}),
         6 => json!({"type": ["boolean", "null"], "default": null}),
-        7 => json!({"type": "string", "format": ["date", "time", "uuid", "ipv4"][random.below(4) as usize]}),
+        7 => json!({"type": "string", "format": pick(random, &["date", "time", "uuid", "ipv4"])}),
         8 => object(random, depth),
         9 => json!({"anyOf": [value(random, depth + 1), {"type": "null"}]}),
         _ => array(random, depth),
@@ -50,7 +50,7 @@ fn value(random: &mut Random, depth: u64) -> Value {
 fn string(random: &mut Random) -> Value {
     match random.below(3) {
         0 => {
-            json!({"type": "string", "pattern": ["^[a-z]{1,8}$", "^(GET|PUT|POST)$", "^\\d{2,4}(-[A-F]{2})?$", "^/[a-z/]{0,9}$"][random.below(4) as usize]})
+            json!({"type": "string", "pattern": pick(random, &["^[a-z]{1,8}$", "^(GET|PUT|POST)$", "^\\d{2,4}(-[A-F]{2})?$", "^/[a-z/]{0,9}$"])})
         }
         1 => json!({"type": "string", "minLength": random.below(4), "maxLength": random.between(4, 12)}),
         _ => json!({"type": "string", "maxLength": random.below(9)}),
@@ -76,11 +76,15 @@ fn literal(random: &mut Random) -> Value {
         0 => json!(random.below(1_000)),
         1 => json!(random.chance(500)),
         2 => json!(name(random)),
-        _ => json!(["", "a \"quoted\" word", "two\nlines", "</tool_call>", "é😀"][random.below(5) as usize]),
+        _ => json!(pick(random, &["", "a \"quoted\" word", "two\nlines", "</tool_call>", "é😀"])),
     }
 }
 
 fn name(random: &mut Random) -> String {
     const NAMES: [&str; 10] = ["path", "file_path", "query", "limit", "a b", "type", "Größe", "x-1", "options", "$ref"];
-    NAMES[random.below(NAMES.len() as u64) as usize].to_owned()
+    pick(random, &NAMES).to_owned()
+}
+
+fn pick(random: &mut Random, texts: &[&'static str]) -> &'static str {
+    texts[random.below(texts.len() as u64) as usize]
 }
