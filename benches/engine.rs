@@ -95,10 +95,14 @@ impl Options {
 /// The text that a sequence is to become, prompt and answer; empty: what the model says.
 type Script = Arc<Mutex<Vec<u32>>>;
 
+/// Rows and seconds of each step that was computed.
+type Steps = Arc<Mutex<Vec<(usize, f64)>>>;
+
 /// The model, whose choice a script may overrule.
 struct Scripted {
     model: LoadedRunner,
     script: Script,
+    steps: Steps,
 }
 
 impl ModelRunner for Scripted {
@@ -107,7 +111,9 @@ impl ModelRunner for Scripted {
     }
 
     fn run(&mut self, token_ids: &[u32], step: &Step) -> Result<Logits, String> {
+        let start = Instant::now();
         let mut logits = self.model.run(token_ids, step)?;
+        self.steps.lock().map_err(|_| "the bench has panicked")?.push((token_ids.len(), start.elapsed().as_secs_f64()));
         let script = self.script.lock().map_err(|_| "the bench has panicked")?;
         for (index, row) in step.logit_rows.iter().enumerate() {
             let next = step.positions[*row as usize] as usize + 1;
@@ -155,12 +161,12 @@ impl Bench {
         Ok(Self { name: gguf.name().to_owned(), gguf, tokenizer, rounds: options.rounds, stall_prompt: options.stall_prompt })
     }
 
-    fn engine(&self, sequences_max: usize, drafts_max: usize) -> Result<(Engine, Script), Error> {
+    fn engine(&self, sequences_max: usize, drafts_max: usize) -> Result<(Engine, Script, Steps), Error> {
         let model = models::load(&self.gguf, &Device::Cpu)?;
         let blocks = (CONTEXT + 16_384) / kernels::BLOCK_TOKENS;
         let kv = KvCache::new(model.config(), blocks, KvDtype::F16, &Device::Cpu)?;
-        let script = Script::default();
-        let runner = Scripted { model: LoadedRunner::new(model, kv), script: script.clone() };
+        let (script, steps) = (Script::default(), Steps::default());
+        let runner = Scripted { model: LoadedRunner::new(model, kv), script: script.clone(), steps: steps.clone() };
         let config = EngineConfig {
             blocks,
             sequences_max,
@@ -169,7 +175,7 @@ impl Bench {
             context_max: CONTEXT,
             drafts_max,
         };
-        Ok((Engine::start(Box::new(runner), config), script))
+        Ok((Engine::start(Box::new(runner), config), script, steps))
     }
 
     fn tokens(&self, text: &str, most: usize) -> Result<Vec<u32>, Error> {
@@ -192,8 +198,8 @@ impl Bench {
     /// The same answer with and without guesses, in turn.
     async fn drafts(&self, what: &str, prompt: &str, answer: &str, bar: &str) -> Result<(), Error> {
         let (prompt, answer) = (self.tokens(prompt, 1500)?, self.tokens(answer, 1500)?);
-        let (with, with_script) = self.engine(1, 16)?;
-        let (without, without_script) = self.engine(1, 0)?;
+        let (with, with_script, _) = self.engine(1, 16)?;
+        let (without, without_script, _) = self.engine(1, 0)?;
         let text = [&prompt[..], &answer].concat();
         for script in [with_script, without_script] {
             script.lock().map_err(|_| "poisoned")?.clone_from(&text);
@@ -217,8 +223,9 @@ impl Bench {
 
     /// One stream goes on while a long prompt comes.
     async fn stall(&self) -> Result<(), Error> {
-        let (engine, _) = self.engine(2, 0)?;
+        let (engine, _, steps) = self.engine(2, 0)?;
         let (mut ratios, mut normals, mut longests, mut prefills, mut alone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut nines = Vec::new();
         for round in 0..self.rounds as u64 {
             let prompt = |salt: u64| self.noise(self.stall_prompt, 100 * salt + round);
             let mut stream = engine.generate(request(self.noise(64, round + 1), 16_000))?;
@@ -227,6 +234,7 @@ impl Bench {
                 stream.next().await;
                 times.push(Instant::now());
             }
+            let computed_before = steps.lock().map_err(|_| "poisoned")?.len();
             let asked = Instant::now();
             let mut other = engine.generate(request(prompt(1), 1))?;
             loop {
@@ -241,20 +249,26 @@ impl Bench {
             prefills.push(self.stall_prompt as f64 / asked.elapsed().as_secs_f64());
             let gaps = |from: usize| times[from..].windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64());
             let normal = median(gaps(0).take(127));
-            let longest = gaps(127).fold(0.0, f64::max);
+            let mut beside: Vec<f64> = gaps(127).collect();
+            beside.sort_by(f64::total_cmp);
+            let longest = beside[beside.len() - 1];
             drop(stream);
+            let computed = steps.lock().map_err(|_| "poisoned")?[computed_before..].to_vec();
+            print_longest_steps(computed, normal);
             alone.push(self.stall_prompt as f64 / timed(&engine, request(prompt(2), 1)).await?.first_token().as_secs_f64());
             ratios.push(longest / normal);
+            nines.push(beside[beside.len() * 99 / 100] / normal);
             normals.push(normal * 1e3);
             longests.push(longest * 1e3);
         }
         println!(
-            "stall: a step is {:.2} ms, the longest while {} tokens come {:.2} ms: {:.2} times (bar <= 3); the prompt comes at {:.0} \
-             tokens/s, alone at {:.0}",
+            "stall: a step is {:.2} ms, the longest while {} tokens come {:.2} ms: {:.2} times (bar <= 3), 99 of 100 within {:.2} times; the \
+             prompt comes at {:.0} tokens/s, alone at {:.0}",
             median(normals),
             self.stall_prompt,
             median(longests),
             median(ratios),
+            median(nines),
             median(prefills),
             median(alone)
         );
@@ -263,7 +277,7 @@ impl Bench {
 
     /// An agent's prompt again, with some new words.
     async fn warm(&self) -> Result<(), Error> {
-        let (engine, _) = self.engine(2, 0)?;
+        let (engine, ..) = self.engine(2, 0)?;
         let prompt = self.noise(AGENT_PROMPT, 7);
         let cold = timed(&engine, request(prompt.clone(), 2)).await?;
         let (mut firsts, mut steps) = (Vec::new(), Vec::new());
@@ -289,7 +303,7 @@ impl Bench {
 
     /// A conversation of ten turns that reaches an agent's length, a background request after each.
     async fn conversation(&self) -> Result<(), Error> {
-        let (engine, _) = self.engine(2, 16)?;
+        let (engine, ..) = self.engine(2, 16)?;
         let mut history = self.noise(AGENT_PROMPT - 2000, 11);
         let (mut new, mut computed) = (0, 0);
         for turn in 0..10 {
@@ -310,7 +324,7 @@ impl Bench {
     }
 
     async fn streams(&self, count: usize, bar: &str) -> Result<(), Error> {
-        let (engine, _) = self.engine(count, 0)?;
+        let (engine, ..) = self.engine(count, 0)?;
         let mut ratios = Vec::new();
         let (mut ones, mut manys) = (Vec::new(), Vec::new());
         for round in 0..self.rounds as u64 {
@@ -335,6 +349,19 @@ impl Bench {
         );
         Ok(())
     }
+}
+
+/// Where the time of the longest ones went: the model's rows, or elsewhere.
+fn print_longest_steps(steps: Vec<(usize, f64)>, normal: f64) {
+    let median_rows = median(steps.iter().map(|step| step.0 as f64));
+    let mut longest: Vec<(usize, (usize, f64))> = steps.into_iter().enumerate().collect();
+    longest.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    let told: Vec<String> = longest
+        .iter()
+        .take(6)
+        .map(|(index, (rows, seconds))| format!("step {index}: {rows} rows, {:.0} ms, {:.2} times", seconds * 1e3, seconds / normal))
+        .collect();
+    println!("  {} steps of {median_rows} rows; the longest in the model: {}", longest.len(), told.join("; "));
 }
 
 fn request(prompt: Vec<u32>, tokens_max: usize) -> GenerateRequest {

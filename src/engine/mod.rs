@@ -4,6 +4,7 @@
 
 pub mod batch;
 pub mod block_manager;
+mod client;
 pub mod constraint;
 pub mod disk_prefix;
 pub mod drafter;

@@ -24,7 +24,7 @@ use super::block_manager::BlockManager;
 use super::drafter::{DRAFT_MAX, rows_worth_checking};
 use super::prefix_cache::BlockId;
 use super::sequence::{Sequence, SequenceId};
-use super::step_times::{StepTimes, Trust};
+use super::step_times::{Load, StepTimes, Trust};
 use super::{FinishReason, Priority, TokenUsage};
 
 #[derive(Debug)]
@@ -102,6 +102,9 @@ impl Plan {
     pub fn rows(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.len).sum()
     }
+    pub fn load(&self) -> Load {
+        self.chunks.iter().map(|chunk| Load::of(chunk.start, chunk.len)).fold(Load::default(), Load::and)
+    }
 }
 
 impl Scheduler {
@@ -134,6 +137,16 @@ impl Scheduler {
         }
         assert!(!plan.chunks.is_empty() || self.is_idle(), "somebody waits, nobody runs, and nothing is planned");
         plan
+    }
+
+    /// Of a planned draft only the first `drafts` tokens are to be checked.
+    pub fn cut_draft(&mut self, chunk: &mut Chunk, drafts: usize) {
+        let cut = chunk.drafts.saturating_sub(drafts);
+        if cut > 0 {
+            (chunk.len, chunk.drafts) = (chunk.len - cut, chunk.drafts - cut);
+            let index = self.running_index(chunk.id).expect("a planned sequence runs until its result is in");
+            self.running[index].cut_draft(chunk.drafts);
+        }
     }
 
     /// The result: the chunk is computed and gave the tokens `sampled`: none if it does not sample, and all but the last as they were
@@ -307,29 +320,37 @@ impl Scheduler {
         planned.sort_unstable();
         let is_planned = |sequence: &Sequence| planned.binary_search(&sequence.id).is_ok();
         let (streams, prompts): (Vec<&Sequence>, Vec<&Sequence>) = self.running.iter().partition(|sequence| is_planned(sequence));
-        let streams: Vec<Priority> = streams.into_iter().map(|sequence| rank(sequence, now).0).collect();
-        let mut prompts: Vec<Rank> = prompts.into_iter().map(|sequence| rank(sequence, now)).collect();
+        let ranks = |sequences: Vec<&Sequence>| sequences.into_iter().map(|sequence| rank(sequence, now)).collect::<Vec<Rank>>();
+        let (streams, mut prompts) = (ranks(streams), ranks(prompts));
         prompts.sort_unstable();
         for index in (0..prompts.len()).rev() {
             if self.another_is_ahead(&prompts[..index], prompts[index].1) {
                 prompts.remove(index);
             }
         }
-        let Some(&(first_class, _)) = prompts.first() else { return };
+        let Some(&first) = prompts.first() else { return };
+        let streams_load = plan.load();
         // Nobody is delayed for the less urgent.
-        let rows_max = |class: Priority| {
-            let rows_max = self.limits.tokens_per_step_max;
-            let alone = times.seconds_now(streams.len()).filter(|_| streams.iter().any(|stream| *stream <= class));
-            let within = |seconds: f64| times.rows_within(seconds, streams.len() + 1, rows_max).min(rows_max);
-            alone.map_or(rows_max, |alone| within((alone * STREAM_DELAY_MAX).max(STREAM_STEP_S)))
+        let step_s = |class: Priority| {
+            let alone = times.seconds(streams_load, Trust::Old).filter(|_| streams.iter().any(|stream| stream.0 <= class))?;
+            Some((alone * STREAM_DELAY_MAX).max(STREAM_STEP_S))
+        };
+        // What the streams take alone must be known as it is now: once in a while they have a step to themselves, the first in rank with them.
+        let is_known = !times.is_stale(streams.len()) || step_s(first.0).is_none_or(|seconds| seconds <= STREAM_STEP_S);
+        if !is_known && streams.iter().any(|stream| *stream < first) {
+            return;
+        }
+        let rows_max = |&(class, id): &Rank| {
+            let (rows_max, depth) = (self.limits.tokens_per_step_max, self.running(id).expect("it runs").computed());
+            step_s(class).map_or(rows_max, |seconds| times.rows_within(seconds, streams_load, depth, rows_max).min(rows_max))
         };
         let wish = |&(class, id): &Rank| (class, self.running(id).expect("it runs").distance());
         let wishes: Vec<(Priority, usize)> = prompts.iter().map(wish).collect();
         let mut shares = vec![0; prompts.len()];
-        share_out(&wishes, rows_max(first_class).saturating_sub(plan.rows()), &mut shares);
+        share_out(&wishes, rows_max(&first).saturating_sub(plan.rows()), &mut shares);
         let mut rows = plan.rows();
-        for (share, &(class, _)) in shares.iter_mut().zip(&wishes) {
-            *share = (*share).min(rows_max(class).saturating_sub(rows));
+        for (share, rank) in shares.iter_mut().zip(&prompts) {
+            *share = (*share).min(rows_max(rank).saturating_sub(rows));
             rows += *share;
         }
         for (&(_, id), share) in prompts.iter().zip(shares).filter(|(_, share)| *share > 0) {
@@ -358,9 +379,9 @@ impl Scheduler {
 
     /// Lets streams check drafts in rows that nobody else wants.
     fn plan_drafts(&mut self, times: &StepTimes, plan: &mut Plan) {
-        let mut rows = plan.rows();
-        let mut left = self.limits.drafts_max.min(self.limits.tokens_per_step_max - rows);
-        let mut expected = rows as f64;
+        let mut load = plan.load();
+        let mut left = self.limits.drafts_max.min(self.limits.tokens_per_step_max - load.rows);
+        let mut expected = load.rows as f64;
         for index in 0..plan.chunks.len() {
             let chunk = plan.chunks[index];
             let sequence_index = self.running_index(chunk.id).expect("it runs");
@@ -370,7 +391,7 @@ impl Scheduler {
                 continue;
             }
             let Some(drafter) = sequence.drafter().filter(|drafter| drafter.expects()) else { continue };
-            let seconds = |more: usize| times.seconds(rows + more, Trust::Recent);
+            let seconds = |more: usize| times.seconds(load.and(Load::of(chunk.start + 1, more)), Trust::Recent);
             let worth = rows_worth_checking(expected, drafter.likelihoods(), most, seconds);
             let likely: f64 = drafter
                 .likelihoods()
@@ -385,7 +406,7 @@ impl Scheduler {
             let end = chunk.start + 1 + drafts;
             self.blocks.cover(&mut sequence.table, end);
             plan.chunks[index] = Chunk { len: 1 + drafts, drafts, ..chunk };
-            rows += drafts;
+            load = load.and(Load::of(chunk.start + 1, drafts));
             left -= drafts;
             expected += likely;
         }

@@ -127,6 +127,11 @@ impl Sequence {
         self.draft.truncate(end.unwrap_or(rows));
     }
 
+    /// Leaves the first so many tokens of the draft.
+    pub fn cut_draft(&mut self, tokens: usize) {
+        self.draft.truncate(tokens);
+    }
+
     /// Blocks it needs at its longest.
     pub fn blocks_max(&self) -> usize {
         self.total_max.div_ceil(BLOCK_TOKENS)

@@ -107,7 +107,7 @@ fn what_can_never_fit_is_not_taken() {
 fn times() -> StepTimes {
     let mut times = StepTimes::default();
     for rows in [1, 2, 4, 8, 16, 64, 512] {
-        times.record(rows, 0.045 + 0.005 * rows as f64);
+        times.record(Load::of(0, rows), 0.045 + 0.005 * rows as f64);
     }
     times
 }
@@ -270,7 +270,7 @@ fn drafts_are_checked_where_they_pay_and_nobody_wants_the_rows() {
     assert!(scheduler.schedule(NOW, &times).chunks.iter().all(|chunk| chunk.drafts == 0));
     // Where a row more costs as much as the first, nothing is drafted.
     let mut dear = StepTimes::default();
-    (1..20).for_each(|rows| dear.record(rows, 0.05 * rows as f64));
+    (1..20).for_each(|rows| dear.record(Load::of(0, rows), 0.05 * rows as f64));
     let mut scheduler = self::scheduler(100, 4, 64);
     scheduler.add(repeating(0));
     let plan = scheduler.schedule(NOW, &dear);
