@@ -14,7 +14,10 @@ use candle_core::Device;
 use futures_util::future::join_all;
 use kernels::{KvDtype, Step};
 use models::{Gguf, KvCache, Logits, Tokenizer};
+use understudy::engine::constraint::{Constraint, Ending, Matcher};
 use understudy::engine::model_runner::LoadedRunner;
+use understudy::engine::prefix_cache::BlockId;
+use understudy::engine::token_mask::TokenMask;
 use understudy::engine::{
     Engine, EngineConfig, GenerateRequest, ModelRunner, Priority, SamplingParams, TokenEvent, TokenStream, TokenUsage,
 };
@@ -22,7 +25,8 @@ use understudy::hub::builtin;
 
 type Error = Box<dyn std::error::Error>;
 
-const ROWS: [&str; 7] = ["edit", "prose", "stall", "warm", "conversation", "streams8", "streams16"];
+const ROWS: [&str; 11] =
+    ["edit", "edit-free", "edit-masked", "prose", "prose-free", "prose-masked", "stall", "warm", "conversation", "streams8", "streams16"];
 const CONTEXT: usize = 24_576;
 const TOKENS_PER_STEP_MAX: usize = 512;
 /// Long enough for a coding agent's first words.
@@ -40,8 +44,12 @@ fn main() -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     for row in ROWS.into_iter().filter(|row| options.only.is_empty() || options.only.iter().any(|only| only == row)) {
         match row {
-            "edit" => runtime.block_on(bench.drafts("edit: a file again with one change", SOURCE, &edited(SOURCE), ">= 2"))?,
-            "prose" => runtime.block_on(bench.drafts("prose: another text than the prompt", PROSE[0], PROSE[1], ">= 0.98"))?,
+            "edit" => runtime.block_on(bench.edit(None))?,
+            "edit-free" => runtime.block_on(bench.edit(Some(Trivial::Says)))?,
+            "edit-masked" => runtime.block_on(bench.edit(Some(Trivial::Fills)))?,
+            "prose" => runtime.block_on(bench.prose(None))?,
+            "prose-free" => runtime.block_on(bench.prose(Some(Trivial::Says)))?,
+            "prose-masked" => runtime.block_on(bench.prose(Some(Trivial::Fills)))?,
             "stall" => runtime.block_on(bench.stall())?,
             "warm" => runtime.block_on(bench.warm())?,
             "conversation" => runtime.block_on(bench.conversation())?,
@@ -92,6 +100,31 @@ impl Options {
     }
 }
 
+/// A constraint that allows everything, and says so or fills a mask with it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Trivial {
+    Says,
+    Fills,
+}
+
+impl Constraint for Trivial {
+    fn matcher(&self) -> Result<Box<dyn Matcher>, String> {
+        Ok(Box::new(*self))
+    }
+}
+
+impl Matcher for Trivial {
+    fn allow(&mut self, _output: &[u32], allowed: &mut TokenMask) -> Result<Ending, String> {
+        match self {
+            Self::Says => Ok(Ending::Anything),
+            Self::Fills => {
+                allowed.words_mut().fill(u64::MAX);
+                Ok(Ending::Possible)
+            }
+        }
+    }
+}
+
 /// The text that a sequence is to become, prompt and answer; empty: what the model says.
 type Script = Arc<Mutex<Vec<u32>>>;
 
@@ -123,6 +156,16 @@ impl ModelRunner for Scripted {
             }
         }
         Ok(logits)
+    }
+
+    fn block_bytes(&self) -> Option<usize> {
+        self.model.block_bytes()
+    }
+    fn read_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), String> {
+        self.model.read_block(block, out)
+    }
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), String> {
+        self.model.write_block(block, bytes)
     }
 }
 
@@ -174,6 +217,7 @@ impl Bench {
             queue_max: 64,
             context_max: CONTEXT,
             drafts_max,
+            first_token_max: None,
         };
         Ok((Engine::start(Box::new(runner), config), script, steps))
     }
@@ -195,8 +239,16 @@ impl Bench {
         (0..count).map(next).collect()
     }
 
+    async fn edit(&self, constraint: Option<Trivial>) -> Result<(), Error> {
+        self.drafts("edit: a file again with one change", [SOURCE, &edited(SOURCE)], constraint, ">= 2").await
+    }
+
+    async fn prose(&self, constraint: Option<Trivial>) -> Result<(), Error> {
+        self.drafts("prose: another text than the prompt", PROSE, constraint, ">= 0.98").await
+    }
+
     /// The same answer with and without guesses, in turn.
-    async fn drafts(&self, what: &str, prompt: &str, answer: &str, bar: &str) -> Result<(), Error> {
+    async fn drafts(&self, what: &str, [prompt, answer]: [&str; 2], constraint: Option<Trivial>, bar: &str) -> Result<(), Error> {
         let (prompt, answer) = (self.tokens(prompt, 1500)?, self.tokens(answer, 1500)?);
         let (with, with_script, _) = self.engine(1, 16)?;
         let (without, without_script, _) = self.engine(1, 0)?;
@@ -206,8 +258,12 @@ impl Bench {
         }
         let (mut ratios, mut rates) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
-            let fast = timed(&with, request(prompt.clone(), answer.len())).await?;
-            let plain = timed(&without, request(prompt.clone(), answer.len())).await?;
+            let request = || {
+                let constraint = constraint.map(|constraint| Arc::new(constraint) as Arc<dyn Constraint>);
+                GenerateRequest { constraint, ..request(prompt.clone(), answer.len()) }
+            };
+            let fast = timed(&with, request()).await?;
+            let plain = timed(&without, request()).await?;
             ratios.push(fast.tokens_per_s() / plain.tokens_per_s());
             rates.push((fast.tokens_per_s(), plain.tokens_per_s()));
         }
@@ -215,7 +271,12 @@ impl Bench {
         let (drafted, right) = (stats.drafted_tokens_total, stats.accepted_tokens_total);
         let (fast, plain) = (median(rates.iter().map(|rate| rate.0)), median(rates.iter().map(|rate| rate.1)));
         println!(
-            "{what}: {fast:.1} tokens/s with guesses, {plain:.1} without: {:.2} times (bar {bar}); {right} of {drafted} guesses right",
+            "{what}{}: {fast:.1} tokens/s with guesses, {plain:.1} without: {:.2} times (bar {bar}); {right} of {drafted} guesses right",
+            match constraint {
+                None => "",
+                Some(Trivial::Says) => ", under a constraint that allows all",
+                Some(Trivial::Fills) => ", under a constraint that fills masks",
+            },
             median(ratios)
         );
         Ok(())
@@ -284,7 +345,7 @@ impl Bench {
         for round in 0..self.rounds as u64 {
             let again = [&prompt[..], &self.noise(16, 1000 + round)].concat();
             let warm = timed(&engine, request(again, 64)).await?;
-            let missing = AGENT_PROMPT / 32 * 32 - warm.usage.cached_tokens;
+            let missing = (AGENT_PROMPT / 32 * 32).saturating_sub(warm.usage.cached_tokens);
             if missing > 0 {
                 return Err(format!("{missing} tokens of the prefix were computed again").into());
             }

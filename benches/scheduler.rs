@@ -72,6 +72,7 @@ fn whole_turn() {
         queue_max: 0,
         context_max: 10_000,
         drafts_max: 0,
+        first_token_max: None,
     };
     let (engine, mut engine_loop) = Engine::without_thread(Box::new(Nothing(Vec::new())), config);
     let streams: Vec<_> = (0..SEQUENCES)

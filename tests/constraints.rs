@@ -15,8 +15,15 @@ use crate::support::constraints::{Ruled, by_turns, gated, maze, only, refrain};
 use crate::support::fake_model::FakeModel;
 
 const VOCAB: usize = 101;
-const CONFIG: EngineConfig =
-    EngineConfig { blocks: 64, sequences_max: 8, tokens_per_step_max: 64, queue_max: 200, context_max: 1024, drafts_max: 8 };
+const CONFIG: EngineConfig = EngineConfig {
+    blocks: 64,
+    sequences_max: 8,
+    tokens_per_step_max: 64,
+    queue_max: 200,
+    context_max: 1024,
+    drafts_max: 8,
+    first_token_max: None,
+};
 const STOP: u32 = 99;
 
 fn start() -> Engine {
@@ -292,7 +299,7 @@ fn drafts_under_a_constraint_are_checked_and_change_nothing() {
     for (constraint, least) in [
         // Nothing is forbidden: a matcher that says so costs no mask.
         (Ruled::by(|_, _| Ok(Ending::Anything)), 100),
-        (refrain(text.clone(), 300), 100),
+        (refrain(text, Ending::NotYet, 300), 100),
         (by_turns(0, 60, 250), 50),
         (maze(3, 100), 0),
     ] {

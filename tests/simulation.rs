@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use kernels::BLOCK_TOKENS;
 use understudy::engine::block_manager::BlockManager;
-use understudy::engine::constraint::MaskJob;
+use understudy::engine::constraint::{Ending, MaskJob};
 use understudy::engine::engine_loop::EngineLoop;
 use understudy::engine::prefix_cache::{BlockId, PrefixCache};
 use understudy::engine::scheduler::{Limits, PATIENCE, Scheduler};
@@ -162,6 +162,7 @@ impl Simulation {
             queue_max: random.between(0, 6) as usize,
             context_max: random.between(48, 500) as usize,
             drafts_max: random.either(0, 9) as usize,
+            first_token_max: None,
         };
         let stormy = |random: &mut Random, per_mille: u64| if random.chance(300) { random.below(per_mille) } else { 0 };
         let weather = Weather {
@@ -321,7 +322,7 @@ impl Simulation {
                     1 => by_turns(random.bits(), random.between(1, 20) as usize, end),
                     _ => {
                         let length = random.between(1, 30) as usize;
-                        refrain(tokens(random, length), end)
+                        refrain(tokens(random, length), Ending::Possible, end)
                     }
                 }
             }),

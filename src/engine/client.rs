@@ -10,12 +10,13 @@ use kernels::profile::{self, Cost, Key, Op};
 use models::Logits;
 use tokio::sync::mpsc;
 
+use super::admission::Ticket;
 use super::constraint::{Masks, Verdict};
 use super::meters::Stopwatch;
 use super::sampler::{Sampler, Scratch};
 use super::scheduler::Chunk;
 use super::sequence::Sequence;
-use super::{GeneratedToken, StreamNotes, Ticket, TokenEvent};
+use super::{GeneratedToken, StreamNotes, TokenEvent};
 
 pub(super) struct Client {
     pub prompt_tokens: usize,

@@ -13,23 +13,25 @@ use std::time::{Duration, Instant};
 
 use kernels::profile;
 use models::Logits;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::admission::{Shared, Ticket};
 use super::batch::Batch;
 use super::block_manager::BlockManager;
 use super::client::{Client, Rows, Sampled, Then, output_of};
 use super::constraint::{MaskJob, Masks};
 use super::disk_prefix::{DiskLimits, DiskPrefix};
+use super::forecast::{self, Newcomer};
 use super::kv_store::BlockStore;
 use super::mask_workers::MaskWorkers;
 use super::meters::Stopwatch;
 use super::sampler::{Sampler, Scratch};
-use super::scheduler::{ANSWER_TOKENS_RESERVED, Chunk, Departure, Limits, Plan, Scheduler};
+use super::scheduler::{ANSWER_TOKENS_RESERVED, BlockCopy, Chunk, Departure, Limits, Plan, Scheduler};
 use super::sequence::{Sequence, SequenceId};
 use super::step_times::StepTimes;
 use super::{
-    EngineConfig, EngineStats, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, Shared, StreamNotes, Ticket, TokenEvent,
-    TokenUsage,
+    AdmissionError, EngineConfig, EngineStats, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, Priority, StreamNotes,
+    TokenEvent, TokenUsage,
 };
 
 /// What handles ask of the thread. There is no command to cancel: the thread sees that a stream is dropped.
@@ -45,6 +47,8 @@ pub(super) struct Add {
     pub events: mpsc::Sender<TokenEvent>,
     pub notes: Arc<StreamNotes>,
     pub ticket: Ticket,
+    /// Where a refusal goes; dropped without one: the request is taken up. `None`: nobody is refused.
+    pub refuse: Option<oneshot::Sender<AdmissionError>>,
     pub arrived: Instant,
 }
 
@@ -89,7 +93,7 @@ impl EngineLoop {
     pub(super) fn new(runner: Box<dyn ModelRunner>, commands: Receiver<Command>, shared: Arc<Shared>) -> Self {
         let mut workers = MaskWorkers::new();
         Self {
-            scheduler: new_scheduler(&shared.config),
+            scheduler: new_scheduler(&shared.config, &*runner),
             stats: EngineStats { blocks_total: shared.config.blocks, ..EngineStats::default() },
             commands,
             shared,
@@ -135,6 +139,7 @@ impl EngineLoop {
         self.turn_disk();
         self.drop_departed();
         self.plan = self.scheduler.schedule((self.clock)(), &self.times);
+        self.copy_blocks();
         self.note_scheduled();
         self.ask_for_masks();
         // A step may take seconds: who looks meanwhile sees what runs in it.
@@ -164,7 +169,7 @@ impl EngineLoop {
 
     /// With a scheduler of the caller's making: the simulation wants small reservations and a bad hash.
     pub fn with_scheduler(mut self, scheduler: Scheduler) -> Self {
-        self.scheduler = scheduler;
+        self.scheduler = scheduler.copying_blocks(self.runner.block_bytes().is_some());
         self
     }
     /// With another clock than the machine's.
@@ -229,15 +234,38 @@ impl EngineLoop {
         }
     }
 
-    /// Straight to the scheduler, unless the disk has much of the prompt.
+    /// Straight to the scheduler, unless the disk has much of the prompt, or the first token would come too late.
     fn accept(&mut self, Command::Add(add): Command) {
+        let Some(add) = self.let_in(*add) else { return };
         let add = match &mut self.disk {
-            Some(disk) => disk.hold(*add, self.scheduler.blocks()),
-            None => Some(*add),
+            Some(disk) => disk.hold(add, self.scheduler.blocks()),
+            None => Some(add),
         };
         if let Some(add) = add {
             self.add(add);
         }
+    }
+
+    fn let_in(&mut self, mut add: Add) -> Option<Add> {
+        let Some(refuse) = add.refuse.take() else { return Some(add) };
+        let GenerateRequest { prompt, priority, .. } = &add.request;
+        let on_disk = self.disk.as_ref().map_or(0, |disk| disk.tokens_kept(prompt));
+        let cached_tokens = self.scheduler.expected_cached(prompt).max(on_disk).min(prompt.len() - 1);
+        let newcomer = Newcomer { prompt_tokens: prompt.len(), cached_tokens, priority: *priority };
+        let predicted = self.first_token_in(newcomer);
+        let Some(refusal) = self.shared.refusal_of_wait(predicted) else { return Some(add) };
+        self.stats.refused_total += 1;
+        self.publish_stats();
+        let _ = add.notes.refusal.set(refusal.clone());
+        // Who hears it finds the place free again.
+        drop(add);
+        // Not there any more: nobody asks.
+        let _ = refuse.send(refusal);
+        None
+    }
+
+    fn first_token_in(&mut self, newcomer: Newcomer) -> Option<Duration> {
+        forecast::first_token(&self.scheduler, newcomer, (self.clock)(), &self.times, self.shared.departure_interval())
     }
 
     /// Copies a few blocks, and lets go who waits for the disk no more.
@@ -262,7 +290,7 @@ impl EngineLoop {
         let id = self.next_id;
         self.next_id = SequenceId(id.0 + 1);
         add.notes.sequence.store(self.next_id.0, Ordering::Relaxed);
-        let Add { request, output_max, events, notes, ticket, arrived } = add;
+        let Add { request, output_max, events, notes, ticket, refuse: _, arrived } = add;
         let GenerateRequest { prompt, tokens_max: _, tokens_min, stop_token_ids, sampling, top_logprobs, constraint, priority } = request;
         let first_stop = prompt.len().saturating_add(tokens_min);
         let sampler = Sampler::new(sampling, top_logprobs, &prompt).with_no_stop_before(first_stop, &stop_token_ids);
@@ -292,6 +320,22 @@ impl EngineLoop {
         self.publish_stats();
         for id in departed {
             self.clients.remove(&id);
+        }
+    }
+
+    /// Before anything is written: the block that a copy is made of may have been given up for this very step.
+    fn copy_blocks(&mut self) {
+        let mut outbox = Outbox::new();
+        for BlockCopy { id, from, to } in std::mem::take(&mut self.plan.copies) {
+            let mut bytes = Vec::new();
+            let copied = self.runner.read_block(from, &mut bytes).and_then(|()| self.runner.write_block(to, &bytes));
+            if let Err(message) = copied {
+                self.plan.chunks.retain(|chunk| chunk.id != id);
+                self.fail(id, &format!("a block of the cache cannot be copied: {message}"), &mut outbox);
+            }
+        }
+        if !outbox.is_empty() {
+            self.send(outbox);
         }
     }
 
@@ -470,6 +514,7 @@ impl EngineLoop {
         self.stats.blocks_used = blocks.used();
         self.stats.blocks_cached = blocks.cached();
         self.stats.pauses_total = self.scheduler.pauses_total();
+        self.stats.first_token_in = self.first_token_in(Newcomer { prompt_tokens: 1, cached_tokens: 0, priority: Priority::default() });
         if let Some(disk) = &self.disk {
             self.stats.disk = disk.stats();
         }
@@ -487,7 +532,7 @@ impl EngineLoop {
         if catch_unwind(AssertUnwindSafe(|| self.fail_all(message))).is_err() {
             // Who has heard nothing hears it from the stream that ends.
             self.clients.clear();
-            self.scheduler = new_scheduler(&self.shared.config);
+            self.scheduler = new_scheduler(&self.shared.config, &*self.runner);
         }
     }
 
@@ -499,7 +544,7 @@ impl EngineLoop {
             let usage = sequence.map(|sequence| sequence.usage()).unwrap_or_default();
             outbox.push((id, TokenEvent::Finished { reason: reason.clone(), usage }));
         }
-        self.scheduler = new_scheduler(&self.shared.config);
+        self.scheduler = new_scheduler(&self.shared.config, &*self.runner);
         self.stats.failed_total += outbox.len() as u64;
         self.send(outbox);
     }
@@ -521,10 +566,10 @@ fn wait_for_disk(disk: &mut DiskPrefix, commands: &Receiver<Command>) -> Option<
     None
 }
 
-fn new_scheduler(config: &EngineConfig) -> Scheduler {
+fn new_scheduler(config: &EngineConfig, runner: &dyn ModelRunner) -> Scheduler {
     let &EngineConfig { sequences_max, tokens_per_step_max, drafts_max, .. } = config;
     let limits = Limits { sequences_max, tokens_per_step_max, answer_tokens_reserved: ANSWER_TOKENS_RESERVED, drafts_max };
-    Scheduler::new(limits, BlockManager::new(config.blocks))
+    Scheduler::new(limits, BlockManager::new(config.blocks)).copying_blocks(runner.block_bytes().is_some())
 }
 
 /// The words of a panic.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use kernels::BLOCK_TOKENS;
 
-use super::block_manager::BlockManager;
+use super::block_manager::{BlockManager, BlockTable};
 use super::drafter::{DRAFT_MAX, rows_worth_checking};
 use super::prefix_cache::BlockId;
 use super::sequence::{Sequence, SequenceId};
@@ -36,6 +36,10 @@ pub struct Scheduler {
     /// In order of arrival.
     waiting: VecDeque<Sequence>,
     pauses_total: u64,
+    /// Whether blocks can be copied, and so parts of them be shared.
+    copies_blocks: bool,
+    /// Steps until streams may have one to themselves again.
+    steps_to_measurement: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,9 @@ pub const STREAM_DELAY_MAX: f64 = 2.5;
 /// back to its own pace would take many times as long.
 pub const STREAM_STEP_S: f64 = 0.02;
 
+/// What streams take alone is measured at most once in so many steps, by leaving the prompts out of one: a thirty-second of their speed at most.
+const STEPS_BETWEEN_MEASUREMENTS: u32 = 32;
+
 /// Of the rows for prompts one in so many is kept for less urgent ones, while there are any.
 const ROWS_FOR_LESS_URGENT: usize = 8;
 
@@ -73,6 +80,16 @@ pub struct Plan {
     pub chunks: Vec<Chunk>,
     /// Paused to make room, the last in rank first.
     pub paused: Vec<SequenceId>,
+    /// To be made one after the other, before anything is computed.
+    pub copies: Vec<BlockCopy>,
+}
+
+/// What stands in one block is to stand in another, which is the last of a sequence's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockCopy {
+    pub id: SequenceId,
+    pub from: BlockId,
+    pub to: BlockId,
 }
 
 /// Tokens `start..start + len` of one sequence.
@@ -96,7 +113,7 @@ pub struct Departure {
 }
 
 /// Smaller is served first.
-type Rank = (Priority, SequenceId);
+pub(super) type Rank = (Priority, SequenceId);
 
 impl Plan {
     pub fn rows(&self) -> usize {
@@ -113,15 +130,38 @@ impl Scheduler {
             limits.sequences_max > 0 && limits.sequences_max <= limits.tokens_per_step_max,
             "{limits:?} could leave a stream without a row"
         );
-        Self { limits, blocks, running: Vec::new(), waiting: VecDeque::new(), pauses_total: 0 }
+        Self {
+            limits,
+            blocks,
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            pauses_total: 0,
+            copies_blocks: false,
+            steps_to_measurement: 0,
+        }
+    }
+
+    /// With blocks that can be copied: what two prompts have in common is then computed once to the token.
+    pub fn copying_blocks(self, copies_blocks: bool) -> Self {
+        Self { copies_blocks, ..self }
     }
 
     /// A new sequence, younger than all before it. It must fit into the blocks when alone.
-    pub fn add(&mut self, sequence: Sequence) {
+    pub fn add(&mut self, mut sequence: Sequence) {
         assert!(sequence.blocks_max() <= self.blocks.total(), "{:?} can never fit", sequence.id);
         let newest = self.waiting.back().map(|newest| newest.id).max(self.running.last().map(|newest| newest.id));
         assert!(newest.is_none_or(|newest| newest < sequence.id), "{:?} does not come last", sequence.id);
+        sequence.expect_cached(self.expected_cached(sequence.tokens()));
         self.waiting.push_back(sequence);
+    }
+
+    /// Leading tokens of a prompt that its sequence will probably not have to compute: cached, or another's who is here already.
+    pub fn expected_cached(&self, prompt: &[u32]) -> usize {
+        let cached = self.blocks.prefix().longest_match(prompt).len() * BLOCK_TOKENS;
+        let others = self.running.iter().chain(&self.waiting);
+        let shared =
+            others.map(|other| prompt.iter().zip(other.tokens()).take_while(|(a, b)| a == b).count() / BLOCK_TOKENS * BLOCK_TOKENS);
+        shared.max().unwrap_or(0).max(cached)
     }
 
     /// The decision at the time `now`. Empty only when nothing runs and nothing waits.
@@ -131,8 +171,10 @@ impl Scheduler {
         order.sort_unstable();
         self.plan_streams(&order, now, &mut plan);
         self.admit(now, &mut plan);
+        self.steps_to_measurement = self.steps_to_measurement.saturating_sub(1);
         self.plan_prompts(now, times, &mut plan);
-        if plan.chunks.iter().all(|chunk| chunk.len == 1) && plan.chunks.len() <= self.limits.drafts_max {
+        let measures = self.steps_to_measurement == STEPS_BETWEEN_MEASUREMENTS;
+        if !measures && plan.chunks.iter().all(|chunk| chunk.len == 1) && plan.chunks.len() <= self.limits.drafts_max {
             self.plan_drafts(times, &mut plan);
         }
         assert!(!plan.chunks.is_empty() || self.is_idle(), "somebody waits, nobody runs, and nothing is planned");
@@ -178,7 +220,8 @@ impl Scheduler {
                 self.waiting.remove(index)?
             }
         };
-        self.blocks.release(&mut sequence.table);
+        let mut table = std::mem::take(&mut sequence.table);
+        self.release(&mut table, &sequence, sequence.computed());
         Some(sequence)
     }
 
@@ -328,16 +371,21 @@ impl Scheduler {
                 prompts.remove(index);
             }
         }
+        if self.copies_blocks {
+            prompts.iter().for_each(|&(_, id)| self.copy_part(id, plan));
+        }
         let Some(&first) = prompts.first() else { return };
         let streams_load = plan.load();
         // Nobody is delayed for the less urgent.
         let step_s = |class: Priority| {
             let alone = times.seconds(streams_load, Trust::Old).filter(|_| streams.iter().any(|stream| stream.0 <= class))?;
-            Some((alone * STREAM_DELAY_MAX).max(STREAM_STEP_S))
+            Some(step_limit_s(alone))
         };
-        // What the streams take alone must be known as it is now: once in a while they have a step to themselves, the first in rank with them.
-        let is_known = !times.is_stale(streams.len()) || step_s(first.0).is_none_or(|seconds| seconds <= STREAM_STEP_S);
-        if !is_known && streams.iter().any(|stream| *stream < first) {
+        // What the streams take alone must be known as it is now.
+        let matters = step_s(first.0).is_some_and(|seconds| seconds > STREAM_STEP_S);
+        let may_measure = self.steps_to_measurement == 0 && streams.iter().any(|stream| *stream < first);
+        if matters && may_measure && times.is_stale(streams.len()) {
+            self.steps_to_measurement = STEPS_BETWEEN_MEASUREMENTS;
             return;
         }
         let rows_max = |&(class, id): &Rank| {
@@ -375,6 +423,19 @@ impl Scheduler {
             let other = self.running(other).expect("it runs");
             other.computed() < end && other.tokens().get(..end) == Some(&sequence.tokens()[..end])
         })
+    }
+
+    /// Takes over what another's block has in common with the one that the sequence would begin.
+    fn copy_part(&mut self, id: SequenceId, plan: &mut Plan) {
+        let index = self.running_index(id).expect("it runs");
+        let sequence = &mut self.running[index];
+        let mut table = std::mem::take(&mut sequence.table);
+        if let Some((from, tokens)) = self.blocks.copy_part(&mut table, sequence.tokens()) {
+            let to = *table.blocks().last().expect("the block for the copy");
+            plan.copies.push(BlockCopy { id, from, to });
+            sequence.copied(tokens);
+        }
+        sequence.table = table;
     }
 
     /// Lets streams check drafts in rows that nobody else wants.
@@ -443,8 +504,9 @@ impl Scheduler {
         let (_, id) = self.last_in_rank(now).expect("somebody runs");
         let index = self.running_index(id).expect("it runs");
         let mut sequence = self.running.remove(index);
+        let computed = sequence.computed();
         let mut table = sequence.pause();
-        self.blocks.release(&mut table);
+        self.release(&mut table, &sequence, computed);
         self.pauses_total += 1;
         plan.chunks.retain(|chunk| chunk.id != id);
         plan.paused.push(id);
@@ -452,12 +514,24 @@ impl Scheduler {
         self.waiting.insert(index, sequence);
     }
 
+    fn release(&mut self, table: &mut BlockTable, sequence: &Sequence, computed: usize) {
+        match self.copies_blocks {
+            true => self.blocks.release_with_part(table, sequence.tokens(), computed),
+            false => self.blocks.release(table),
+        }
+    }
+
     fn running_index(&self, id: SequenceId) -> Option<usize> {
         self.running.binary_search_by_key(&id, |sequence| sequence.id).ok()
     }
 }
 
-fn rank(sequence: &Sequence, now: Duration) -> Rank {
+/// What a step may take in which prompts ride along with streams that take so long alone.
+pub(super) fn step_limit_s(alone_s: f64) -> f64 {
+    (alone_s * STREAM_DELAY_MAX).max(STREAM_STEP_S)
+}
+
+pub(super) fn rank(sequence: &Sequence, now: Duration) -> Rank {
     let is_patient = now.saturating_sub(sequence.arrived()) < PATIENCE;
     (if is_patient { sequence.priority() } else { Priority::Interactive }, sequence.id)
 }

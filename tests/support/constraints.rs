@@ -73,15 +73,16 @@ pub fn by_turns(seed: u64, free: usize, end: usize) -> Arc<dyn Constraint> {
     })
 }
 
-/// Follows one text, over and over, and leaves a choice at some places: a draft that repeats it is mostly right.
-pub fn refrain(text: Vec<u32>, end: usize) -> Arc<dyn Constraint> {
+/// Follows one text, over and over, and leaves a choice at some places: a draft that repeats it is mostly right. `before`: whether it may end
+/// before the `end`; it has to where a token of the text is one that ends it.
+pub fn refrain(text: Vec<u32>, before: Ending, end: usize) -> Arc<dyn Constraint> {
     Ruled::by(move |output, allowed| {
         let place = output.len() % text.len();
         allowed.insert(text[place]);
         if place.is_multiple_of(7) {
             (0..allowed.vocab() as u32).step_by(3).for_each(|token| allowed.insert(token));
         }
-        Ok(if output.len() < end { Ending::NotYet } else { Ending::Reached })
+        Ok(if output.len() < end { before } else { Ending::Reached })
     })
 }
 
