@@ -377,6 +377,7 @@ impl ScriptedModel {
             context_max: 1 << 16,
             // As the program's default.
             drafts_max: 16,
+            first_token_max: None,
         };
         let engine = self.engine(None, config)?;
         let ask = |tokens: usize, requests: usize| -> Result<f64, Error> {
@@ -448,6 +449,7 @@ fn memory(model: &ScriptedModel, options: &Options) -> Result<(), Error> {
         queue_max: 16,
         context_max: 256,
         drafts_max: 0,
+        first_token_max: None,
     };
     let engine = model.engine(Some(4.0), config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

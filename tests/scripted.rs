@@ -19,8 +19,15 @@ use understudy::scripted::template;
 use crate::support::constraints::Ruled;
 use crate::support::program::{Program, Running};
 
-const CONFIG: EngineConfig =
-    EngineConfig { blocks: 64, sequences_max: 4, tokens_per_step_max: 64, queue_max: 16, context_max: 1024, drafts_max: 8 };
+const CONFIG: EngineConfig = EngineConfig {
+    blocks: 64,
+    sequences_max: 4,
+    tokens_per_step_max: 64,
+    queue_max: 16,
+    context_max: 1024,
+    drafts_max: 8,
+    first_token_max: None,
+};
 
 /// The engine with a script, turned by hand.
 struct Stage {

@@ -122,6 +122,9 @@ pub struct EngineArgs {
     /// Tokens guessed ahead in a step, from what the conversation says already; answers stay the same; 0 turns it off [default: 16]
     #[arg(long, value_name = "N")]
     drafts: Option<String>,
+    /// A request whose first token would come later is answered 503, as soon as that is predicted; or off [default: off]
+    #[arg(long, value_name = "SECONDS")]
+    max_wait: Option<String>,
     /// How keys and values are cached: f16, f32, or q8_0, which takes about half of f16's memory (CPU only) [default: f16]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<String>,
@@ -308,6 +311,7 @@ impl EngineArgs {
         layers.flag("parallel", one(&self.parallel));
         layers.flag("queue", one(&self.queue));
         layers.flag("drafts", one(&self.drafts));
+        layers.flag("max_wait", one(&self.max_wait));
         layers.flag("kv_type", one(&self.kv_type));
         layers.flag("device", one(&self.device));
         self.disk.tell(layers);

@@ -139,6 +139,7 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
         queue_max: config.engine.queue,
         context_max: plan.context,
         drafts_max: config.engine.drafts,
+        first_token_max: config.engine.max_wait,
     };
     // The plan counted from the header, the cache knows: they are one sum, and blocks of any other length are nobody's.
     assert!(kv.copied_block_bytes().is_none_or(|bytes| bytes == block_bytes), "blocks are not as long as the plan says");

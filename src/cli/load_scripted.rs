@@ -57,6 +57,7 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
         context_max: plan.context,
         // A guess that comes true would beat the script's pace.
         drafts_max: if script.is_paced() { 0 } else { config.engine.drafts },
+        first_token_max: config.engine.max_wait,
     };
     let runner = ScriptedRunner::new(script, tokenizer.clone(), plan.blocks).context("the built-in tokenizer has no marks of turns")?;
     let about = About {

@@ -22,6 +22,7 @@ pub const KEYS: &[&str] = &[
     "parallel",
     "queue",
     "drafts",
+    "max_wait",
     "kv_type",
     "disk_cache",
     "disk_cache_dir",

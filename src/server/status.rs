@@ -1,12 +1,14 @@
 //! Who is there, and is it ready: health checks, the models list, the greeting.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::edge::Asker;
@@ -28,13 +30,29 @@ pub async fn livez() -> &'static str {
     "ok\n"
 }
 
+#[derive(Deserialize)]
+pub struct Readiness {
+    /// Ready is who would give a short request its first token within so many milliseconds.
+    max_wait_ms: Option<u64>,
+}
+
 /// A request sent now would be taken. Where keys are asked for, only who has one hears of the model.
-pub async fn readyz(State(state): State<AppState>, Extension(asker): Extension<Asker>) -> Response {
+pub async fn readyz(
+    State(state): State<AppState>,
+    Extension(asker): Extension<Asker>,
+    query: Result<Query<Readiness>, QueryRejection>,
+) -> Response {
+    let Ok(Query(Readiness { max_wait_ms })) = query else {
+        return ApiError::invalid("max_wait_ms", "max_wait_ms is not a number of milliseconds").into_response();
+    };
     let ready = state.served().and_then(|served| match served.engine.room() {
         _ if state.phase() != Phase::Serving => Err(ApiError::draining()),
         Err(AdmissionError::Stopped) => Err(ApiError::engine_stopped()),
         // A full queue is no reason to be taken out of service: it tells each client when to come back.
-        _ => Ok(served),
+        _ => match (served.engine.stats().first_token_in, max_wait_ms.map(Duration::from_millis)) {
+            (Some(predicted), Some(max)) if predicted > max => Err(ApiError::too_long_to_wait(predicted, max)),
+            _ => Ok(served),
+        },
     });
     match ready {
         Ok(_) if asker == Asker::Stranger => (StatusCode::OK, Json(json!({"status": "ok"}))).into_response(),

@@ -83,6 +83,7 @@ impl Default for Options {
                 queue_max: 32,
                 context_max: 4_096,
                 drafts_max: 8,
+                first_token_max: None,
             },
             template: Some(TEMPLATE),
             fim: Fim::Known,
