@@ -8,7 +8,7 @@ use candle_core::Device;
 use kernels::BLOCK_TOKENS;
 use models::{Gguf, Tokenizer};
 
-use super::embedding::{self, OwnModel};
+use super::embedding::{self, ChatEmbedder};
 use super::failure::Failure;
 use super::load::{About, Loaded, TOKENS_PER_STEP_MAX, WeightPages};
 use super::memory_plan::{self, Budget, Needs, Wanted};
@@ -39,7 +39,7 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
         weight_bytes: 0,
         block_bytes: (BLOCK_TOKENS * SLOT_BYTES) as u64,
         scratch_bytes: (logit_rows * tokenizer.vocab_size() * size_of::<f32>()) as u64
-            + own_embedding.as_ref().map_or(0, OwnModel::memory_bytes),
+            + embedding::memory_bytes(own_embedding.as_ref(), &gguf)?,
         context_max: CONTEXT_MAX,
     };
     let wanted = Wanted {
@@ -73,8 +73,10 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
         threads: config.engine.threads.get(),
     };
     let engine = Engine::start(Box::new(runner), engine_config);
-    // A script says nothing of vectors: there are some only from a model that was named.
-    let embeddings = embedding::start(own_embedding, None, (&about.id, &tokenizer), engine.clone());
+    // A script says nothing of vectors: where no model is named for them, they are the built-in one's.
+    let built_in = models::load(&gguf, &Device::Cpu).context("the built-in model")?;
+    let chat_embedder = ChatEmbedder::of(&*built_in);
+    let embeddings = embedding::start(own_embedding, chat_embedder, (&about.id, &tokenizer), engine.clone());
     let text = Arc::new(TextModel::new(tokenizer, template, SamplingDefaults::default()));
     Ok(Loaded { engine, text, embeddings, about, plan, disk: None })
 }
