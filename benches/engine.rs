@@ -14,7 +14,10 @@ use candle_core::Device;
 use futures_util::future::join_all;
 use kernels::{KvDtype, Step};
 use models::{Gguf, KvCache, Logits, Tokenizer};
+use understudy::engine::constraint::{Constraint, Ending, Matcher};
 use understudy::engine::model_runner::LoadedRunner;
+use understudy::engine::prefix_cache::BlockId;
+use understudy::engine::token_mask::TokenMask;
 use understudy::engine::{
     Engine, EngineConfig, GenerateRequest, ModelRunner, Priority, SamplingParams, TokenEvent, TokenStream, TokenUsage,
 };
@@ -22,7 +25,8 @@ use understudy::hub::builtin;
 
 type Error = Box<dyn std::error::Error>;
 
-const ROWS: [&str; 7] = ["edit", "prose", "stall", "warm", "conversation", "streams8", "streams16"];
+const ROWS: [&str; 11] =
+    ["edit", "edit-free", "edit-masked", "prose", "prose-free", "prose-masked", "stall", "warm", "conversation", "streams8", "streams16"];
 const CONTEXT: usize = 24_576;
 const TOKENS_PER_STEP_MAX: usize = 512;
 /// Long enough for a coding agent's first words.
@@ -40,8 +44,12 @@ fn main() -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     for row in ROWS.into_iter().filter(|row| options.only.is_empty() || options.only.iter().any(|only| only == row)) {
         match row {
-            "edit" => runtime.block_on(bench.drafts("edit: a file again with one change", SOURCE, &edited(SOURCE), ">= 2"))?,
-            "prose" => runtime.block_on(bench.drafts("prose: another text than the prompt", PROSE[0], PROSE[1], ">= 0.98"))?,
+            "edit" => runtime.block_on(bench.edit(None))?,
+            "edit-free" => runtime.block_on(bench.edit(Some(Trivial::Says)))?,
+            "edit-masked" => runtime.block_on(bench.edit(Some(Trivial::Fills)))?,
+            "prose" => runtime.block_on(bench.prose(None))?,
+            "prose-free" => runtime.block_on(bench.prose(Some(Trivial::Says)))?,
+            "prose-masked" => runtime.block_on(bench.prose(Some(Trivial::Fills)))?,
             "stall" => runtime.block_on(bench.stall())?,
             "warm" => runtime.block_on(bench.warm())?,
             "conversation" => runtime.block_on(bench.conversation())?,
@@ -92,13 +100,42 @@ impl Options {
     }
 }
 
+/// A constraint that allows everything, and says so or fills a mask with it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Trivial {
+    Says,
+    Fills,
+}
+
+impl Constraint for Trivial {
+    fn matcher(&self) -> Result<Box<dyn Matcher>, String> {
+        Ok(Box::new(*self))
+    }
+}
+
+impl Matcher for Trivial {
+    fn allow(&mut self, _output: &[u32], allowed: &mut TokenMask) -> Result<Ending, String> {
+        match self {
+            Self::Says => Ok(Ending::Anything),
+            Self::Fills => {
+                allowed.words_mut().fill(u64::MAX);
+                Ok(Ending::Possible)
+            }
+        }
+    }
+}
+
 /// The text that a sequence is to become, prompt and answer; empty: what the model says.
 type Script = Arc<Mutex<Vec<u32>>>;
+
+/// Rows and seconds of each step that was computed.
+type Steps = Arc<Mutex<Vec<(usize, f64)>>>;
 
 /// The model, whose choice a script may overrule.
 struct Scripted {
     model: LoadedRunner,
     script: Script,
+    steps: Steps,
 }
 
 impl ModelRunner for Scripted {
@@ -107,7 +144,9 @@ impl ModelRunner for Scripted {
     }
 
     fn run(&mut self, token_ids: &[u32], step: &Step) -> Result<Logits, String> {
+        let start = Instant::now();
         let mut logits = self.model.run(token_ids, step)?;
+        self.steps.lock().map_err(|_| "the bench has panicked")?.push((token_ids.len(), start.elapsed().as_secs_f64()));
         let script = self.script.lock().map_err(|_| "the bench has panicked")?;
         for (index, row) in step.logit_rows.iter().enumerate() {
             let next = step.positions[*row as usize] as usize + 1;
@@ -117,6 +156,16 @@ impl ModelRunner for Scripted {
             }
         }
         Ok(logits)
+    }
+
+    fn block_bytes(&self) -> Option<usize> {
+        self.model.block_bytes()
+    }
+    fn read_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), String> {
+        self.model.read_block(block, out)
+    }
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), String> {
+        self.model.write_block(block, bytes)
     }
 }
 
@@ -155,12 +204,12 @@ impl Bench {
         Ok(Self { name: gguf.name().to_owned(), gguf, tokenizer, rounds: options.rounds, stall_prompt: options.stall_prompt })
     }
 
-    fn engine(&self, sequences_max: usize, drafts_max: usize) -> Result<(Engine, Script), Error> {
+    fn engine(&self, sequences_max: usize, drafts_max: usize) -> Result<(Engine, Script, Steps), Error> {
         let model = models::load(&self.gguf, &Device::Cpu)?;
         let blocks = (CONTEXT + 16_384) / kernels::BLOCK_TOKENS;
         let kv = KvCache::new(model.config(), blocks, KvDtype::F16, &Device::Cpu)?;
-        let script = Script::default();
-        let runner = Scripted { model: LoadedRunner::new(model, kv), script: script.clone() };
+        let (script, steps) = (Script::default(), Steps::default());
+        let runner = Scripted { model: LoadedRunner::new(model, kv), script: script.clone(), steps: steps.clone() };
         let config = EngineConfig {
             blocks,
             sequences_max,
@@ -168,8 +217,9 @@ impl Bench {
             queue_max: 64,
             context_max: CONTEXT,
             drafts_max,
+            first_token_max: None,
         };
-        Ok((Engine::start(Box::new(runner), config), script))
+        Ok((Engine::start(Box::new(runner), config), script, steps))
     }
 
     fn tokens(&self, text: &str, most: usize) -> Result<Vec<u32>, Error> {
@@ -189,19 +239,31 @@ impl Bench {
         (0..count).map(next).collect()
     }
 
+    async fn edit(&self, constraint: Option<Trivial>) -> Result<(), Error> {
+        self.drafts("edit: a file again with one change", [SOURCE, &edited(SOURCE)], constraint, ">= 2").await
+    }
+
+    async fn prose(&self, constraint: Option<Trivial>) -> Result<(), Error> {
+        self.drafts("prose: another text than the prompt", PROSE, constraint, ">= 0.98").await
+    }
+
     /// The same answer with and without guesses, in turn.
-    async fn drafts(&self, what: &str, prompt: &str, answer: &str, bar: &str) -> Result<(), Error> {
+    async fn drafts(&self, what: &str, [prompt, answer]: [&str; 2], constraint: Option<Trivial>, bar: &str) -> Result<(), Error> {
         let (prompt, answer) = (self.tokens(prompt, 1500)?, self.tokens(answer, 1500)?);
-        let (with, with_script) = self.engine(1, 16)?;
-        let (without, without_script) = self.engine(1, 0)?;
+        let (with, with_script, _) = self.engine(1, 16)?;
+        let (without, without_script, _) = self.engine(1, 0)?;
         let text = [&prompt[..], &answer].concat();
         for script in [with_script, without_script] {
             script.lock().map_err(|_| "poisoned")?.clone_from(&text);
         }
         let (mut ratios, mut rates) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
-            let fast = timed(&with, request(prompt.clone(), answer.len())).await?;
-            let plain = timed(&without, request(prompt.clone(), answer.len())).await?;
+            let request = || {
+                let constraint = constraint.map(|constraint| Arc::new(constraint) as Arc<dyn Constraint>);
+                GenerateRequest { constraint, ..request(prompt.clone(), answer.len()) }
+            };
+            let fast = timed(&with, request()).await?;
+            let plain = timed(&without, request()).await?;
             ratios.push(fast.tokens_per_s() / plain.tokens_per_s());
             rates.push((fast.tokens_per_s(), plain.tokens_per_s()));
         }
@@ -209,7 +271,12 @@ impl Bench {
         let (drafted, right) = (stats.drafted_tokens_total, stats.accepted_tokens_total);
         let (fast, plain) = (median(rates.iter().map(|rate| rate.0)), median(rates.iter().map(|rate| rate.1)));
         println!(
-            "{what}: {fast:.1} tokens/s with guesses, {plain:.1} without: {:.2} times (bar {bar}); {right} of {drafted} guesses right",
+            "{what}{}: {fast:.1} tokens/s with guesses, {plain:.1} without: {:.2} times (bar {bar}); {right} of {drafted} guesses right",
+            match constraint {
+                None => "",
+                Some(Trivial::Says) => ", under a constraint that allows all",
+                Some(Trivial::Fills) => ", under a constraint that fills masks",
+            },
             median(ratios)
         );
         Ok(())
@@ -217,8 +284,9 @@ impl Bench {
 
     /// One stream goes on while a long prompt comes.
     async fn stall(&self) -> Result<(), Error> {
-        let (engine, _) = self.engine(2, 0)?;
+        let (engine, _, steps) = self.engine(2, 0)?;
         let (mut ratios, mut normals, mut longests, mut prefills, mut alone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut nines = Vec::new();
         for round in 0..self.rounds as u64 {
             let prompt = |salt: u64| self.noise(self.stall_prompt, 100 * salt + round);
             let mut stream = engine.generate(request(self.noise(64, round + 1), 16_000))?;
@@ -227,6 +295,7 @@ impl Bench {
                 stream.next().await;
                 times.push(Instant::now());
             }
+            let computed_before = steps.lock().map_err(|_| "poisoned")?.len();
             let asked = Instant::now();
             let mut other = engine.generate(request(prompt(1), 1))?;
             loop {
@@ -241,20 +310,26 @@ impl Bench {
             prefills.push(self.stall_prompt as f64 / asked.elapsed().as_secs_f64());
             let gaps = |from: usize| times[from..].windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64());
             let normal = median(gaps(0).take(127));
-            let longest = gaps(127).fold(0.0, f64::max);
+            let mut beside: Vec<f64> = gaps(127).collect();
+            beside.sort_by(f64::total_cmp);
+            let longest = beside[beside.len() - 1];
             drop(stream);
+            let computed = steps.lock().map_err(|_| "poisoned")?[computed_before..].to_vec();
+            print_longest_steps(computed, normal);
             alone.push(self.stall_prompt as f64 / timed(&engine, request(prompt(2), 1)).await?.first_token().as_secs_f64());
             ratios.push(longest / normal);
+            nines.push(beside[beside.len() * 99 / 100] / normal);
             normals.push(normal * 1e3);
             longests.push(longest * 1e3);
         }
         println!(
-            "stall: a step is {:.2} ms, the longest while {} tokens come {:.2} ms: {:.2} times (bar <= 3); the prompt comes at {:.0} \
-             tokens/s, alone at {:.0}",
+            "stall: a step is {:.2} ms, the longest while {} tokens come {:.2} ms: {:.2} times (bar <= 3), 99 of 100 within {:.2} times; the \
+             prompt comes at {:.0} tokens/s, alone at {:.0}",
             median(normals),
             self.stall_prompt,
             median(longests),
             median(ratios),
+            median(nines),
             median(prefills),
             median(alone)
         );
@@ -263,14 +338,14 @@ impl Bench {
 
     /// An agent's prompt again, with some new words.
     async fn warm(&self) -> Result<(), Error> {
-        let (engine, _) = self.engine(2, 0)?;
+        let (engine, ..) = self.engine(2, 0)?;
         let prompt = self.noise(AGENT_PROMPT, 7);
         let cold = timed(&engine, request(prompt.clone(), 2)).await?;
         let (mut firsts, mut steps) = (Vec::new(), Vec::new());
         for round in 0..self.rounds as u64 {
             let again = [&prompt[..], &self.noise(16, 1000 + round)].concat();
             let warm = timed(&engine, request(again, 64)).await?;
-            let missing = AGENT_PROMPT / 32 * 32 - warm.usage.cached_tokens;
+            let missing = (AGENT_PROMPT / 32 * 32).saturating_sub(warm.usage.cached_tokens);
             if missing > 0 {
                 return Err(format!("{missing} tokens of the prefix were computed again").into());
             }
@@ -289,7 +364,7 @@ impl Bench {
 
     /// A conversation of ten turns that reaches an agent's length, a background request after each.
     async fn conversation(&self) -> Result<(), Error> {
-        let (engine, _) = self.engine(2, 16)?;
+        let (engine, ..) = self.engine(2, 16)?;
         let mut history = self.noise(AGENT_PROMPT - 2000, 11);
         let (mut new, mut computed) = (0, 0);
         for turn in 0..10 {
@@ -310,7 +385,7 @@ impl Bench {
     }
 
     async fn streams(&self, count: usize, bar: &str) -> Result<(), Error> {
-        let (engine, _) = self.engine(count, 0)?;
+        let (engine, ..) = self.engine(count, 0)?;
         let mut ratios = Vec::new();
         let (mut ones, mut manys) = (Vec::new(), Vec::new());
         for round in 0..self.rounds as u64 {
@@ -335,6 +410,19 @@ impl Bench {
         );
         Ok(())
     }
+}
+
+/// Where the time of the longest ones went: the model's rows, or elsewhere.
+fn print_longest_steps(steps: Vec<(usize, f64)>, normal: f64) {
+    let median_rows = median(steps.iter().map(|step| step.0 as f64));
+    let mut longest: Vec<(usize, (usize, f64))> = steps.into_iter().enumerate().collect();
+    longest.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    let told: Vec<String> = longest
+        .iter()
+        .take(6)
+        .map(|(index, (rows, seconds))| format!("step {index}: {rows} rows, {:.0} ms, {:.2} times", seconds * 1e3, seconds / normal))
+        .collect();
+    println!("  {} steps of {median_rows} rows; the longest in the model: {}", longest.len(), told.join("; "));
 }
 
 fn request(prompt: Vec<u32>, tokens_max: usize) -> GenerateRequest {

@@ -377,6 +377,7 @@ impl ScriptedModel {
             context_max: 1 << 16,
             // As the program's default.
             drafts_max: 16,
+            first_token_max: None,
         };
         let engine = self.engine(None, config)?;
         let ask = |tokens: usize, requests: usize| -> Result<f64, Error> {
@@ -448,12 +449,13 @@ fn memory(model: &ScriptedModel, options: &Options) -> Result<(), Error> {
         queue_max: 16,
         context_max: 256,
         drafts_max: 0,
+        first_token_max: None,
     };
     let engine = model.engine(Some(4.0), config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let state = AppState::new(ServerConfig::default(), || 0);
     let card = ModelCard { id: "bench".to_owned(), created_unix_s: 0, context_tokens_max: 256, meta: Map::new() };
-    state.set_served(Served { engine: engine.clone(), text: model.text.clone(), card });
+    state.set_served(Served { engine: engine.clone(), text: model.text.clone(), card, embeddings: None, embedding_card: None });
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;
     let server = runtime.spawn(serve(listener, state, std::future::pending()));

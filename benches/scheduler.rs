@@ -9,7 +9,7 @@ use understudy::engine::batch::Batch;
 use understudy::engine::block_manager::BlockManager;
 use understudy::engine::scheduler::{ANSWER_TOKENS_RESERVED, Limits, Scheduler};
 use understudy::engine::sequence::{Sequence, SequenceId};
-use understudy::engine::step_times::StepTimes;
+use understudy::engine::step_times::{Load, StepTimes};
 use understudy::engine::{Engine, EngineConfig, GenerateRequest, ModelRunner, SamplingParams};
 
 const SEQUENCES: usize = 256;
@@ -35,7 +35,7 @@ fn bookkeeping() {
     }
     let mut batch = Batch::default();
     let mut step_times = StepTimes::default();
-    step_times.record(SEQUENCES, 0.1);
+    step_times.record(Load::of(0, SEQUENCES), 0.1);
     let mut times = Vec::new();
     while times.len() < STEPS {
         let start = Instant::now();
@@ -72,6 +72,7 @@ fn whole_turn() {
         queue_max: 0,
         context_max: 10_000,
         drafts_max: 0,
+        first_token_max: None,
     };
     let (engine, mut engine_loop) = Engine::without_thread(Box::new(Nothing(Vec::new())), config);
     let streams: Vec<_> = (0..SEQUENCES)

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kernels::KvDtype;
 use kernels::device::DeviceChoice;
@@ -62,6 +63,8 @@ pub struct Engine {
     pub queue: usize,
     /// Rows of drafted tokens that one step may check.
     pub drafts: usize,
+    /// A request whose first token is predicted to come later is answered 503; `None`: none is.
+    pub max_wait: Option<Duration>,
     /// How the cache holds keys and values.
     pub kv_type: KvDtype,
     /// What of it outlives the process.
@@ -89,6 +92,8 @@ pub enum DiskCacheFolder {
 pub struct Models {
     /// As typed: `builtin`, a path, or `org/repo[:quant]`.
     pub model: String,
+    /// As typed: a folder, a file, or `org/repo[:quant]`; `None`: the model itself gives embeddings.
+    pub embedding_model: Option<String>,
     pub offline: bool,
 }
 
@@ -216,12 +221,14 @@ impl Config {
                 parallel: layers.one("parallel", values::parallel)?.unwrap_or(PARALLEL),
                 queue: layers.one("queue", values::queue)?.unwrap_or(QUEUE),
                 drafts: layers.one("drafts", values::drafts)?.unwrap_or(DRAFTS),
+                max_wait: layers.one("max_wait", values::wait)?.flatten(),
                 kv_type: layers.one("kv_type", values::kv_type)?.unwrap_or_default(),
                 disk_cache: layers.one("disk_cache", values::disk_cache)?.unwrap_or(DiskCache::Bytes(DISK_CACHE_BYTES)),
                 disk_cache_dir: layers.one("disk_cache_dir", values::folder)?.map_or(DiskCacheFolder::OfUser, DiskCacheFolder::Told),
             },
             models: Models {
                 model: layers.one("model", values::text)?.unwrap_or_else(|| "builtin".to_owned()),
+                embedding_model: layers.one("embedding_model", values::text)?,
                 offline: layers.one("offline", values::boolean)?.unwrap_or(false),
             },
             log: Log {
@@ -309,7 +316,7 @@ mod tests {
         assert_eq!(config.models.model, "builtin");
         assert_eq!(config.engine.threads.get(), 7);
         assert_eq!(config.engine.memory, Memory::HalfOfAvailable { bytes: 8 << 30 });
-        assert_eq!(config.engine.context, Context::OfModel);
+        assert_eq!((config.engine.context, config.engine.max_wait), (Context::OfModel, None));
         assert_eq!((config.engine.disk_cache, config.engine.disk_cache_dir), (DiskCache::Bytes(4 << 30), DiskCacheFolder::OfUser));
     }
 
@@ -335,6 +342,7 @@ mod tests {
             weights = "huge"
             disk_cache = "off"
             disk-cache-dir = "some/where"
+            max_wait = 45
         "#;
         let config = resolve(&[], &[], file).unwrap();
         assert_eq!(config.models.model, "org/repo:Q4_K_M");
@@ -348,6 +356,7 @@ mod tests {
         assert_eq!(config.engine.weights, Weights::Huge);
         assert_eq!(config.engine.disk_cache, DiskCache::Off);
         assert_eq!(config.engine.disk_cache_dir, DiskCacheFolder::Told("some/where".into()));
+        assert_eq!(config.engine.max_wait, Some(Duration::from_secs(45)));
     }
 
     #[test]

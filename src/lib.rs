@@ -5,6 +5,7 @@ pub mod api;
 pub mod chat;
 pub mod cli;
 pub mod config;
+pub mod embedding;
 pub mod engine;
 pub mod hub;
 pub mod scripted;

@@ -8,6 +8,7 @@ use kernels::GgmlType;
 use models::Family;
 use models::gguf::Array;
 use models::testing::random_model::{Mix, RandomModel};
+use models::testing::tiny_encoder::{HIDDEN, TinyEncoder};
 use understudy::hub::builtin;
 
 use crate::support::fake_hub::FakeHub;
@@ -391,4 +392,33 @@ fn misspelt_variables_are_mentioned_and_colour_is_not_for_pipes() {
     assert_eq!(ended.code, Some(0));
     assert!(ended.stderr.contains("UNDERSTUDY_PROT: no such setting, did you mean UNDERSTUDY_PORT?"), "{}", ended.stderr);
     assert!(!ended.stderr.contains('\u{1b}'), "escape codes in a pipe: {:?}", ended.stderr);
+}
+
+#[test]
+fn embeddings_come_from_the_model_that_was_named_else_from_the_chat_model() {
+    let program = Program::new();
+    let folder = program.home.path().join("encoder");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let encoder = TinyEncoder::bert(1);
+    encoder.save(&folder);
+    program.home.write("encoder.gguf", encoder.gguf(1).to_bytes());
+    let body = r#"{"input": "hello world", "encoding_format": "base64"}"#;
+    let of = |args: &[&str], model: &str| {
+        let server = program.serve(&[&["--port", "0", "--disk-cache", "off"], args].concat());
+        let answer = server.request("POST", "/v1/embeddings", body);
+        assert!(answer.contains(&format!("\"model\":{model:?}")), "{answer}");
+        let (_, vector) = answer.split_once("\"embedding\":\"").expect("a vector");
+        vector.split('"').next().expect("its end").to_owned()
+    };
+    let vector = of(&["--embedding-model", "./encoder"], "encoder");
+    assert_eq!(of(&["--embedding-model", "encoder.gguf"], "encoder"), vector, "the same weights in another file");
+    assert_eq!(vector.len(), (HIDDEN * 4).div_ceil(3) * 4);
+    assert_ne!(of(&[], builtin::NAME), vector);
+    refused(&program.run(&["--port", "0", "--embedding-model", "./nowhere"]), 1, &["--embedding-model", "./nowhere"]);
+    std::fs::write(folder.join("config.json"), r#"{"model_type": "t5"}"#).expect("a folder");
+    refused(
+        &program.run(&["--port", "0", "--embedding-model", "./encoder"]),
+        1,
+        &["config.json", "\"model_type\" is \"t5\"; this build knows bert"],
+    );
 }

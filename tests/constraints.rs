@@ -1,20 +1,29 @@
 //! Constrained requests under the engine thread, with a fake model: the tokens are those of the request alone, and whatever a
 //! constraint does, only its own request feels it.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use understudy::engine::constraint::{Constraint, Ending, Matcher};
+use understudy::engine::constraint::{Constraint, Ending, MaskJob, Matcher};
 use understudy::engine::token_mask::TokenMask;
 use understudy::engine::{
     Engine, EngineConfig, FinishReason, GenerateRequest, GeneratedToken, SamplingParams, TokenEvent, TokenStream, TokenUsage,
 };
 
-use crate::support::constraints::{Ruled, gated, maze, only};
+use crate::support::constraints::{Ruled, by_turns, gated, maze, only, refrain};
 use crate::support::fake_model::FakeModel;
 
 const VOCAB: usize = 101;
-const CONFIG: EngineConfig =
-    EngineConfig { blocks: 64, sequences_max: 8, tokens_per_step_max: 64, queue_max: 200, context_max: 1024, drafts_max: 8 };
+const CONFIG: EngineConfig = EngineConfig {
+    blocks: 64,
+    sequences_max: 8,
+    tokens_per_step_max: 64,
+    queue_max: 200,
+    context_max: 1024,
+    drafts_max: 8,
+    first_token_max: None,
+};
 const STOP: u32 = 99;
 
 fn start() -> Engine {
@@ -229,4 +238,104 @@ async fn stop_tokens_wait_for_the_least_number_of_tokens() {
         assert_eq!((tokens.len(), reason), (said, if tokens_min > 30 { FinishReason::Length } else { FinishReason::Stop }));
         assert!(tokens.iter().all(|token| token.id != STOP));
     }
+}
+
+/// A model that says what it said eleven tokens ago, but not always.
+fn echo(history: &[u32]) -> u32 {
+    let before = history[history.len().saturating_sub(11)];
+    if history.len() % 29 == 5 { (before + 1) % 90 } else { before }
+}
+
+/// How an answer came that was computed alone, with drafts.
+struct Drafted {
+    tokens: Vec<GeneratedToken>,
+    reason: FinishReason,
+    accepted: usize,
+    /// Times that masks were asked for.
+    jobs: usize,
+}
+
+/// `late`: masks are computed after the turn that asked for them.
+fn with_drafts(request: &GenerateRequest, late: bool) -> Drafted {
+    let (engine, engine_loop) = Engine::without_thread(Box::new(FakeModel::new(VOCAB, CONFIG.blocks).with_script(echo)), CONFIG);
+    // Every step takes as long, so that drafts are always worth their rows.
+    let mut now = Duration::ZERO;
+    let clock = move || {
+        now += Duration::from_millis(1);
+        now
+    };
+    let (put_off, jobs) = (Arc::new(Mutex::new(Vec::<MaskJob>::new())), Arc::new(AtomicUsize::new(0)));
+    let (late_jobs, counted) = (put_off.clone(), jobs.clone());
+    let run = move |job: MaskJob| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        match late {
+            true => late_jobs.lock().unwrap().push(job),
+            false => job.compute().hand_over(),
+        }
+    };
+    let mut engine_loop = engine_loop.with_clock(Box::new(clock)).with_mask_runner(run);
+    let mut stream = engine.generate(request.clone()).unwrap();
+    let mut tokens = Vec::new();
+    loop {
+        engine_loop.turn();
+        engine_loop.scheduler().check().unwrap();
+        put_off.lock().unwrap().drain(..).for_each(|job| job.compute().hand_over());
+        while let Some(event) = stream.try_next() {
+            match event {
+                TokenEvent::Token(token) => tokens.push(token),
+                TokenEvent::Finished { reason, usage } => {
+                    assert_eq!((usage.completion_tokens, engine.stats().blocks_used), (tokens.len(), 0));
+                    let accepted = engine.stats().accepted_tokens_total as usize;
+                    return Drafted { tokens, reason, accepted, jobs: jobs.load(Ordering::Relaxed) };
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn drafts_under_a_constraint_are_checked_and_change_nothing() {
+    let text: Vec<u32> = (0..25).map(|place| 3 * place % 90).collect();
+    for (constraint, least) in [
+        // Nothing is forbidden: a matcher that says so costs no mask.
+        (Ruled::by(|_, _| Ok(Ending::Anything)), 100),
+        (refrain(text, Ending::NotYet, 300), 100),
+        (by_turns(0, 60, 250), 50),
+        (maze(3, 100), 0),
+    ] {
+        for (temperature, late) in [(0.0, false), (0.9, false), (0.0, true), (1.5, true)] {
+            let sampling = SamplingParams { temperature, seed: 5, ..SamplingParams::default() };
+            let request = GenerateRequest { tokens_max: Some(400), sampling, ..request(7, Some(constraint.clone())) };
+            let Drafted { tokens, reason, accepted, jobs } = with_drafts(&request, late);
+            assert_eq!((tokens, reason), FakeModel::lone_run_with(VOCAB, &request, &CONFIG, Some(echo)));
+            assert!(accepted >= least, "{accepted} of {least}, {jobs} jobs, at a temperature of {temperature}, late: {late}");
+            assert!(jobs + accepted <= 402, "{jobs} jobs for 400 tokens of which {accepted} were guessed");
+        }
+    }
+}
+
+#[test]
+fn a_draft_leads_no_further_than_the_constraint() {
+    // The model goes on and on; the constraint ends it, or fails, in the middle of what was guessed right.
+    let at = |place: usize, then: Result<Ending, String>| {
+        let constraint = Ruled::by(move |output, allowed| match output.len() {
+            length if length == place => then.clone(),
+            _ => {
+                (0..90).for_each(|token| allowed.insert(token));
+                Ok(Ending::NotYet)
+            }
+        });
+        let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+        GenerateRequest { tokens_max: Some(200), sampling: greedy, ..request(7, Some(constraint)) }
+    };
+    let (mut ended, mut failed) = (0, 0);
+    for place in 60..80 {
+        let late = place % 2 == 0;
+        let end = with_drafts(&at(place, Ok(Ending::Reached)), late);
+        let failure = with_drafts(&at(place, Err("no".to_owned())), late);
+        assert_eq!((end.tokens.len(), end.reason), (place, FinishReason::Stop));
+        assert_eq!((failure.tokens, failure.reason), (end.tokens, FinishReason::Failed("the constraint failed: no".into())));
+        (ended, failed) = (ended + end.accepted, failed + failure.accepted);
+    }
+    assert!(ended > 500 && failed > 500, "{ended} and {failed}");
 }

@@ -25,8 +25,15 @@ use crate::support::program::Program;
 use crate::support::temp_dir::TempDir;
 
 const VOCAB: usize = 101;
-const CONFIG: EngineConfig =
-    EngineConfig { blocks: 256, sequences_max: 8, tokens_per_step_max: 64, queue_max: 20, context_max: 4096, drafts_max: 8 };
+const CONFIG: EngineConfig = EngineConfig {
+    blocks: 256,
+    sequences_max: 8,
+    tokens_per_step_max: 64,
+    queue_max: 20,
+    context_max: 4096,
+    drafts_max: 8,
+    first_token_max: None,
+};
 /// For something that comes: a hang is a failure and not a stop.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -138,17 +145,17 @@ fn a_long_prompt_is_found_again_after_a_restart() {
     let request = request(1, 1000);
     let life = setup.life();
     check(&life, &request, 0);
-    check(&life, &request, 992);
+    check(&life, &request, 999);
     let stats = life.end();
     assert_eq!((stats.written_total, stats.read_total, stats.blocks), (31, 0, 31));
 
     let life = setup.life();
     check(&life, &request, 992);
-    check(&life, &request, 992);
+    check(&life, &request, 999);
     // The conversation goes on: what is new is computed, and kept in its turn.
     let mut longer = request.clone();
     longer.prompt.extend((0..300).map(|i| i % 90));
-    check(&life, &longer, 992);
+    check(&life, &longer, 1000);
     let stats = life.end();
     assert_eq!((stats.read_total, stats.written_total, stats.bad_total, stats.dropped_total), (31, 9, 0, 0));
     let life = setup.life();
@@ -277,7 +284,7 @@ fn a_folder_that_cannot_be_used_changes_no_answer() {
     folder.write("kv", "mine");
     let life = setup.life();
     check(&life, &request, 0);
-    check(&life, &request, 992);
+    check(&life, &request, 999);
     assert_eq!(life.end().blocks, 0);
     assert_eq!(fs::read_to_string(folder.path().join("kv")).unwrap(), "mine", "what is not ours is left alone");
     // In the middle: every write fails from then on, as on a full disk.
@@ -322,7 +329,7 @@ fn the_limit_holds_and_the_least_recently_used_goes() {
         assert!(life.handle.flush(LIMIT));
     }
     // From memory, but a use all the same.
-    check(&life, &request(1, 600), 576);
+    check(&life, &request(1, 600), 599);
     check(&life, &request(3, 600), 0);
     assert!(life.end().bytes <= 50 * file_bytes);
     assert_eq!(setup.files().len(), 50);
@@ -499,7 +506,7 @@ fn the_built_in_model_gives_the_same_bits_cold_warm_and_after_a_restart() {
         let life = setup.life_of(builtin_runner(kv));
         let restarted = life.answer(&request);
         assert_eq!(life.end().read_total, 46);
-        assert_eq!([&cold, &warm, &restarted].map(|answer| answer.1.cached_tokens), [0, 1472, 1472], "{kv}");
+        assert_eq!([&cold, &warm, &restarted].map(|answer| answer.1.cached_tokens), [0, 1499, 1472], "{kv}");
         let bits = |answer: &Answer| -> Vec<(u32, Vec<(u32, u32)>)> {
             let logprobs = |token: &GeneratedToken| token.logprobs.clone().unwrap().top;
             let bits = |token: &GeneratedToken| logprobs(token).iter().map(|(id, logprob)| (*id, logprob.to_bits())).collect();

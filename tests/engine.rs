@@ -2,6 +2,8 @@
 //!
 //! No test waits for a time: where one must meet the engine in the middle of something, the model waits at a gate.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -17,8 +19,15 @@ use understudy::engine::{
 use crate::support::fake_model::FakeModel;
 
 const VOCAB: usize = 101;
-const CONFIG: EngineConfig =
-    EngineConfig { blocks: 64, sequences_max: 8, tokens_per_step_max: 64, queue_max: 200, context_max: 1024, drafts_max: 8 };
+const CONFIG: EngineConfig = EngineConfig {
+    blocks: 64,
+    sequences_max: 8,
+    tokens_per_step_max: 64,
+    queue_max: 200,
+    context_max: 1024,
+    drafts_max: 8,
+    first_token_max: None,
+};
 
 fn request(prompt: impl IntoIterator<Item = u32>, tokens_max: usize) -> GenerateRequest {
     GenerateRequest {
@@ -144,7 +153,7 @@ async fn dropping_the_stream_in_the_prompt_frees_its_blocks_within_a_step() {
     let (engine, gate) = start_gated(CONFIG);
     let stream = engine.generate(request((0..500).map(|i| i % 101), 10)).unwrap();
     assert_eq!(gate.begins(), 64);
-    let other = engine.generate(request(0..10, 3)).unwrap();
+    let other = engine.generate(request(50..60, 3)).unwrap();
     gate.end_step();
     assert_eq!(gate.begins(), 64, "the long prompt takes the whole step");
     drop(stream);
@@ -155,7 +164,7 @@ async fn dropping_the_stream_in_the_prompt_frees_its_blocks_within_a_step() {
     assert_eq!((stats.running, stats.cancelled_total, stats.blocks_used), (1, 1, 1), "the blocks of the cancelled one are not in use");
     drop(gate);
     let (tokens, _, _) = collect(other).await;
-    assert_eq!(tokens, FakeModel::lone_run(VOCAB, &request(0..10, 3), &CONFIG).0);
+    assert_eq!(tokens, FakeModel::lone_run(VOCAB, &request(50..60, 3), &CONFIG).0);
     assert_eq!(engine.stats().blocks_used, 0);
 }
 
@@ -439,17 +448,17 @@ async fn the_same_prompt_again_comes_from_the_cache_and_says_the_same() {
     let first = collect(engine.generate(request.clone()).unwrap()).await;
     let mut stream = engine.generate(request.clone()).unwrap();
     stream.next().await.unwrap();
-    assert_eq!(stream.cached_tokens(), 96, "known before the end");
+    assert_eq!(stream.cached_tokens(), 99, "known before the end");
     drop(stream);
     let again = collect(engine.generate(request.clone()).unwrap()).await;
-    assert_eq!((first.2.cached_tokens, again.2.cached_tokens), (0, 96));
+    assert_eq!((first.2.cached_tokens, again.2.cached_tokens), (0, 99));
     assert_eq!(first.0, again.0);
-    // The conversation goes on: prompt and answer are cached, to the block.
+    // The conversation goes on: prompt and answer are cached, but for the last token, which was never computed.
     let mut longer = request.clone();
     longer.prompt.extend(first.0.iter().map(|token| token.id));
     longer.prompt.extend([1, 2, 3]);
     let (tokens, _, usage) = collect(engine.generate(longer.clone()).unwrap()).await;
-    assert_eq!((tokens, usage.cached_tokens), (FakeModel::lone_run(VOCAB, &longer, &CONFIG).0, 128));
+    assert_eq!((tokens, usage.cached_tokens), (FakeModel::lone_run(VOCAB, &longer, &CONFIG).0, 129));
 }
 
 #[tokio::test]
@@ -458,5 +467,84 @@ async fn a_prompt_without_an_answer_warms_the_cache() {
     let prompt = || (0..200).map(|i| i % 101);
     let (tokens, reason, usage) = collect(engine.generate(request(prompt(), 0)).unwrap()).await;
     assert_eq!((tokens, reason, usage.completion_tokens), (vec![], FinishReason::Length, 0));
-    assert_eq!(collect(engine.generate(request(prompt(), 1)).unwrap()).await.2.cached_tokens, 192);
+    assert_eq!(collect(engine.generate(request(prompt(), 1)).unwrap()).await.2.cached_tokens, 199);
+}
+
+#[tokio::test]
+async fn who_would_wait_too_long_is_refused_before_it_waits() {
+    let config = EngineConfig { first_token_max: Some(Duration::from_secs(2)), ..CONFIG };
+    // A row takes ten milliseconds.
+    let now_ms = Arc::new(AtomicU64::new(0));
+    let (steps, clock) = (now_ms.clone(), now_ms.clone());
+    let model = FakeModel::new(VOCAB, CONFIG.blocks).with_fault(move |_, step| {
+        steps.fetch_add(10 * step.rows() as u64, Ordering::Relaxed);
+        Ok(())
+    });
+    let (engine, engine_loop) = Engine::without_thread(Box::new(model), config);
+    let mut engine_loop = engine_loop.with_clock(Box::new(move || Duration::from_millis(clock.load(Ordering::Relaxed))));
+    let prompt = |salt: u32, tokens: u32| -> Vec<u32> { (0..tokens).map(|token| (token * token + salt) % 90).collect() };
+    let ask = |prompt: &[u32]| GenerateRequest { prompt: prompt.to_vec(), tokens_max: Some(2), ..GenerateRequest::default() };
+    // Nothing is known of the machine: nobody is refused.
+    let long = prompt(1, 500);
+    let mut first = engine.generate(ask(&long)).unwrap();
+    engine_loop.turn();
+    while !engine_loop.is_idle() {
+        engine_loop.turn();
+    }
+    assert_eq!(first.admission().decided().await, Ok(()));
+    // 300 rows are 3 s; 150 are 1.5 s, and as many behind them 3 s again, unless they are the same; what is cached costs nothing.
+    let mut asked: Vec<TokenStream> = Vec::new();
+    for (prompt, is_let_in) in [
+        (prompt(2, 300), false),
+        (prompt(3, 150), true),
+        (prompt(4, 150), false),
+        (prompt(3, 150), true),
+        ([&long[..], &prompt(5, 20)].concat(), true),
+    ] {
+        let mut stream = engine.generate(ask(&prompt)).unwrap();
+        engine_loop.turn();
+        match stream.admission().decided().await {
+            Ok(()) => assert!(is_let_in),
+            Err(AdmissionError::TooLongToWait { predicted_s, max_s, retry_after_s }) => {
+                assert!(!is_let_in && predicted_s > max_s && max_s == 2 && retry_after_s == predicted_s - 2, "{predicted_s} s");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        asked.push(stream);
+    }
+    assert_eq!(engine.stats().refused_total, 2);
+    while !engine_loop.is_idle() {
+        engine_loop.turn();
+    }
+    // Who asks for the tokens all the same is told why there are none.
+    let told = asked.iter_mut().map(|stream| std::iter::from_fn(|| stream.try_next()).last());
+    let refused = told.filter(|last| matches!(last, Some(TokenEvent::Finished { reason: FinishReason::Failed(_), .. }))).count();
+    assert_eq!((refused, engine.stats().blocks_used), (2, 0));
+    let predicted = engine.stats().first_token_in.expect("steps were measured");
+    assert!(predicted < Duration::from_millis(100), "{predicted:?} in an idle engine");
+}
+
+#[tokio::test]
+async fn a_hit_that_ends_inside_a_block_copies_what_it_has_in_common() {
+    let engine = start(CONFIG);
+    let answer = async |prompt: &[u32]| {
+        let request = GenerateRequest { prompt: prompt.to_vec(), tokens_max: Some(8), ..GenerateRequest::default() };
+        let (tokens, reason, usage) = collect(engine.generate(request.clone()).unwrap()).await;
+        let said: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+        assert_eq!((tokens, reason), FakeModel::lone_run(VOCAB, &request, &CONFIG));
+        (said, usage.cached_tokens)
+    };
+    let first: Vec<u32> = (0..75).map(|token| token * 7 % 90).collect();
+    let (said, cached) = answer(&first).await;
+    assert_eq!(cached, 0);
+    // The conversation goes on: all that was computed is found, but for the last token said, which was not.
+    let next = [&first[..], &said, &[5, 6, 7]].concat();
+    assert_eq!(answer(&next).await.1, 75 + 7);
+    // Another one leaves it in the middle of its second block, and of a block that was never full.
+    assert_eq!(answer(&[&first[..50], &[89; 20]].concat()).await.1, 50);
+    assert_eq!(answer(&[&first[..70], &[89; 20]].concat()).await.1, 70);
+    // The very same prompt: its last token is computed.
+    assert_eq!(answer(&first).await.1, 74);
+    assert_eq!(answer(&[&[1], &first[..50]].concat()).await.1, 0);
+    assert_eq!(engine.stats().blocks_used, 0);
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use understudy::hub::cache::HubCache;
+use understudy::hub::encoder::EncoderSource;
 use understudy::hub::progress::{Report, Silent};
 use understudy::hub::{HubError, HubOptions, HubToken, ModelFile, ModelSource};
 
@@ -337,4 +338,50 @@ fn pull_asks_for_the_newest() {
     ModelSource::parse(REPO).unwrap().pull(&options, &mut Silent).unwrap();
     assert!(hub.seen().len() > asked);
     assert!(hub.seen()[asked..].iter().all(|seen| seen.range.as_deref() != Some("bytes=0-99999")), "what is there is not fetched again");
+}
+
+/// A repository with the files of an encoder, as sentence-transformers has them.
+fn encoder_hub() -> FakeHub {
+    let files: [(&str, &[u8]); 6] = [
+        ("1_Pooling/config.json", b"pooling"),
+        ("README.md", b"text"),
+        ("config.json", b"config"),
+        ("model.safetensors", b"weights"),
+        ("pytorch_model.bin", b"more weights"),
+        ("tokenizer.json", b"tokenizer"),
+    ];
+    FakeHub::start(&files)
+}
+
+#[test]
+fn an_encoder_is_a_folder_of_files_and_then_needs_no_network() {
+    let (hub, cache) = (encoder_hub(), TempDir::new());
+    let options = options(hub.url(), &cache);
+    let source = EncoderSource::parse(REPO).unwrap();
+    let folder = source.locate(&options, &mut Silent).unwrap();
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    assert_eq!(
+        ["config.json", "model.safetensors", "tokenizer.json", "1_Pooling/config.json"].map(read),
+        ["config", "weights", "tokenizer", "pooling"]
+    );
+    assert!(!folder.join("pytorch_model.bin").exists(), "the same weights once more are left there");
+    let asked = hub.seen().len();
+    assert_eq!(source.locate(&options, &mut Silent).unwrap(), folder);
+    let offline = HubOptions { offline: true, ..options };
+    assert_eq!(source.locate(&offline, &mut Silent).unwrap(), folder);
+    assert_eq!(hub.seen().len(), asked, "what is there whole needs no request");
+}
+
+#[test]
+fn an_encoder_that_is_not_there_is_a_gguf_or_an_error() {
+    let (hub, cache) = (hub(), TempDir::new());
+    let of = |name: &str, offline: bool| {
+        let options = HubOptions { offline, ..options(hub.url(), &cache) };
+        EncoderSource::parse(name).unwrap().locate(&options, &mut Silent).map_err(|error| error.to_string())
+    };
+    assert!(of(REPO, true).unwrap_err().contains("--offline"));
+    assert!(of("org/repo:q8_0", false).unwrap().ends_with("repo-Q8_0.gguf"));
+    assert!(of(REPO, false).unwrap().ends_with("repo-Q8_0.gguf"), "a repository without an encoder's files: a GGUF, the cached one first");
+    assert!(EncoderSource::parse("builtin").is_err());
+    assert!(of("./nowhere", false).unwrap_err().contains("./nowhere"));
 }

@@ -19,8 +19,15 @@ use understudy::scripted::template;
 use crate::support::constraints::Ruled;
 use crate::support::program::{Program, Running};
 
-const CONFIG: EngineConfig =
-    EngineConfig { blocks: 64, sequences_max: 4, tokens_per_step_max: 64, queue_max: 16, context_max: 1024, drafts_max: 8 };
+const CONFIG: EngineConfig = EngineConfig {
+    blocks: 64,
+    sequences_max: 4,
+    tokens_per_step_max: 64,
+    queue_max: 16,
+    context_max: 1024,
+    drafts_max: 8,
+    first_token_max: None,
+};
 
 /// The engine with a script, turned by hand.
 struct Stage {
@@ -191,6 +198,8 @@ fn the_example_calls_the_shell_of_each_client() {
         let choice = message(&server, &body(&messages));
         assert_eq!((&choice["message"]["content"], &choice["finish_reason"]), (&json!("DONE."), &json!("stop")), "{choice}");
     }
+    let vectors = server.request("POST", "/v1/embeddings", &json!({"input": ["a", "b"]}).to_string());
+    assert!(vectors.starts_with("HTTP/1.1 200"), "{vectors}");
     let pong = message(&server, &json!({"model": "m", "messages": [{"role": "user", "content": "Say pong."}]}));
     assert!(pong["message"]["content"].as_str().unwrap().ends_with("pong"), "{pong}");
 }

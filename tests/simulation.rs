@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use kernels::BLOCK_TOKENS;
 use understudy::engine::block_manager::BlockManager;
-use understudy::engine::constraint::MaskJob;
+use understudy::engine::constraint::{Ending, MaskJob};
 use understudy::engine::engine_loop::EngineLoop;
 use understudy::engine::prefix_cache::{BlockId, PrefixCache};
 use understudy::engine::scheduler::{Limits, PATIENCE, Scheduler};
@@ -24,7 +24,7 @@ use understudy::engine::{
     TokenStream, TokenUsage,
 };
 
-use crate::support::constraints::maze;
+use crate::support::constraints::{by_turns, maze, refrain};
 use crate::support::fake_model::FakeModel;
 use crate::support::memory_store::MemoryDisk;
 use crate::support::random::Random;
@@ -162,6 +162,7 @@ impl Simulation {
             queue_max: random.between(0, 6) as usize,
             context_max: random.between(48, 500) as usize,
             drafts_max: random.either(0, 9) as usize,
+            first_token_max: None,
         };
         let stormy = |random: &mut Random, per_mille: u64| if random.chance(300) { random.below(per_mille) } else { 0 };
         let weather = Weather {
@@ -314,7 +315,17 @@ impl Simulation {
         GenerateRequest {
             prompt,
             tokens_min: if random.chance(200) { random.below(30) as usize } else { 0 },
-            constraint: random.chance(200).then(|| maze(random.bits(), random.below(60) as usize)),
+            constraint: random.chance(300).then(|| {
+                let end = random.below(120) as usize;
+                match random.below(3) {
+                    0 => maze(random.bits(), end),
+                    1 => by_turns(random.bits(), random.between(1, 20) as usize, end),
+                    _ => {
+                        let length = random.between(1, 30) as usize;
+                        refrain(tokens(random, length), Ending::Possible, end)
+                    }
+                }
+            }),
             tokens_max: match random.below(20) {
                 0 => None,
                 1 => Some(0),
@@ -404,6 +415,8 @@ impl Simulation {
         let held_up = self.engine_loop.held_up();
         let planned = |id: SequenceId| plan.chunks.iter().any(|chunk| chunk.id == id) || held_up.contains(&id);
         reached.late_masks += held_up.len();
+        let constrained = |id: SequenceId| self.clients.iter().any(|client| client.id == Some(id) && client.request.constraint.is_some());
+        reached.constrained_drafts += plan.chunks.iter().filter(|chunk| chunk.drafts > 0 && constrained(chunk.id)).count();
         for &id in held_up {
             let constrained = |client: &Client| client.id == Some(id) && client.request.constraint.is_some();
             assert!(self.clients.iter().any(constrained), "{id:?} is held up by nothing");

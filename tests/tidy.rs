@@ -11,13 +11,14 @@ const LONG_FILES: &[(&str, &str)] = &[];
 /// A part of the product, and the parts of `src/` it may name. Calls go down: nothing below names what is above.
 const ARROWS: &[(&str, &[&str])] = &[
     ("src/engine", &["engine"]),
+    ("src/embedding", &["embedding"]),
     ("src/chat", &["chat", "engine"]),
     ("src/api", &["api", "chat", "engine"]),
-    ("src/server", &["server", "api", "chat", "engine", "config"]),
+    ("src/server", &["server", "api", "chat", "engine", "embedding", "config"]),
     ("src/scripted", &["scripted", "chat", "engine"]),
     ("src/hub", &["hub"]),
     ("src/config", &["config"]),
-    ("src/cli", &["cli", "server", "api", "chat", "engine", "scripted", "hub", "config"]),
+    ("src/cli", &["cli", "server", "api", "chat", "engine", "embedding", "scripted", "hub", "config"]),
 ];
 
 /// A library, and the only folders that may know it.

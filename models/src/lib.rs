@@ -6,6 +6,7 @@ pub mod gguf;
 pub mod tokenizer;
 
 pub mod config;
+pub mod embedding;
 pub mod families;
 pub mod kv_cache;
 pub mod layers;

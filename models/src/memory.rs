@@ -6,6 +6,7 @@ use crate::config::Hyperparameters;
 use crate::families::Family;
 use crate::gguf::Gguf;
 use crate::kv_cache::KvCache;
+use crate::layers::decoder::PIECE_ROWS;
 use crate::model::ModelError;
 
 /// Bytes, by what they are for.
@@ -43,6 +44,14 @@ impl MemoryEstimate {
     pub fn total_bytes(&self, tokens: u64) -> u64 {
         self.weight_bytes + self.scratch_bytes + self.kv_bytes_per_token.saturating_mul(tokens)
     }
+}
+
+/// What [`crate::Model::embedder`] takes beside the weights for a text of `tokens`: the residual of every token and its norm, one layer's
+/// keys and values in f32, the angles, and the scratch of a piece.
+pub fn embedding_bytes(hyper: &Hyperparameters, tokens: usize) -> u64 {
+    let model = &hyper.model;
+    let row = 4 * (2 * model.hidden + 2 * model.kv_heads * model.head_dim + model.head_dim) as u64;
+    tokens as u64 * row + scratch_bytes(hyper, StepSize { tokens: PIECE_ROWS, logit_rows: 0 })
 }
 
 /// The larger of the two moments when most rows are alive.

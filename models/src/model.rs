@@ -4,6 +4,7 @@ use candle_core::Device;
 use kernels::{Step, StepError};
 
 use crate::config::{ConfigError, ModelConfig};
+use crate::embedding::{Embedder, Pooling};
 use crate::families;
 use crate::gguf::{Gguf, GgufError};
 use crate::kv_cache::KvCache;
@@ -16,6 +17,10 @@ pub trait Model: Send {
     ///
     /// Errors: a token id beyond the vocabulary, a step that contradicts itself or the cache, and whatever the device fails with.
     fn forward(&mut self, token_ids: &[u32], step: &Step, kv: &mut KvCache) -> Result<Logits, ModelError>;
+
+    /// The same weights, for vectors of texts of up to `tokens_max` tokens; it shares nothing else with the model, and may run on another
+    /// thread. `None`: this family gives none.
+    fn embedder(&self, pooling: Pooling, tokens_max: usize) -> Option<Box<dyn Embedder>>;
 }
 
 /// Logits of the wanted rows, on the host: `[rows, vocab]`, row-major, f32.

@@ -1,5 +1,7 @@
 //! What can go wrong with a request, once for all dialects, and how each API says it.
 
+use std::time::Duration;
+
 use models::TokenizerError;
 use serde_json::{Value, json};
 
@@ -96,6 +98,13 @@ impl ApiError {
         Self::new(ErrorKind::Unavailable, "the server is shutting down").with_code("shutting_down").with_retry_after_s(10)
     }
 
+    /// Asked whether a first token would come within `max`.
+    pub fn too_long_to_wait(predicted: Duration, max: Duration) -> Self {
+        let retry_after_s = (predicted - max).as_secs_f64().ceil().clamp(1.0, 300.0) as u64;
+        let message = format!("a first token would come after about {} ms", predicted.as_millis());
+        Self::new(ErrorKind::Unavailable, message).with_code("server_busy").with_retry_after_s(retry_after_s)
+    }
+
     /// `--strict-model` and another name.
     pub fn model_not_found(asked: &str, served: &str) -> Self {
         let message = format!("the model {} is not served here; this server serves {served:?}", quoted(asked));
@@ -109,7 +118,7 @@ pub fn admission_error(error: AdmissionError, prompt_field: &str) -> ApiError {
     match error {
         AdmissionError::EmptyPrompt | AdmissionError::UnknownToken { .. } => ApiError::invalid(prompt_field, message),
         AdmissionError::PromptTooLong { .. } => ApiError::invalid(prompt_field, message).with_code("context_length_exceeded"),
-        AdmissionError::QueueFull { retry_after_s, .. } => {
+        AdmissionError::QueueFull { retry_after_s, .. } | AdmissionError::TooLongToWait { retry_after_s, .. } => {
             let message = format!("the server is busy: {message}; try again in {retry_after_s} s");
             ApiError::new(ErrorKind::Unavailable, message).with_code("server_busy").with_retry_after_s(retry_after_s)
         }

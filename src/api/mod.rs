@@ -10,6 +10,7 @@ pub mod anthropic_models;
 pub mod llama_infill;
 pub mod openai_chat;
 pub mod openai_completions;
+pub mod openai_embeddings;
 pub mod openai_models;
 pub mod openai_responses;
 pub mod openai_shared;
@@ -20,6 +21,8 @@ pub mod sampling_fields;
 pub mod thinking_fields;
 
 pub mod openapi;
+pub mod rerank;
+pub mod tokenize;
 
 pub mod errors;
 pub mod fields;

@@ -143,7 +143,7 @@ fn chunk_of<'a>(head: &'a ReplyHead, choices: Vec<ChunkChoice<'a>>, usage: Optio
     }
 }
 
-fn read_conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
+pub(super) fn read_conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
     fields.require("messages")?;
     let messages = fields.array("messages")?.unwrap_or_default();
     if messages.is_empty() {

@@ -165,6 +165,18 @@ impl TextModel {
         request.prompts.iter().map(|prompt| Ok(self.encode(prompt, now_unix_s)?.token_ids.len())).sum()
     }
 
+    /// Token ids of a prompt, of any length.
+    pub fn tokens(&self, prompt: &Prompt, now_unix_s: i64) -> Result<Vec<u32>, PrepareError> {
+        Ok(self.encode(prompt, now_unix_s)?.token_ids)
+    }
+
+    /// The text of a conversation's prompt. That what looks like control tokens in a message is none of them cannot be seen in it.
+    pub fn rendered(&self, conversation: &Conversation, now_unix_s: i64) -> Result<String, PrepareError> {
+        let rendered = self.template.render(conversation, &self.control, now_unix_s)?.text;
+        let stretches = self.control.stretches(&rendered).into_iter();
+        Ok(stretches.map(|(Stretch::Template(text) | Stretch::Literal(text))| text).collect())
+    }
+
     fn encode(&self, prompt: &Prompt, now_unix_s: i64) -> Result<Encoded, PrepareError> {
         Ok(match prompt {
             Prompt::Tokens(ids) => Encoded::plain(ids.clone()),

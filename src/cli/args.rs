@@ -81,6 +81,9 @@ pub struct ServerArgs {
     /// A web origin whose pages may call this server, or *; may be repeated [default: none]
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
+    /// For /v1/embeddings and /v1/rerank: a folder with a BERT-like model, a .gguf file, or org/repo[:quant] [default: the model itself]
+    #[arg(long, value_name = "MODEL")]
+    embedding_model: Option<String>,
     /// Answer 404 to any model name but the loaded one's
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     strict_model: Option<String>,
@@ -119,6 +122,9 @@ pub struct EngineArgs {
     /// Tokens guessed ahead in a step, from what the conversation says already; answers stay the same; 0 turns it off [default: 16]
     #[arg(long, value_name = "N")]
     drafts: Option<String>,
+    /// A request whose first token would come later is answered 503, as soon as that is predicted; or off [default: off]
+    #[arg(long, value_name = "SECONDS")]
+    max_wait: Option<String>,
     /// How keys and values are cached: f16, f32, or q8_0, which takes about half of f16's memory (CPU only) [default: f16]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<String>,
@@ -288,6 +294,7 @@ impl ServerArgs {
         layers.flag("unsafe_no_key", one(&self.unsafe_no_key));
         layers.flag("allow_host", self.allow_host.clone());
         layers.flag("cors_origin", self.cors_origin.clone());
+        layers.flag("embedding_model", one(&self.embedding_model));
         layers.flag("strict_model", one(&self.strict_model));
         layers.flag("body_max", one(&self.body_max));
         layers.flag("drain_timeout", one(&self.drain_timeout));
@@ -304,6 +311,7 @@ impl EngineArgs {
         layers.flag("parallel", one(&self.parallel));
         layers.flag("queue", one(&self.queue));
         layers.flag("drafts", one(&self.drafts));
+        layers.flag("max_wait", one(&self.max_wait));
         layers.flag("kv_type", one(&self.kv_type));
         layers.flag("device", one(&self.device));
         self.disk.tell(layers);

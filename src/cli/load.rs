@@ -13,6 +13,7 @@ use models::gguf::WeightCopy;
 use models::{Family, Gguf, KvCache, MemoryEstimate, StepSize, Tokenizer};
 
 use super::disk_cache;
+use super::embedding::{self, ChatEmbedder, OwnModel};
 use super::failure::Failure;
 use super::load_scripted;
 use super::memory_plan::{self, Budget, Needs, Plan, Size, Wanted};
@@ -20,6 +21,7 @@ use crate::chat::chat_template::ChatTemplate;
 use crate::chat::prepare::TextModel;
 use crate::chat::{SamplingDefaults, SamplingOptions};
 use crate::config::{Config, PARALLEL_MAX, Weights};
+use crate::embedding::Embeddings;
 use crate::engine::kv_store::StoreHandle;
 use crate::engine::model_runner::LoadedRunner;
 use crate::engine::{Engine, EngineConfig};
@@ -37,6 +39,8 @@ const DISK_READY_LIMIT: Duration = Duration::from_millis(250);
 pub struct Loaded {
     pub engine: Engine,
     pub text: Arc<TextModel>,
+    /// `None`: the model gives none.
+    pub embeddings: Option<Embeddings>,
     pub about: About,
     pub plan: Plan,
     /// What of the cache outlives the process; `None`: nothing.
@@ -95,7 +99,6 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
         ModelSource::BuiltIn => vec![(builtin::bytes(), None)],
         _ => gguf.files(),
     };
-    let plan = plan(&gguf, config)?;
     kernels::cpu::pool::set_threads(config.engine.threads);
     if config.engine.pin {
         kernels::cpu::pool::set_pinned();
@@ -104,6 +107,8 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     for error in &opened.passed_over {
         tracing::warn!("{error}");
     }
+    let own_embedding = embedding::open(config, &opened.device)?;
+    let plan = plan(&gguf, own_embedding.as_ref(), config)?;
     if config.engine.kv_type == KvDtype::Q8_0 && !opened.device.is_cpu() {
         return Err(Failure::Usage(format!("{}: q8_0 is for the CPU; this device takes f16 or f32", config.source("kv_type"))));
     }
@@ -134,9 +139,11 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
         queue_max: config.engine.queue,
         context_max: plan.context,
         drafts_max: config.engine.drafts,
+        first_token_max: config.engine.max_wait,
     };
     // The plan counted from the header, the cache knows: they are one sum, and blocks of any other length are nobody's.
     assert!(kv.copied_block_bytes().is_none_or(|bytes| bytes == block_bytes), "blocks are not as long as the plan says");
+    let chat_embedder = ChatEmbedder::of(&*model);
     let runner = Box::new(LoadedRunner::new(model, kv));
     let (engine, disk) = match store {
         Some((store, handle)) => {
@@ -145,7 +152,8 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
         }
         None => (Engine::start(runner, engine_config), None),
     };
-    Ok(Loaded { engine, text: Arc::new(text), about, plan, disk })
+    let embeddings = embedding::start(own_embedding, chat_embedder, (&about.id, &text.tokenizer), engine.clone());
+    Ok(Loaded { engine, text: Arc::new(text), embeddings, about, plan, disk })
 }
 
 /// Leaves the weights where they lie, or copies them: how it went is said here, and in [`About::weights`].
@@ -183,12 +191,12 @@ fn id(source: &ModelSource, config: &Config) -> String {
     }
 }
 
-fn file_stem(path: &Path) -> String {
+pub fn file_stem(path: &Path) -> String {
     path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// The budget is checked on the header alone, before a weight is touched.
-fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
+fn plan(gguf: &Gguf, own_embedding: Option<&OwnModel>, config: &Config) -> Result<Plan, Failure> {
     let parallel = config.engine.parallel.get();
     let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel + config.engine.drafts };
     let estimate = MemoryEstimate::of(gguf, config.engine.kv_type, step).context("this model cannot be run")?;
@@ -204,7 +212,9 @@ fn plan(gguf: &Gguf, config: &Config) -> Result<Plan, Failure> {
     let needs = Needs {
         weight_bytes: estimate.weight_bytes,
         block_bytes,
-        scratch_bytes: estimate.scratch_bytes + disk_cache::memory_bytes(config, block_bytes),
+        scratch_bytes: estimate.scratch_bytes
+            + disk_cache::memory_bytes(config, block_bytes)
+            + embedding::memory_bytes(own_embedding, gguf)?,
         context_max: hyperparameters.model.context_max,
     };
     let wanted = Wanted {

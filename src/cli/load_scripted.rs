@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use candle_core::Device;
 use kernels::BLOCK_TOKENS;
 use models::{Gguf, Tokenizer};
 
+use super::embedding::{self, ChatEmbedder};
 use super::failure::Failure;
 use super::load::{About, Loaded, TOKENS_PER_STEP_MAX, WeightPages};
 use super::memory_plan::{self, Budget, Needs, Wanted};
@@ -32,10 +34,12 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
     let template = template(&tokenizer).context("the built-in template")?;
     let parallel = config.engine.parallel.get();
     let logit_rows = parallel + config.engine.drafts;
+    let own_embedding = embedding::open(config, &Device::Cpu)?;
     let needs = Needs {
         weight_bytes: 0,
         block_bytes: (BLOCK_TOKENS * SLOT_BYTES) as u64,
-        scratch_bytes: (logit_rows * tokenizer.vocab_size() * size_of::<f32>()) as u64,
+        scratch_bytes: (logit_rows * tokenizer.vocab_size() * size_of::<f32>()) as u64
+            + embedding::memory_bytes(own_embedding.as_ref(), &gguf)?,
         context_max: CONTEXT_MAX,
     };
     let wanted = Wanted {
@@ -53,6 +57,7 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
         context_max: plan.context,
         // A guess that comes true would beat the script's pace.
         drafts_max: if script.is_paced() { 0 } else { config.engine.drafts },
+        first_token_max: config.engine.max_wait,
     };
     let runner = ScriptedRunner::new(script, tokenizer.clone(), plan.blocks).context("the built-in tokenizer has no marks of turns")?;
     let about = About {
@@ -67,6 +72,11 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
         weights: WeightPages::Mapped,
         threads: config.engine.threads.get(),
     };
+    let engine = Engine::start(Box::new(runner), engine_config);
+    // A script says nothing of vectors: where no model is named for them, they are the built-in one's.
+    let built_in = models::load(&gguf, &Device::Cpu).context("the built-in model")?;
+    let chat_embedder = ChatEmbedder::of(&*built_in);
+    let embeddings = embedding::start(own_embedding, chat_embedder, (&about.id, &tokenizer), engine.clone());
     let text = Arc::new(TextModel::new(tokenizer, template, SamplingDefaults::default()));
-    Ok(Loaded { engine: Engine::start(Box::new(runner), engine_config), text, about, plan, disk: None })
+    Ok(Loaded { engine, text, embeddings, about, plan, disk: None })
 }

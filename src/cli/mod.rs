@@ -22,6 +22,7 @@ mod serve;
 mod version;
 
 mod disk_cache;
+mod embedding;
 mod load;
 mod load_scripted;
 mod log_ring;

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use models::embedding::Gives;
 use serde_json::{Map, Value, json};
 
 use super::disk_cache;
@@ -42,11 +43,12 @@ async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Re
     };
     let lines = banner(&loaded, address, &config);
     let card = card(&loaded, unix_s(SystemTime::now()));
+    let embedding_card = embedding_card(&loaded, card.created_unix_s);
     let disk = loaded.disk;
     // Beside the first requests: those that are constrained wait for it, others do not.
     let text = loaded.text.clone();
     tokio::task::spawn_blocking(move || text.grammars.warm_up());
-    state.set_served(Served { engine: loaded.engine, text: loaded.text, card });
+    state.set_served(Served { engine: loaded.engine, text: loaded.text, card, embeddings: loaded.embeddings, embedding_card });
     match print::line(lines) {
         // Nobody reads where we serve: no reason not to.
         Ok(()) | Err(Failure::NobodyReads) => {}
@@ -95,6 +97,19 @@ fn card(loaded: &Loaded, created_unix_s: i64) -> ModelCard {
     meta.insert("size_bytes".to_owned(), Value::from(about.file_bytes));
     meta.insert("context_trained_max".to_owned(), Value::from(about.context_max));
     ModelCard { id: about.id.clone(), created_unix_s, context_tokens_max: loaded.plan.context, meta }
+}
+
+/// `None` where the chat model gives the embeddings, if anybody does.
+fn embedding_card(loaded: &Loaded, created_unix_s: i64) -> Option<ModelCard> {
+    let about = loaded.embeddings.as_ref()?.about();
+    let kind = match about.gives {
+        Gives::Embedding => "embedding",
+        Gives::Relevance => "rerank",
+    };
+    let mut meta = Map::new();
+    meta.insert("type".to_owned(), Value::from(kind));
+    meta.insert("dimensions".to_owned(), Value::from(about.width));
+    (!about.is_chat_model).then(|| ModelCard { id: about.id.clone(), created_unix_s, context_tokens_max: about.tokens_max, meta })
 }
 
 /// What runs, with what, where, and how to try it.

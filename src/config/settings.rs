@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 /// Every key, as written in `understudy.toml`; `--port`, `UNDERSTUDY_PORT` and `port = ` are one setting.
 pub const KEYS: &[&str] = &[
     "model",
+    "embedding_model",
     "host",
     "port",
     "threads",
@@ -21,6 +22,7 @@ pub const KEYS: &[&str] = &[
     "parallel",
     "queue",
     "drafts",
+    "max_wait",
     "kv_type",
     "disk_cache",
     "disk_cache_dir",

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kernels::KvDtype;
 use kernels::device::DeviceChoice;
@@ -61,6 +62,17 @@ pub fn drafts(text: &str) -> Result<usize, String> {
 pub fn seconds(text: &str) -> Result<u64, String> {
     let bare = text.strip_suffix('s').unwrap_or(text);
     bare.parse().map_err(|_| format!("{text:?} is not a number of seconds"))
+}
+
+/// How long somebody may wait; `None`: as long as it takes.
+pub fn wait(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok().filter(|seconds| *seconds > 0);
+    seconds
+        .map(|seconds| Some(Duration::from_secs(seconds)))
+        .ok_or_else(|| format!("{text:?} is not a number of seconds from 1 on, or off"))
 }
 
 /// Tokens; `k` is 1,024: `32768` or `32k`.
@@ -195,6 +207,8 @@ mod tests {
     fn counts_have_an_end() {
         assert_eq!((queue("0"), queue("65536")), (Ok(0), Ok(65_536)));
         assert_eq!(queue("65537").unwrap_err(), "\"65537\" is not a number from 0 to 65536");
+        assert_eq!((wait("off"), wait("90s")), (Ok(None), Ok(Some(Duration::from_secs(90)))));
+        assert!(["0", "-1", "1.5", "on", ""].iter().all(|text| wait(text).is_err_and(|why| why.contains("is not a number of seconds"))));
         assert_eq!((drafts("0"), drafts("64")), (Ok(0), Ok(64)));
         assert_eq!(drafts("65").unwrap_err(), "\"65\" is not a number from 0 to 64");
         assert!(queue("18446744073709551615").is_err() && queue("-1").is_err());

@@ -58,7 +58,7 @@ mod tests {
     use super::super::block_manager::BlockManager;
     use super::super::scheduler::Limits;
     use super::super::sequence::{Sequence, SequenceId};
-    use super::super::step_times::StepTimes;
+    use super::super::step_times::{Load, StepTimes};
     use super::*;
 
     #[test]
@@ -90,8 +90,8 @@ mod tests {
         let prompt = vec![1, 2, 3, 4, 5, 6, 7, 8, 1, 2];
         scheduler.add(Sequence::new(SequenceId(0), prompt, 50, vec![]).drafting());
         let mut times = StepTimes::default();
-        times.record(1, 0.05);
-        times.record(16, 0.05);
+        times.record(Load::of(0, 1), 0.05);
+        times.record(Load::of(0, 16), 0.05);
         let plan = scheduler.schedule(Duration::ZERO, &times);
         scheduler.commit(&plan.chunks[0], &[3]);
         let plan = scheduler.schedule(Duration::ZERO, &times);

@@ -129,6 +129,25 @@ impl BlockManager {
         }
     }
 
+    /// Where the blocks that the table holds end, another may begin with what follows in `tokens`: then the table takes a block for a copy
+    /// of it. Returns which block is to be copied into the table's last one, before anything is written, and how many tokens that is.
+    /// Never the last one of `tokens`: somebody wants its logits.
+    pub fn copy_part(&mut self, table: &mut BlockTable, tokens: &[u32]) -> Option<(BlockId, usize)> {
+        if table.private || table.published < table.blocks.len() || table.promised == 0 {
+            return None;
+        }
+        let start = table.blocks.len() * BLOCK_TOKENS;
+        let end = (start + BLOCK_TOKENS).min(tokens.len() - 1);
+        let (from, common) = self.prefix.longest_common_part(table.blocks.last().copied(), tokens.get(start..end)?)?;
+        if self.owners(from) == 0 {
+            // It was of use; and should its place be needed for the copy, nothing is lost.
+            self.acquire(from, table.priority);
+            self.leave(from);
+        }
+        self.cover(table, start + common);
+        Some((from, common))
+    }
+
     /// Promises the table one more block, if there is one.
     pub fn grow(&mut self, table: &mut BlockTable) -> bool {
         if self.available() == 0 {
@@ -200,6 +219,18 @@ impl BlockManager {
         let cached = table.published;
         self.release(&mut table);
         cached
+    }
+
+    /// As [`BlockManager::release`], but a last block that is not full stays cached too, with what of `tokens[..computed]` is in it.
+    pub fn release_with_part(&mut self, table: &mut BlockTable, tokens: &[u32], computed: usize) {
+        let start = table.published * BLOCK_TOKENS;
+        if let Some(&block) = table.blocks.get(table.published).filter(|_| !table.private && start < computed) {
+            let parent = table.published.checked_sub(1).map(|index| table.blocks[index]);
+            if self.prefix.keep_part(parent, &tokens[start..computed], block) {
+                self.most_urgent[block.index()] = table.priority;
+            }
+        }
+        self.release(table);
     }
 
     /// Takes everything back: published blocks stay cached, the others are free.

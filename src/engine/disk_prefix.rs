@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernels::BLOCK_TOKENS;
+
 use super::ModelRunner;
 use super::Priority;
 use super::block_manager::BlockManager;
@@ -90,6 +92,11 @@ impl DiskPrefix {
         }
         self.held.push_back(Held { add, chain });
         None
+    }
+
+    /// Leading tokens of a prompt that the disk has.
+    pub fn tokens_kept(&self, prompt: &[u32]) -> usize {
+        self.chain(prompt).map_or(0, |chain| self.leading_on_disk(&chain) * BLOCK_TOKENS)
     }
 
     /// Requests held whose stream was dropped.

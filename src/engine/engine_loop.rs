@@ -11,24 +11,27 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use kernels::profile::{self, Cost, Key, Op};
+use kernels::profile;
 use models::Logits;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::admission::{Shared, Ticket};
 use super::batch::Batch;
 use super::block_manager::BlockManager;
-use super::constraint::{MaskJob, Masks, Verdict};
+use super::client::{Client, Rows, Sampled, Then, output_of};
+use super::constraint::{MaskJob, Masks};
 use super::disk_prefix::{DiskLimits, DiskPrefix};
+use super::forecast::{self, Newcomer};
 use super::kv_store::BlockStore;
 use super::mask_workers::MaskWorkers;
 use super::meters::Stopwatch;
 use super::sampler::{Sampler, Scratch};
-use super::scheduler::{ANSWER_TOKENS_RESERVED, Chunk, Departure, Limits, Plan, Scheduler};
+use super::scheduler::{ANSWER_TOKENS_RESERVED, BlockCopy, Chunk, Departure, Limits, Plan, Scheduler};
 use super::sequence::{Sequence, SequenceId};
 use super::step_times::StepTimes;
 use super::{
-    EngineConfig, EngineStats, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, Shared, StreamNotes, Ticket, TokenEvent,
-    TokenUsage,
+    AdmissionError, EngineConfig, EngineStats, FinishReason, GenerateRequest, GeneratedToken, ModelRunner, Priority, StreamNotes,
+    TokenEvent, TokenUsage,
 };
 
 /// What handles ask of the thread. There is no command to cancel: the thread sees that a stream is dropped.
@@ -44,6 +47,8 @@ pub(super) struct Add {
     pub events: mpsc::Sender<TokenEvent>,
     pub notes: Arc<StreamNotes>,
     pub ticket: Ticket,
+    /// Where a refusal goes; dropped without one: the request is taken up. `None`: nobody is refused.
+    pub refuse: Option<oneshot::Sender<AdmissionError>>,
     pub arrived: Instant,
 }
 
@@ -81,29 +86,6 @@ struct MaskRunner {
 /// How long a loop that waits for the disk alone does not look at anything else.
 const DISK_WAIT: Duration = Duration::from_millis(5);
 
-/// Where the tokens of one sequence come from and go to.
-struct Client {
-    prompt_tokens: usize,
-    sampler: Sampler,
-    masks: Option<Masks>,
-    /// Its mask was late, and its row is not computed again before the mask is there.
-    sits_out: bool,
-    events: mpsc::Sender<TokenEvent>,
-    notes: Arc<StreamNotes>,
-    watch: Stopwatch,
-    /// Returned when the client is dropped, after its events were sent.
-    ticket: Ticket,
-}
-
-/// What became of a row that was to give a token.
-enum Sampled {
-    Tokens(Vec<GeneratedToken>),
-    /// The constraint ends the sequence.
-    End,
-    /// Its mask is not there yet.
-    Late,
-}
-
 /// What a step has to say, in order.
 type Outbox = Vec<(SequenceId, TokenEvent)>;
 
@@ -111,7 +93,7 @@ impl EngineLoop {
     pub(super) fn new(runner: Box<dyn ModelRunner>, commands: Receiver<Command>, shared: Arc<Shared>) -> Self {
         let mut workers = MaskWorkers::new();
         Self {
-            scheduler: new_scheduler(&shared.config),
+            scheduler: new_scheduler(&shared.config, &*runner),
             stats: EngineStats { blocks_total: shared.config.blocks, ..EngineStats::default() },
             commands,
             shared,
@@ -157,6 +139,7 @@ impl EngineLoop {
         self.turn_disk();
         self.drop_departed();
         self.plan = self.scheduler.schedule((self.clock)(), &self.times);
+        self.copy_blocks();
         self.note_scheduled();
         self.ask_for_masks();
         // A step may take seconds: who looks meanwhile sees what runs in it.
@@ -167,14 +150,14 @@ impl EngineLoop {
         if let Some(disk) = &mut self.disk {
             disk.note_prompts(&self.plan, &self.scheduler);
         }
-        let rows = self.plan.rows();
-        let _timer = profile::step(rows);
+        let load = self.plan.load();
+        let _timer = profile::step(load.rows);
         let start = (self.clock)();
         self.batch.lay_out(&self.plan, &self.scheduler);
         let outbox = match self.forward() {
             Ok(logits) => {
                 let outbox = self.sample_and_commit(&logits);
-                self.times.record(rows, (self.clock)().saturating_sub(start).as_secs_f64());
+                self.times.record(load, (self.clock)().saturating_sub(start).as_secs_f64());
                 outbox
             }
             Err(message) => self.fail_step(&message),
@@ -186,7 +169,7 @@ impl EngineLoop {
 
     /// With a scheduler of the caller's making: the simulation wants small reservations and a bad hash.
     pub fn with_scheduler(mut self, scheduler: Scheduler) -> Self {
-        self.scheduler = scheduler;
+        self.scheduler = scheduler.copying_blocks(self.runner.block_bytes().is_some());
         self
     }
     /// With another clock than the machine's.
@@ -251,15 +234,38 @@ impl EngineLoop {
         }
     }
 
-    /// Straight to the scheduler, unless the disk has much of the prompt.
+    /// Straight to the scheduler, unless the disk has much of the prompt, or the first token would come too late.
     fn accept(&mut self, Command::Add(add): Command) {
+        let Some(add) = self.let_in(*add) else { return };
         let add = match &mut self.disk {
-            Some(disk) => disk.hold(*add, self.scheduler.blocks()),
-            None => Some(*add),
+            Some(disk) => disk.hold(add, self.scheduler.blocks()),
+            None => Some(add),
         };
         if let Some(add) = add {
             self.add(add);
         }
+    }
+
+    fn let_in(&mut self, mut add: Add) -> Option<Add> {
+        let Some(refuse) = add.refuse.take() else { return Some(add) };
+        let GenerateRequest { prompt, priority, .. } = &add.request;
+        let on_disk = self.disk.as_ref().map_or(0, |disk| disk.tokens_kept(prompt));
+        let cached_tokens = self.scheduler.expected_cached(prompt).max(on_disk).min(prompt.len() - 1);
+        let newcomer = Newcomer { prompt_tokens: prompt.len(), cached_tokens, priority: *priority };
+        let predicted = self.first_token_in(newcomer);
+        let Some(refusal) = self.shared.refusal_of_wait(predicted) else { return Some(add) };
+        self.stats.refused_total += 1;
+        self.publish_stats();
+        let _ = add.notes.refusal.set(refusal.clone());
+        // Who hears it finds the place free again.
+        drop(add);
+        // Not there any more: nobody asks.
+        let _ = refuse.send(refusal);
+        None
+    }
+
+    fn first_token_in(&mut self, newcomer: Newcomer) -> Option<Duration> {
+        forecast::first_token(&self.scheduler, newcomer, (self.clock)(), &self.times, self.shared.departure_interval())
     }
 
     /// Copies a few blocks, and lets go who waits for the disk no more.
@@ -284,15 +290,14 @@ impl EngineLoop {
         let id = self.next_id;
         self.next_id = SequenceId(id.0 + 1);
         add.notes.sequence.store(self.next_id.0, Ordering::Relaxed);
-        let Add { request, output_max, events, notes, ticket, arrived } = add;
+        let Add { request, output_max, events, notes, ticket, refuse: _, arrived } = add;
         let GenerateRequest { prompt, tokens_max: _, tokens_min, stop_token_ids, sampling, top_logprobs, constraint, priority } = request;
         let first_stop = prompt.len().saturating_add(tokens_min);
         let sampler = Sampler::new(sampling, top_logprobs, &prompt).with_no_stop_before(first_stop, &stop_token_ids);
         let masks = constraint.map(|constraint| Masks::new(constraint, &stop_token_ids, self.shared.vocab));
         let watch = Stopwatch::new(arrived, notes.clock.clone());
         let prompt_tokens = prompt.len();
-        // The mask of a token is known when the one before it is: nothing can be guessed ahead under a constraint.
-        let drafts = masks.is_none() && self.scheduler.limits().drafts_max > 0;
+        let drafts = self.scheduler.limits().drafts_max > 0;
         self.clients.insert(id, Client { prompt_tokens, sampler, masks, sits_out: false, events, notes, watch, ticket });
         let sequence = Sequence::new(id, prompt, output_max, stop_token_ids).arriving(priority, (self.clock)());
         self.scheduler.add(if drafts { sequence.drafting() } else { sequence });
@@ -318,6 +323,22 @@ impl EngineLoop {
         }
     }
 
+    /// Before anything is written: the block that a copy is made of may have been given up for this very step.
+    fn copy_blocks(&mut self) {
+        let mut outbox = Outbox::new();
+        for BlockCopy { id, from, to } in std::mem::take(&mut self.plan.copies) {
+            let mut bytes = Vec::new();
+            let copied = self.runner.read_block(from, &mut bytes).and_then(|()| self.runner.write_block(to, &bytes));
+            if let Err(message) = copied {
+                self.plan.chunks.retain(|chunk| chunk.id != id);
+                self.fail(id, &format!("a block of the cache cannot be copied: {message}"), &mut outbox);
+            }
+        }
+        if !outbox.is_empty() {
+            self.send(outbox);
+        }
+    }
+
     /// Who is in a step for the first time has waited until now.
     fn note_scheduled(&mut self) {
         let now = Instant::now();
@@ -333,24 +354,27 @@ impl EngineLoop {
 
     /// Masks are computed while the model computes. One that is late holds up its own sequence alone: the row sits the step out, and the
     /// following ones until the mask is there. Waiting for it would hold up everybody; keeping the row's logits would copy a vocabulary to
-    /// save the one row that is computed twice. Only where nobody else has anything to do the loop waits.
+    /// save the one row that is computed twice. Only where nobody else has anything to do the loop waits. Masks that are there already, for
+    /// a row that has sat out, show which drafted tokens need not be computed.
     fn ask_for_masks(&mut self) {
         self.held_up.clear();
-        for chunk in &self.plan.chunks {
+        for chunk in &mut self.plan.chunks {
             let client = self.clients.get_mut(&chunk.id).expect("every sequence has a client");
             let (Some(masks), Some(sequence)) = (&mut client.masks, self.scheduler.running(chunk.id)) else { continue };
-            masks.ask(output_of(sequence), &mut *self.mask_runner.run);
-            client.sits_out &= masks.verdict(output_of(sequence)).is_none();
+            masks.ask(output_of(sequence), sequence.draft(), &mut *self.mask_runner.run);
+            let verdicts = masks.verdicts(output_of(sequence), sequence.draft()).map(<[_]>::len);
+            client.sits_out &= verdicts.is_none();
             if client.sits_out && chunk.samples {
                 self.held_up.push(chunk.id);
             }
+            self.scheduler.cut_draft(chunk, if client.sits_out { 0 } else { verdicts.map_or(chunk.drafts, |verdicts| verdicts - 1) });
         }
         if !self.held_up.is_empty() {
             self.plan.chunks.retain(|chunk| !self.held_up.contains(&chunk.id));
         }
         if let (Some(first), true) = (self.held_up.first(), self.plan.chunks.is_empty()) {
             let client = self.clients.get_mut(first).expect("every sequence has a client");
-            client.masks.iter_mut().for_each(|masks| masks.wait(self.mask_runner.patience));
+            client.wait_for_masks(self.mask_runner.patience);
         }
     }
 
@@ -373,60 +397,32 @@ impl EngineLoop {
     fn sample_and_commit(&mut self, logits: &Logits) -> Outbox {
         let mut outbox = Outbox::new();
         let now = Instant::now();
-        let mut row = 0;
+        let mut first_row = 0;
         for index in 0..self.plan.chunks.len() {
             let chunk = self.plan.chunks[index];
-            let sampled = self.sample(&chunk, logits, row);
-            row += if chunk.samples { 1 + chunk.drafts } else { 0 };
-            match sampled {
-                Ok(Sampled::Tokens(tokens)) => self.commit(&chunk, tokens, now, &mut outbox),
-                Ok(Sampled::Late) => self.sit_out(&chunk),
-                Ok(Sampled::End) => self.end(&chunk, &mut outbox),
-                Err(message) => self.fail(chunk.id, &message, &mut outbox),
+            let client = self.clients.get_mut(&chunk.id).expect("every sequence has a client");
+            let sequence = self.scheduler.running(chunk.id).expect("a planned sequence runs");
+            if chunk.samples && self.plan.chunks.len() == 1 {
+                client.wait_for_masks(self.mask_runner.patience);
+            }
+            let Sampled { tokens, then } = match chunk.samples {
+                true => client.sample(&chunk, sequence, Rows { logits, first: first_row }, &mut self.scratch),
+                false => Sampled { tokens: Vec::new(), then: Then::GoesOn },
+            };
+            first_row += if chunk.samples { 1 + chunk.drafts } else { 0 };
+            let goes_on = then == Then::Late || self.commit(&chunk, tokens, now, &mut outbox);
+            match then {
+                Then::Late => self.sit_out(chunk),
+                Then::Ends if goes_on => self.end(chunk.id, &mut outbox),
+                Then::Fails(message) if goes_on => self.fail(chunk.id, &message, &mut outbox),
+                Then::GoesOn | Then::Ends | Then::Fails(_) => {}
             }
         }
         outbox
     }
 
-    /// What a chunk gives whose logits begin at `first_row`: no token, one, or with a draft one after the other for as long as they are
-    /// those that were drafted.
-    fn sample(&mut self, chunk: &Chunk, logits: &Logits, first_row: usize) -> Result<Sampled, String> {
-        if !chunk.samples {
-            return Ok(Sampled::Tokens(Vec::new()));
-        }
-        let client = self.clients.get_mut(&chunk.id).expect("every sequence has a client");
-        let sequence = self.scheduler.running(chunk.id).expect("a planned sequence runs");
-        client.notes.cached_tokens.store(sequence.usage().cached_tokens, Ordering::Relaxed);
-        let mut allowed = None;
-        if let Some(masks) = &mut client.masks {
-            if self.plan.chunks.len() == 1 {
-                masks.wait(self.mask_runner.patience);
-            }
-            match masks.verdict(output_of(sequence)) {
-                Some(Verdict::Sample) => allowed = masks.allowed(),
-                Some(Verdict::End) => return Ok(Sampled::End),
-                Some(Verdict::Fail(message)) => return Err(message.clone()),
-                None => return Ok(Sampled::Late),
-            }
-        }
-        let _timer = profile::op(|| (Key::of(Op::Sampling), Cost::default()));
-        let mut sampled = Vec::with_capacity(1 + chunk.drafts);
-        let first_position = chunk.start + chunk.len - chunk.drafts;
-        for (row, position) in (first_row..=first_row + chunk.drafts).zip(first_position..) {
-            let token =
-                client.sampler.sample_within(allowed, logits.row(row), position, &mut self.scratch).map_err(|error| error.to_string())?;
-            // A stop token too: nothing is sampled after it.
-            client.sampler.observe(token.id);
-            let goes_on = sequence.draft().get(sampled.len()) == Some(&token.id);
-            sampled.push(token);
-            if !goes_on {
-                break;
-            }
-        }
-        Ok(Sampled::Tokens(sampled))
-    }
-
-    fn commit(&mut self, chunk: &Chunk, mut sampled: Vec<GeneratedToken>, now: Instant, outbox: &mut Outbox) {
+    /// Whether the sequence goes on.
+    fn commit(&mut self, chunk: &Chunk, mut sampled: Vec<GeneratedToken>, now: Instant, outbox: &mut Outbox) -> bool {
         self.stats.drafted_tokens_total += chunk.drafts as u64;
         self.stats.accepted_tokens_total += sampled.len().saturating_sub(1) as u64;
         let ids: Vec<u32> = sampled.iter().map(|token| token.id).collect();
@@ -443,27 +439,27 @@ impl EngineLoop {
             self.stats.generated_tokens_total += 1;
             outbox.push((chunk.id, TokenEvent::Token(token)));
         }
-        if let Some(Departure { reason, usage }) = departure {
-            self.count_finished(chunk.id, &reason, usage);
-            outbox.push((chunk.id, TokenEvent::Finished { reason, usage }));
-        }
+        let Some(Departure { reason, usage }) = departure else { return true };
+        self.count_finished(chunk.id, &reason, usage);
+        outbox.push((chunk.id, TokenEvent::Finished { reason, usage }));
+        false
     }
 
-    /// Keeps what was computed but for the last row, which gives its token another time.
-    fn sit_out(&mut self, chunk: &Chunk) {
+    /// Keeps what was computed but for the last row and the drafts behind it: it gives its token another time.
+    fn sit_out(&mut self, mut chunk: Chunk) {
         self.clients.get_mut(&chunk.id).expect("every sequence has a client").sits_out = true;
+        self.scheduler.cut_draft(&mut chunk, 0);
         if chunk.len > 1 {
-            self.scheduler.commit(&Chunk { len: chunk.len - 1, samples: false, ..*chunk }, &[]);
+            self.scheduler.commit(&Chunk { len: chunk.len - 1, samples: false, ..chunk }, &[]);
         }
     }
 
     /// The sequence is whole as it is.
-    fn end(&mut self, chunk: &Chunk, outbox: &mut Outbox) {
-        self.scheduler.commit(chunk, &[]);
-        let sequence = self.scheduler.remove(chunk.id).expect("what ends was running");
+    fn end(&mut self, id: SequenceId, outbox: &mut Outbox) {
+        let sequence = self.scheduler.remove(id).expect("what ends was running");
         let (reason, usage) = (FinishReason::Stop, sequence.usage());
-        self.count_finished(chunk.id, &reason, usage);
-        outbox.push((chunk.id, TokenEvent::Finished { reason, usage }));
+        self.count_finished(id, &reason, usage);
+        outbox.push((id, TokenEvent::Finished { reason, usage }));
     }
 
     fn count_finished(&mut self, id: SequenceId, reason: &FinishReason, usage: TokenUsage) {
@@ -518,6 +514,7 @@ impl EngineLoop {
         self.stats.blocks_used = blocks.used();
         self.stats.blocks_cached = blocks.cached();
         self.stats.pauses_total = self.scheduler.pauses_total();
+        self.stats.first_token_in = self.first_token_in(Newcomer { prompt_tokens: 1, cached_tokens: 0, priority: Priority::default() });
         if let Some(disk) = &self.disk {
             self.stats.disk = disk.stats();
         }
@@ -535,7 +532,7 @@ impl EngineLoop {
         if catch_unwind(AssertUnwindSafe(|| self.fail_all(message))).is_err() {
             // Who has heard nothing hears it from the stream that ends.
             self.clients.clear();
-            self.scheduler = new_scheduler(&self.shared.config);
+            self.scheduler = new_scheduler(&self.shared.config, &*self.runner);
         }
     }
 
@@ -547,7 +544,7 @@ impl EngineLoop {
             let usage = sequence.map(|sequence| sequence.usage()).unwrap_or_default();
             outbox.push((id, TokenEvent::Finished { reason: reason.clone(), usage }));
         }
-        self.scheduler = new_scheduler(&self.shared.config);
+        self.scheduler = new_scheduler(&self.shared.config, &*self.runner);
         self.stats.failed_total += outbox.len() as u64;
         self.send(outbox);
     }
@@ -569,15 +566,10 @@ fn wait_for_disk(disk: &mut DiskPrefix, commands: &Receiver<Command>) -> Option<
     None
 }
 
-fn new_scheduler(config: &EngineConfig) -> Scheduler {
+fn new_scheduler(config: &EngineConfig, runner: &dyn ModelRunner) -> Scheduler {
     let &EngineConfig { sequences_max, tokens_per_step_max, drafts_max, .. } = config;
     let limits = Limits { sequences_max, tokens_per_step_max, answer_tokens_reserved: ANSWER_TOKENS_RESERVED, drafts_max };
-    Scheduler::new(limits, BlockManager::new(config.blocks))
-}
-
-/// What was sampled so far.
-fn output_of(sequence: &Sequence) -> &[u32] {
-    &sequence.tokens()[sequence.usage().prompt_tokens..]
+    Scheduler::new(limits, BlockManager::new(config.blocks)).copying_blocks(runner.block_bytes().is_some())
 }
 
 /// The words of a panic.

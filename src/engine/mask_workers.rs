@@ -95,12 +95,11 @@ mod tests {
         let mut sequences: Vec<Masks> = (0..3).map(|_| Masks::new(meeting.clone(), &[], 100)).collect();
         for length in 0..50 {
             let output = vec![7; length];
-            sequences.iter_mut().for_each(|masks| masks.ask(&output, &mut |job| workers.run(job)));
+            sequences.iter_mut().for_each(|masks| masks.ask(&output, &[], &mut |job| workers.run(job)));
             for masks in &mut sequences {
                 // The limit is for a bug, not for a slow machine.
                 masks.wait(Duration::from_secs(60));
-                assert_eq!(masks.verdict(&output), Some(&Verdict::Sample));
-                assert!(masks.allowed().is_some_and(|allowed| allowed.contains(length as u32) && allowed.len() == 1));
+                assert_eq!(masks.verdicts(&output, &[]), Some(&[Verdict::Sample(TokenMask::of(100, [length as u32]))][..]));
             }
             assert_eq!(workers.threads, 3, "none more, however often they are asked");
         }

@@ -2,12 +2,15 @@
 //!
 //! Invariant: the engine sees token ids; it knows no text.
 
+mod admission;
 pub mod batch;
 pub mod block_manager;
+mod client;
 pub mod constraint;
 pub mod disk_prefix;
 pub mod drafter;
 pub mod engine_loop;
+pub mod forecast;
 pub mod kv_store;
 pub mod mask_workers;
 pub mod meters;
@@ -21,12 +24,13 @@ pub mod token_mask;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use models::Logits;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot};
 
+use admission::Shared;
 use constraint::Constraint;
 use disk_prefix::DiskLimits;
 use engine_loop::{Add, Command, EngineLoop};
@@ -181,6 +185,8 @@ pub enum AdmissionError {
     UnknownToken { id: u32, vocab: usize },
     #[error("{waiting} requests are waiting already")]
     QueueFull { waiting: usize, retry_after_s: u64 },
+    #[error("the first token would come after about {predicted_s} s, and nobody is to wait longer than {max_s} s")]
+    TooLongToWait { predicted_s: u64, max_s: u64, retry_after_s: u64 },
     #[error("the server is shutting down")]
     Draining,
     #[error("the engine has stopped")]
@@ -202,6 +208,8 @@ pub struct EngineConfig {
     pub context_max: usize,
     /// Rows of drafted tokens in one step, of all sequences; 0: nothing is drafted.
     pub drafts_max: usize,
+    /// Whose first token is predicted to come later is refused, see [`TokenStream::admission`]; `None`: nobody is.
+    pub first_token_max: Option<Duration>,
 }
 
 /// What runs a step: the loaded model, or a fake one in tests.
@@ -256,6 +264,10 @@ pub struct EngineStats {
     pub cancelled_total: u64,
     /// Requests that ended with `Failed`.
     pub failed_total: u64,
+    /// Requests refused because they would have waited too long.
+    pub refused_total: u64,
+    /// What a request of one token that came now would wait for it, as predicted; `None`: nothing was measured yet.
+    pub first_token_in: Option<Duration>,
     /// All zero where nothing outlives the process. What is written meanwhile shows at the next step.
     pub disk: DiskStats,
 }
@@ -277,6 +289,8 @@ pub struct TokenStream {
     /// What is known so far, should the engine stop without a last word.
     usage: TokenUsage,
     notes: Arc<StreamNotes>,
+    /// Where a refusal comes; `None`: nobody is refused, or somebody else listens.
+    refusal: Option<oneshot::Receiver<AdmissionError>>,
     finished: bool,
 }
 
@@ -289,40 +303,30 @@ struct StreamNotes {
     sequence: AtomicU64,
     /// Written by the reader before it drops the stream.
     has_enough: AtomicBool,
+    /// Written by the engine before a stream ends without a word.
+    refusal: OnceLock<AdmissionError>,
     clock: SequenceClock,
 }
 
-/// What the handles and the engine thread share.
+/// Whether a request is taken up.
 #[derive(Debug)]
-struct Shared {
-    config: EngineConfig,
-    vocab: usize,
-    occupancy: watch::Sender<Occupancy>,
-    /// Held for the time of a copy.
-    stats: Mutex<(EngineStats, Pace)>,
-    meters: Meters,
-}
+pub struct Admission(Option<oneshot::Receiver<AdmissionError>>);
 
-/// How full the engine is. Changed under one lock, so that draining and admission have an order.
-#[derive(Debug, Clone, Copy, Default)]
-struct Occupancy {
-    /// Requests running or waiting; a place is free again before the request's last event is sent.
-    places_taken: usize,
-    /// Requests whose last event is not sent yet.
-    unanswered: usize,
-    draining: bool,
-    stopped: bool,
-}
-
-/// When requests leave, to tell others how long to wait.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    last_departure: Instant,
-    /// Moving mean of the time between departures while busy; `None` before the first.
-    interval_s: Option<f64>,
+impl Admission {
+    /// Waits until the engine has taken the request up or refused it, one step at most.
+    pub async fn decided(self) -> Result<(), AdmissionError> {
+        let Some(refusal) = self.0 else { return Ok(()) };
+        // Who is let in is told nothing.
+        refusal.await.map_or(Ok(()), Err)
+    }
 }
 
 impl TokenStream {
+    /// The engine's decision, which is still to come where it may refuse: only it knows what of the prompt is cached.
+    pub fn admission(&mut self) -> Admission {
+        Admission(self.refusal.take())
+    }
+
     /// The next event; `None` after `Finished`.
     pub async fn next(&mut self) -> Option<TokenEvent> {
         if self.finished {
@@ -368,9 +372,12 @@ impl TokenStream {
 
     /// Keeps count; a channel that ends without `Finished` is an engine that died, and the request gets its answer all the same.
     fn note(&mut self, event: Option<TokenEvent>) -> TokenEvent {
-        let event = event.unwrap_or_else(|| TokenEvent::Finished {
-            reason: FinishReason::Failed(AdmissionError::Stopped.to_string()),
-            usage: TokenUsage { cached_tokens: self.cached_tokens(), ..self.usage },
+        let event = event.unwrap_or_else(|| {
+            let refusal = self.notes.refusal.get().unwrap_or(&AdmissionError::Stopped);
+            TokenEvent::Finished {
+                reason: FinishReason::Failed(refusal.to_string()),
+                usage: TokenUsage { cached_tokens: self.cached_tokens(), ..self.usage },
+            }
         });
         match &event {
             TokenEvent::Token(_) => self.usage.completion_tokens += 1,
@@ -399,14 +406,7 @@ impl Engine {
     pub fn without_thread(runner: Box<dyn ModelRunner>, config: EngineConfig) -> (Self, EngineLoop) {
         let config = config.within_its_own_bounds();
         let (commands, received) = std::sync::mpsc::sync_channel(config.places());
-        let stats = EngineStats { blocks_total: config.blocks, ..EngineStats::default() };
-        let shared = Arc::new(Shared {
-            vocab: runner.vocab(),
-            config,
-            occupancy: watch::Sender::new(Occupancy::default()),
-            stats: Mutex::new((stats, Pace { last_departure: Instant::now(), interval_s: None })),
-            meters: Meters::new(),
-        });
+        let shared = Arc::new(Shared::new(config, runner.vocab()));
         let engine_loop = EngineLoop::new(runner, received, shared.clone());
         (Self { commands, shared }, engine_loop)
     }
@@ -441,8 +441,9 @@ impl Engine {
         let (sender, events) = mpsc::channel(output_max + 1);
         let notes = Arc::new(StreamNotes::default());
         let usage = TokenUsage { prompt_tokens, ..TokenUsage::default() };
-        let stream = TokenStream { events, usage, notes: notes.clone(), finished: false };
-        let add = Add { request, output_max, events: sender, notes, ticket, arrived: Instant::now() };
+        let (refuse, refusal) = config.first_token_max.map(|_| oneshot::channel()).unzip();
+        let stream = TokenStream { events, usage, notes: notes.clone(), refusal, finished: false };
+        let add = Add { request, output_max, events: sender, notes, ticket, refuse, arrived: Instant::now() };
         match self.commands.try_send(Command::Add(Box::new(add))) {
             Ok(()) => Ok(stream),
             Err(TrySendError::Disconnected(_)) => Err(AdmissionError::Stopped),
@@ -481,11 +482,11 @@ impl Engine {
 
 impl EngineConfig {
     fn within_its_own_bounds(self) -> Self {
-        let Self { blocks, sequences_max, tokens_per_step_max, queue_max, context_max, drafts_max } = self;
+        let Self { blocks, sequences_max, tokens_per_step_max, context_max, .. } = self;
         assert!(blocks > 0 && sequences_max > 0 && tokens_per_step_max > 0, "an engine of {self:?} can do nothing");
         let sequences_max = sequences_max.min(tokens_per_step_max);
         let context_max = context_max.min(blocks * kernels::BLOCK_TOKENS);
-        Self { blocks, sequences_max, tokens_per_step_max, queue_max, context_max, drafts_max }
+        Self { sequences_max, context_max, ..self }
     }
 
     /// Requests inside the engine at once.
@@ -494,106 +495,21 @@ impl EngineConfig {
     }
 }
 
-impl Shared {
-    /// One more request is in the engine, or why not.
-    fn take_place(self: &Arc<Self>) -> Result<Ticket, AdmissionError> {
-        let mut refusal = None;
-        self.occupancy.send_if_modified(|occupancy| {
-            refusal = self.refusal(occupancy);
-            if refusal.is_none() {
-                occupancy.places_taken += 1;
-                occupancy.unanswered += 1;
-            }
-            // Nobody waits for it to become fuller.
-            false
-        });
-        match refusal {
-            Some(refusal) => Err(refusal),
-            None => Ok(Ticket { shared: self.clone(), has_place: true }),
-        }
-    }
-
-    /// Why nobody is let in now.
-    fn refusal(&self, occupancy: &Occupancy) -> Option<AdmissionError> {
-        match occupancy {
-            Occupancy { stopped: true, .. } => Some(AdmissionError::Stopped),
-            Occupancy { draining: true, .. } => Some(AdmissionError::Draining),
-            Occupancy { places_taken, .. } if *places_taken >= self.config.places() => Some(self.queue_full(*places_taken)),
-            _ => None,
-        }
-    }
-
-    fn queue_full(&self, places_taken: usize) -> AdmissionError {
-        let (stats, pace) = self.stats();
-        let since_last_s = pace.last_departure.elapsed().as_secs_f64();
-        AdmissionError::QueueFull {
-            waiting: places_taken.saturating_sub(stats.running),
-            retry_after_s: retry_after_s(pace.interval_s, since_last_s),
-        }
-    }
-
-    fn stats(&self) -> (EngineStats, Pace) {
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change_pace(&self, change: impl FnOnce(&mut Pace)) {
-        change(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner).1);
-    }
-}
-
-/// Travels with a request through the engine; dropping it says that the request is answered or gone, however that came about.
-#[derive(Debug)]
-struct Ticket {
-    shared: Arc<Shared>,
-    has_place: bool,
-}
-
-impl Ticket {
-    /// The place is free for another, though the last event is still to be sent.
-    fn leave_place(&mut self) {
-        if !std::mem::take(&mut self.has_place) {
-            return;
-        }
-        self.shared.occupancy.send_modify(|occupancy| occupancy.places_taken -= 1);
-        self.shared.change_pace(|pace| {
-            let now = Instant::now();
-            let interval_s = (now - pace.last_departure).as_secs_f64();
-            // The last five or so count.
-            pace.interval_s = Some(pace.interval_s.map_or(interval_s, |mean_s| 0.8 * mean_s + 0.2 * interval_s));
-            pace.last_departure = now;
-        });
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.leave_place();
-        self.shared.occupancy.send_modify(|occupancy| occupancy.unanswered -= 1);
-    }
-}
-
-/// Seconds until a place in the queue is likely to be free: the usual time between two departures, or the time since the last one
-/// when that is longer already. At least 1; at most 300, for who waits longer should ask again sooner.
-fn retry_after_s(interval_s: Option<f64>, since_last_s: f64) -> u64 {
-    interval_s.unwrap_or(0.0).max(since_last_s).ceil().clamp(1.0, 300.0) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_wait_is_estimated_from_departures() {
-        assert_eq!(retry_after_s(None, 0.1), 1);
-        assert_eq!(retry_after_s(Some(2.5), 1.0), 3);
-        assert_eq!(retry_after_s(Some(2.5), 40.0), 40);
-        assert_eq!(retry_after_s(Some(2.5), 4000.0), 300);
-    }
-
-    #[test]
     fn sizes_that_contradict_each_other_are_cut() {
-        let config =
-            EngineConfig { blocks: 4, sequences_max: 100, tokens_per_step_max: 16, queue_max: 3, context_max: 1000, drafts_max: 0 };
+        let config = EngineConfig {
+            blocks: 4,
+            sequences_max: 100,
+            tokens_per_step_max: 16,
+            queue_max: 3,
+            context_max: 1000,
+            drafts_max: 0,
+            first_token_max: None,
+        };
         let config = config.within_its_own_bounds();
         assert_eq!((config.sequences_max, config.context_max, config.places()), (16, 128, 19));
     }

@@ -4,6 +4,9 @@
 //! before it. Blocks are found by a chained hash (parent's hash and own tokens), and a hit counts only if the parent is the very
 //! block matched before and the token ids are equal: a collision of hashes costs a miss, never another's cache.
 //!
+//! Where the blocks that match end, one that begins in the same way may hold the next few tokens, to be copied: another conversation's, or
+//! one that its owner left before it was full.
+//!
 //! Knows nothing of who owns a block or when it was used (block_manager), and no tensor.
 #![deny(clippy::disallowed_methods)]
 
@@ -31,15 +34,21 @@ pub struct PrefixCache {
     by_hash: HashMap<u64, BlockId>,
     /// By block; `None`: the block is not published.
     entries: Vec<Option<Entry>>,
+    /// By parent: its published children, in the order in which they came. Only looked up, never iterated.
+    children: HashMap<Option<BlockId>, Vec<BlockId>>,
     hash: ChainHash,
 }
 
 #[derive(Debug)]
 struct Entry {
-    hash: u64,
+    /// Of a full block; `None`: the block is not full, and found only by those who look for its beginning.
+    hash: Option<u64>,
     parent: Option<BlockId>,
-    tokens: [u32; BLOCK_TOKENS],
+    tokens: Vec<u32>,
 }
+
+/// Of the children of one block the youngest so many are looked at: an agent's system prompt may have hundreds.
+const CHILDREN_COMPARED_MAX: usize = 64;
 
 /// What became of [`PrefixCache::publish`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +68,7 @@ impl PrefixCache {
 
     /// With a hash of the caller's choice: tests use a bad one.
     pub fn with_hash(blocks: usize, hash: ChainHash) -> Self {
-        Self { by_hash: HashMap::new(), entries: (0..blocks).map(|_| None).collect(), hash }
+        Self { by_hash: HashMap::new(), entries: (0..blocks).map(|_| None).collect(), children: HashMap::new(), hash }
     }
 
     /// The blocks of the longest published prefix of `tokens`. The last token is never part of it: somebody wants its logits.
@@ -87,16 +96,43 @@ impl PrefixCache {
             Ok(None) => {}
         }
         let hash = self.hash_of(parent, tokens);
-        let tokens = tokens.try_into().expect("only full blocks are published");
+        assert!(tokens.len() == BLOCK_TOKENS, "{block:?} is not full");
         self.by_hash.insert(hash, block);
-        self.entries[block.index()] = Some(Entry { hash, parent, tokens });
+        self.insert(block, Entry { hash: Some(hash), parent, tokens: tokens.to_vec() });
         Published::Yes
+    }
+
+    /// Keeps a block that is not full for who begins in the same way; not where another holds as much. Whether it was kept.
+    pub fn keep_part(&mut self, parent: Option<BlockId>, tokens: &[u32], block: BlockId) -> bool {
+        assert!(self.entries[block.index()].is_none(), "{block:?} is published already");
+        assert!((1..BLOCK_TOKENS).contains(&tokens.len()), "{block:?} is empty or full");
+        if self.longest_common_part(parent, tokens).is_some_and(|(_, common)| common == tokens.len()) {
+            return false;
+        }
+        self.insert(block, Entry { hash: None, parent, tokens: tokens.to_vec() });
+        true
+    }
+
+    /// Of the blocks behind `parent` the one that begins with the most of `tokens`, and how many these are.
+    pub fn longest_common_part(&self, parent: Option<BlockId>, tokens: &[u32]) -> Option<(BlockId, usize)> {
+        let children = self.children.get(&parent)?;
+        let common = |block: &BlockId| {
+            let entry = self.entries[block.index()].as_ref().expect("every child is published");
+            (*block, entry.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count())
+        };
+        let youngest = children.iter().rev().take(CHILDREN_COMPARED_MAX);
+        youngest.map(common).filter(|(_, tokens)| *tokens > 0).max_by_key(|(_, tokens)| *tokens)
     }
 
     /// Forgets the content of `block`, which is about to be overwritten.
     pub fn forget(&mut self, block: BlockId) {
         let entry = self.entries[block.index()].take().expect("only a published block is forgotten");
-        self.by_hash.remove(&entry.hash);
+        entry.hash.map(|hash| self.by_hash.remove(&hash));
+        let siblings = self.children.get_mut(&entry.parent).expect("its parent has a child");
+        siblings.retain(|sibling| *sibling != block);
+        if siblings.is_empty() {
+            self.children.remove(&entry.parent);
+        }
     }
 
     pub fn is_published(&self, block: BlockId) -> bool {
@@ -110,25 +146,41 @@ impl PrefixCache {
 
     /// The promises of this file: for tests and the simulation.
     pub fn check(&self) -> Result<(), String> {
-        let mut published = 0;
+        let (mut published, mut full) = (0, 0);
         for (index, entry) in self.entries.iter().enumerate() {
             let Some(entry) = entry else { continue };
             published += 1;
+            full += usize::from(entry.hash.is_some());
             let block = BlockId(index as u32);
-            if self.by_hash.get(&entry.hash) != Some(&block) {
-                return Err(format!("{block:?} is published but its hash leads to {:?}", self.by_hash.get(&entry.hash)));
+            if entry.hash.is_some_and(|hash| self.by_hash.get(&hash) != Some(&block)) {
+                return Err(format!("{block:?} is published but its hash does not lead to it"));
+            }
+            if entry.hash.is_some() != (entry.tokens.len() == BLOCK_TOKENS) {
+                return Err(format!("{block:?} holds {} tokens and is filed as if it did not", entry.tokens.len()));
+            }
+            if self.children.get(&entry.parent).is_none_or(|children| children.iter().filter(|child| **child == block).count() != 1) {
+                return Err(format!("{block:?} is not once among its parent's children"));
             }
             if entry.parent.is_some_and(|parent| !self.is_published(parent)) {
                 return Err(format!("{block:?} is published but its parent {:?} is not", entry.parent));
             }
-            if entry.hash != self.hash_of(entry.parent, &entry.tokens) {
+            if entry.hash.is_some_and(|hash| hash != self.hash_of(entry.parent, &entry.tokens)) {
                 return Err(format!("{block:?} is filed under a hash that is not that of its parent and tokens"));
             }
         }
-        if published != self.by_hash.len() {
-            return Err(format!("{published} blocks are published, {} hashes are filed", self.by_hash.len()));
+        if full != self.by_hash.len() {
+            return Err(format!("{full} full blocks are published, {} hashes are filed", self.by_hash.len()));
+        }
+        let children: usize = self.children.values().map(Vec::len).sum();
+        if published != children {
+            return Err(format!("{published} blocks are published, {children} are somebody's children"));
         }
         Ok(())
+    }
+
+    fn insert(&mut self, block: BlockId, entry: Entry) {
+        self.children.entry(entry.parent).or_default().push(block);
+        self.entries[block.index()] = Some(entry);
     }
 
     /// `Err`: the hash is taken by another content.
@@ -139,7 +191,8 @@ impl PrefixCache {
     }
 
     fn hash_of(&self, parent: Option<BlockId>, tokens: &[u32]) -> u64 {
-        let parent_hash = parent.map_or(0, |parent| self.entries[parent.index()].as_ref().map_or(0, |entry| entry.hash));
+        let entry = |block: BlockId| self.entries[block.index()].as_ref();
+        let parent_hash = parent.and_then(entry).and_then(|entry| entry.hash).unwrap_or(0);
         (self.hash)(parent_hash, tokens)
     }
 }
@@ -211,6 +264,30 @@ mod tests {
         assert_eq!(cache.longest_match(&[&a[..], &[0]].concat()), [BlockId(0)]);
         // `a` followed by `a`: the second must not match the first.
         assert_eq!(cache.longest_match(&[&a[..], &a, &[0]].concat()), [BlockId(0)]);
+        cache.check().unwrap();
+    }
+
+    #[test]
+    fn the_longest_common_part_of_a_block_is_found() {
+        let mut cache = PrefixCache::new(8);
+        let text = tokens(2, 1);
+        fill(&mut cache, &text, &[0, 1]);
+        let (first, second) = (Some(BlockId(0)), &text[32..]);
+        let like = |common: usize, rest: u32| [&second[..common], &[rest; 40][..32 - common]].concat();
+        assert_eq!(cache.longest_common_part(first, &like(9, 7)), Some((BlockId(1), 9)));
+        assert_eq!(cache.longest_common_part(first, &like(0, 7)), None);
+        assert_eq!(cache.longest_common_part(None, &like(9, 7)), None, "behind another block it is another content");
+        // One that is not full, and of which more is common.
+        assert!(cache.keep_part(first, &like(9, 7)[..20], BlockId(2)));
+        cache.check().unwrap();
+        assert_eq!(cache.longest_common_part(first, &like(9, 7)), Some((BlockId(2), 20)));
+        assert_eq!(cache.longest_common_part(first, &like(10, 7)), Some((BlockId(1), 10)));
+        assert_eq!(cache.longest_match(&[&text[..32], &like(9, 7), &[1]].concat()), [BlockId(0)], "it is no whole block");
+        // As much is there already.
+        assert!(!cache.keep_part(first, &second[..31], BlockId(3)));
+        assert!(!cache.keep_part(first, &like(9, 7)[..20], BlockId(3)));
+        cache.forget(BlockId(2));
+        assert_eq!(cache.longest_common_part(first, &like(9, 7)), Some((BlockId(1), 9)));
         cache.check().unwrap();
     }
 

@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use kernels::BLOCK_TOKENS;
 
-use super::block_manager::BlockManager;
+use super::block_manager::{BlockManager, BlockTable};
 use super::drafter::{DRAFT_MAX, rows_worth_checking};
 use super::prefix_cache::BlockId;
 use super::sequence::{Sequence, SequenceId};
-use super::step_times::{StepTimes, Trust};
+use super::step_times::{Load, StepTimes, Trust};
 use super::{FinishReason, Priority, TokenUsage};
 
 #[derive(Debug)]
@@ -36,6 +36,10 @@ pub struct Scheduler {
     /// In order of arrival.
     waiting: VecDeque<Sequence>,
     pauses_total: u64,
+    /// Whether blocks can be copied, and so parts of them be shared.
+    copies_blocks: bool,
+    /// Steps until streams may have one to themselves again.
+    steps_to_measurement: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,9 @@ pub const STREAM_DELAY_MAX: f64 = 2.5;
 /// back to its own pace would take many times as long.
 pub const STREAM_STEP_S: f64 = 0.02;
 
+/// What streams take alone is measured at most once in so many steps, by leaving the prompts out of one: a thirty-second of their speed at most.
+const STEPS_BETWEEN_MEASUREMENTS: u32 = 32;
+
 /// Of the rows for prompts one in so many is kept for less urgent ones, while there are any.
 const ROWS_FOR_LESS_URGENT: usize = 8;
 
@@ -73,6 +80,16 @@ pub struct Plan {
     pub chunks: Vec<Chunk>,
     /// Paused to make room, the last in rank first.
     pub paused: Vec<SequenceId>,
+    /// To be made one after the other, before anything is computed.
+    pub copies: Vec<BlockCopy>,
+}
+
+/// What stands in one block is to stand in another, which is the last of a sequence's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockCopy {
+    pub id: SequenceId,
+    pub from: BlockId,
+    pub to: BlockId,
 }
 
 /// Tokens `start..start + len` of one sequence.
@@ -96,11 +113,14 @@ pub struct Departure {
 }
 
 /// Smaller is served first.
-type Rank = (Priority, SequenceId);
+pub(super) type Rank = (Priority, SequenceId);
 
 impl Plan {
     pub fn rows(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.len).sum()
+    }
+    pub fn load(&self) -> Load {
+        self.chunks.iter().map(|chunk| Load::of(chunk.start, chunk.len)).fold(Load::default(), Load::and)
     }
 }
 
@@ -110,15 +130,38 @@ impl Scheduler {
             limits.sequences_max > 0 && limits.sequences_max <= limits.tokens_per_step_max,
             "{limits:?} could leave a stream without a row"
         );
-        Self { limits, blocks, running: Vec::new(), waiting: VecDeque::new(), pauses_total: 0 }
+        Self {
+            limits,
+            blocks,
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            pauses_total: 0,
+            copies_blocks: false,
+            steps_to_measurement: 0,
+        }
+    }
+
+    /// With blocks that can be copied: what two prompts have in common is then computed once to the token.
+    pub fn copying_blocks(self, copies_blocks: bool) -> Self {
+        Self { copies_blocks, ..self }
     }
 
     /// A new sequence, younger than all before it. It must fit into the blocks when alone.
-    pub fn add(&mut self, sequence: Sequence) {
+    pub fn add(&mut self, mut sequence: Sequence) {
         assert!(sequence.blocks_max() <= self.blocks.total(), "{:?} can never fit", sequence.id);
         let newest = self.waiting.back().map(|newest| newest.id).max(self.running.last().map(|newest| newest.id));
         assert!(newest.is_none_or(|newest| newest < sequence.id), "{:?} does not come last", sequence.id);
+        sequence.expect_cached(self.expected_cached(sequence.tokens()));
         self.waiting.push_back(sequence);
+    }
+
+    /// Leading tokens of a prompt that its sequence will probably not have to compute: cached, or another's who is here already.
+    pub fn expected_cached(&self, prompt: &[u32]) -> usize {
+        let cached = self.blocks.prefix().longest_match(prompt).len() * BLOCK_TOKENS;
+        let others = self.running.iter().chain(&self.waiting);
+        let shared =
+            others.map(|other| prompt.iter().zip(other.tokens()).take_while(|(a, b)| a == b).count() / BLOCK_TOKENS * BLOCK_TOKENS);
+        shared.max().unwrap_or(0).max(cached)
     }
 
     /// The decision at the time `now`. Empty only when nothing runs and nothing waits.
@@ -128,12 +171,24 @@ impl Scheduler {
         order.sort_unstable();
         self.plan_streams(&order, now, &mut plan);
         self.admit(now, &mut plan);
+        self.steps_to_measurement = self.steps_to_measurement.saturating_sub(1);
         self.plan_prompts(now, times, &mut plan);
-        if plan.chunks.iter().all(|chunk| chunk.len == 1) && plan.chunks.len() <= self.limits.drafts_max {
+        let measures = self.steps_to_measurement == STEPS_BETWEEN_MEASUREMENTS;
+        if !measures && plan.chunks.iter().all(|chunk| chunk.len == 1) && plan.chunks.len() <= self.limits.drafts_max {
             self.plan_drafts(times, &mut plan);
         }
         assert!(!plan.chunks.is_empty() || self.is_idle(), "somebody waits, nobody runs, and nothing is planned");
         plan
+    }
+
+    /// Of a planned draft only the first `drafts` tokens are to be checked.
+    pub fn cut_draft(&mut self, chunk: &mut Chunk, drafts: usize) {
+        let cut = chunk.drafts.saturating_sub(drafts);
+        if cut > 0 {
+            (chunk.len, chunk.drafts) = (chunk.len - cut, chunk.drafts - cut);
+            let index = self.running_index(chunk.id).expect("a planned sequence runs until its result is in");
+            self.running[index].cut_draft(chunk.drafts);
+        }
     }
 
     /// The result: the chunk is computed and gave the tokens `sampled`: none if it does not sample, and all but the last as they were
@@ -165,7 +220,8 @@ impl Scheduler {
                 self.waiting.remove(index)?
             }
         };
-        self.blocks.release(&mut sequence.table);
+        let mut table = std::mem::take(&mut sequence.table);
+        self.release(&mut table, &sequence, sequence.computed());
         Some(sequence)
     }
 
@@ -307,29 +363,42 @@ impl Scheduler {
         planned.sort_unstable();
         let is_planned = |sequence: &Sequence| planned.binary_search(&sequence.id).is_ok();
         let (streams, prompts): (Vec<&Sequence>, Vec<&Sequence>) = self.running.iter().partition(|sequence| is_planned(sequence));
-        let streams: Vec<Priority> = streams.into_iter().map(|sequence| rank(sequence, now).0).collect();
-        let mut prompts: Vec<Rank> = prompts.into_iter().map(|sequence| rank(sequence, now)).collect();
+        let ranks = |sequences: Vec<&Sequence>| sequences.into_iter().map(|sequence| rank(sequence, now)).collect::<Vec<Rank>>();
+        let (streams, mut prompts) = (ranks(streams), ranks(prompts));
         prompts.sort_unstable();
         for index in (0..prompts.len()).rev() {
             if self.another_is_ahead(&prompts[..index], prompts[index].1) {
                 prompts.remove(index);
             }
         }
-        let Some(&(first_class, _)) = prompts.first() else { return };
+        if self.copies_blocks {
+            prompts.iter().for_each(|&(_, id)| self.copy_part(id, plan));
+        }
+        let Some(&first) = prompts.first() else { return };
+        let streams_load = plan.load();
         // Nobody is delayed for the less urgent.
-        let rows_max = |class: Priority| {
-            let rows_max = self.limits.tokens_per_step_max;
-            let alone = times.seconds_now(streams.len()).filter(|_| streams.iter().any(|stream| *stream <= class));
-            let within = |seconds: f64| times.rows_within(seconds, streams.len() + 1, rows_max).min(rows_max);
-            alone.map_or(rows_max, |alone| within((alone * STREAM_DELAY_MAX).max(STREAM_STEP_S)))
+        let step_s = |class: Priority| {
+            let alone = times.seconds(streams_load, Trust::Old).filter(|_| streams.iter().any(|stream| stream.0 <= class))?;
+            Some(step_limit_s(alone))
+        };
+        // What the streams take alone must be known as it is now.
+        let matters = step_s(first.0).is_some_and(|seconds| seconds > STREAM_STEP_S);
+        let may_measure = self.steps_to_measurement == 0 && streams.iter().any(|stream| *stream < first);
+        if matters && may_measure && times.is_stale(streams.len()) {
+            self.steps_to_measurement = STEPS_BETWEEN_MEASUREMENTS;
+            return;
+        }
+        let rows_max = |&(class, id): &Rank| {
+            let (rows_max, depth) = (self.limits.tokens_per_step_max, self.running(id).expect("it runs").computed());
+            step_s(class).map_or(rows_max, |seconds| times.rows_within(seconds, streams_load, depth, rows_max).min(rows_max))
         };
         let wish = |&(class, id): &Rank| (class, self.running(id).expect("it runs").distance());
         let wishes: Vec<(Priority, usize)> = prompts.iter().map(wish).collect();
         let mut shares = vec![0; prompts.len()];
-        share_out(&wishes, rows_max(first_class).saturating_sub(plan.rows()), &mut shares);
+        share_out(&wishes, rows_max(&first).saturating_sub(plan.rows()), &mut shares);
         let mut rows = plan.rows();
-        for (share, &(class, _)) in shares.iter_mut().zip(&wishes) {
-            *share = (*share).min(rows_max(class).saturating_sub(rows));
+        for (share, rank) in shares.iter_mut().zip(&prompts) {
+            *share = (*share).min(rows_max(rank).saturating_sub(rows));
             rows += *share;
         }
         for (&(_, id), share) in prompts.iter().zip(shares).filter(|(_, share)| *share > 0) {
@@ -356,11 +425,24 @@ impl Scheduler {
         })
     }
 
+    /// Takes over what another's block has in common with the one that the sequence would begin.
+    fn copy_part(&mut self, id: SequenceId, plan: &mut Plan) {
+        let index = self.running_index(id).expect("it runs");
+        let sequence = &mut self.running[index];
+        let mut table = std::mem::take(&mut sequence.table);
+        if let Some((from, tokens)) = self.blocks.copy_part(&mut table, sequence.tokens()) {
+            let to = *table.blocks().last().expect("the block for the copy");
+            plan.copies.push(BlockCopy { id, from, to });
+            sequence.copied(tokens);
+        }
+        sequence.table = table;
+    }
+
     /// Lets streams check drafts in rows that nobody else wants.
     fn plan_drafts(&mut self, times: &StepTimes, plan: &mut Plan) {
-        let mut rows = plan.rows();
-        let mut left = self.limits.drafts_max.min(self.limits.tokens_per_step_max - rows);
-        let mut expected = rows as f64;
+        let mut load = plan.load();
+        let mut left = self.limits.drafts_max.min(self.limits.tokens_per_step_max - load.rows);
+        let mut expected = load.rows as f64;
         for index in 0..plan.chunks.len() {
             let chunk = plan.chunks[index];
             let sequence_index = self.running_index(chunk.id).expect("it runs");
@@ -370,7 +452,7 @@ impl Scheduler {
                 continue;
             }
             let Some(drafter) = sequence.drafter().filter(|drafter| drafter.expects()) else { continue };
-            let seconds = |more: usize| times.seconds(rows + more, Trust::Recent);
+            let seconds = |more: usize| times.seconds(load.and(Load::of(chunk.start + 1, more)), Trust::Recent);
             let worth = rows_worth_checking(expected, drafter.likelihoods(), most, seconds);
             let likely: f64 = drafter
                 .likelihoods()
@@ -385,7 +467,7 @@ impl Scheduler {
             let end = chunk.start + 1 + drafts;
             self.blocks.cover(&mut sequence.table, end);
             plan.chunks[index] = Chunk { len: 1 + drafts, drafts, ..chunk };
-            rows += drafts;
+            load = load.and(Load::of(chunk.start + 1, drafts));
             left -= drafts;
             expected += likely;
         }
@@ -422,8 +504,9 @@ impl Scheduler {
         let (_, id) = self.last_in_rank(now).expect("somebody runs");
         let index = self.running_index(id).expect("it runs");
         let mut sequence = self.running.remove(index);
+        let computed = sequence.computed();
         let mut table = sequence.pause();
-        self.blocks.release(&mut table);
+        self.release(&mut table, &sequence, computed);
         self.pauses_total += 1;
         plan.chunks.retain(|chunk| chunk.id != id);
         plan.paused.push(id);
@@ -431,12 +514,24 @@ impl Scheduler {
         self.waiting.insert(index, sequence);
     }
 
+    fn release(&mut self, table: &mut BlockTable, sequence: &Sequence, computed: usize) {
+        match self.copies_blocks {
+            true => self.blocks.release_with_part(table, sequence.tokens(), computed),
+            false => self.blocks.release(table),
+        }
+    }
+
     fn running_index(&self, id: SequenceId) -> Option<usize> {
         self.running.binary_search_by_key(&id, |sequence| sequence.id).ok()
     }
 }
 
-fn rank(sequence: &Sequence, now: Duration) -> Rank {
+/// What a step may take in which prompts ride along with streams that take so long alone.
+pub(super) fn step_limit_s(alone_s: f64) -> f64 {
+    (alone_s * STREAM_DELAY_MAX).max(STREAM_STEP_S)
+}
+
+pub(super) fn rank(sequence: &Sequence, now: Duration) -> Rank {
     let is_patient = now.saturating_sub(sequence.arrived()) < PATIENCE;
     (if is_patient { sequence.priority() } else { Priority::Interactive }, sequence.id)
 }

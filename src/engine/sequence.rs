@@ -34,6 +34,8 @@ pub struct Sequence {
     /// The largest `computed` ever was: below it, a resumed sequence computes again what it had.
     computed_max: usize,
     cached_tokens: usize,
+    /// Leading tokens that it will probably not have to compute, as foreseen when it came.
+    expected_cached: usize,
     priority: Priority,
     /// On the scheduler's clock.
     arrived: Duration,
@@ -58,6 +60,7 @@ impl Sequence {
             computed: 0,
             computed_max: 0,
             cached_tokens: 0,
+            expected_cached: 0,
             priority: Priority::default(),
             arrived: Duration::ZERO,
             drafter: None,
@@ -95,6 +98,13 @@ impl Sequence {
         self.tokens.len() < self.total_max
     }
 
+    /// Fewer than there are: the last one is always computed.
+    pub fn expect_cached(&mut self, tokens: usize) {
+        self.expected_cached = tokens.min(self.tokens.len() - 1);
+    }
+    pub fn expected_cached(&self) -> usize {
+        self.expected_cached
+    }
     pub fn priority(&self) -> Priority {
         self.priority
     }
@@ -127,6 +137,11 @@ impl Sequence {
         self.draft.truncate(end.unwrap_or(rows));
     }
 
+    /// Leaves the first so many tokens of the draft.
+    pub fn cut_draft(&mut self, tokens: usize) {
+        self.draft.truncate(tokens);
+    }
+
     /// Blocks it needs at its longest.
     pub fn blocks_max(&self) -> usize {
         self.total_max.div_ceil(BLOCK_TOKENS)
@@ -155,6 +170,11 @@ impl Sequence {
     /// `tokens` more are computed.
     pub fn computed_more(&mut self, tokens: usize) {
         self.advance(self.computed + tokens, Source::Model);
+    }
+
+    /// The first `tokens` of its next block are copied from another.
+    pub fn copied(&mut self, tokens: usize) {
+        self.advance(self.computed + tokens, Source::Cache);
     }
 
     /// The blocks of the table, all of them others' work, hold its beginning.

@@ -1,7 +1,8 @@
-//! Learns how long a step of so many rows takes on this machine with this model, and predicts it.
+//! Learns how long a step takes on this machine with this model, and predicts it: from its rows, and from how much they look back at.
 //!
-//! Two decisions need it: how many rows of a prompt may ride along before the streams beside it wait too long, and whether checking
-//! drafted tokens costs less than it saves. Neither changes a token; a prediction that is off costs time only.
+//! Three decisions need it: how many rows of a prompt may ride along before the streams beside it wait too long, whether checking
+//! drafted tokens costs less than it saves, and when a request would have its first token. None changes a token; a prediction that is off
+//! costs time only.
 //!
 //! Pure: measured seconds come in as numbers.
 #![deny(clippy::disallowed_methods)]
@@ -18,22 +19,70 @@ const FORGOTTEN_AFTER_STEPS: u64 = 512;
 /// Younger measurements are of now.
 const RECENT_STEPS: u64 = 32;
 
-/// Seconds by rows, in classes: each number of rows to 8, then four classes an octave.
+/// Steps over which the cost of depth is learned: a prompt gets deep slowly, and a machine's moods should not be taken for it.
+const DEPTH_STEPS: f64 = 256.0;
+/// Before it is learned depth costs nothing. It is believed where a measured step, 5 % of it being noise, could tell whether 40,960 positions cost
+/// as much as a row alone.
+const DEPTH_POSITIONS: f64 = 0.05 * 40_960.0;
+/// Whatever depth is said to have cost, so much of a step was not it.
+const NOT_DEPTH_MIN: f64 = 0.1;
+
+/// What a step computes, as far as its time depends on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    pub rows: usize,
+    /// Positions that the rows look at, themselves included, of all rows together.
+    pub attended: usize,
+}
+
+impl Load {
+    /// Rows of one sequence, the first of them at the position `start`.
+    pub fn of(start: usize, rows: usize) -> Self {
+        Self { rows, attended: rows * start + rows * (rows + 1) / 2 }
+    }
+
+    pub fn and(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, attended: self.attended + other.attended }
+    }
+}
+
+/// Seconds by rows, in classes (each number of rows to 8, then four classes an octave), and by what the rows look at.
 #[derive(Debug, Clone, Default)]
 pub struct StepTimes {
     /// In order of rows.
     points: Vec<Point>,
+    depth: DepthCost,
     steps: u64,
 }
 
+/// The steps of one class.
 #[derive(Debug, Clone, Copy)]
 struct Point {
     class: usize,
     /// Moving means, so that a line through two points is one through what was measured.
     rows: f64,
+    attended: f64,
     seconds: f64,
+    /// Over many more steps.
+    usual: Usual,
     /// The step that measured it last.
     step: u64,
+}
+
+/// Means over [`DEPTH_STEPS`].
+#[derive(Debug, Clone, Copy)]
+struct Usual {
+    attended: f64,
+    seconds: f64,
+    steps: f64,
+}
+
+/// How much longer a step takes for each position more that its rows look at: the slope of a line through the steps of a class, of all
+/// classes together, so that what is learned in one holds in the others. Each step counts by how well it can tell: in shares of its time.
+#[derive(Debug, Clone, Copy, Default)]
+struct DepthCost {
+    covariance: f64,
+    variance: f64,
 }
 
 /// Which measurements a prediction trusts.
@@ -46,64 +95,46 @@ pub enum Trust {
 }
 
 impl StepTimes {
-    /// A step of `rows` rows took `seconds`.
-    pub fn record(&mut self, rows: usize, seconds: f64) {
-        assert!(rows > 0 && seconds >= 0.0, "a step of {rows} rows took {seconds} s");
+    /// A step of this load took `seconds`.
+    pub fn record(&mut self, load: Load, seconds: f64) {
+        assert!(load.rows > 0 && seconds >= 0.0, "a step of {load:?} took {seconds} s");
         self.steps += 1;
-        let (step, class) = (self.steps, class_of(rows));
+        let (step, class) = (self.steps, class_of(load.rows));
+        let (rows, attended) = (load.rows as f64, load.attended as f64);
         match self.points.binary_search_by_key(&class, |point| point.class) {
             Ok(index) => {
+                let slope = self.slope();
                 let point = &mut self.points[index];
                 let is_old = step - point.step > FORGOTTEN_AFTER_STEPS;
-                let seconds = if is_old { seconds } else { seconds.min(point.seconds * SURPRISE_MAX) };
+                let expected = point.seconds + slope * (attended - point.attended);
+                let seconds = if is_old { seconds } else { seconds.min(expected.max(point.seconds) * SURPRISE_MAX) };
                 let newest = if is_old { 1.0 } else { NEWEST };
-                point.rows += newest * (rows as f64 - point.rows);
+                point.rows += newest * (rows - point.rows);
+                point.attended += newest * (attended - point.attended);
                 point.seconds += newest * (seconds - point.seconds);
                 point.step = step;
+                self.depth.learn(&mut point.usual, attended, seconds);
             }
-            Err(index) => self.points.insert(index, Point { class, rows: rows as f64, seconds, step }),
+            Err(index) => {
+                let usual = Usual { attended, seconds, steps: 1.0 };
+                self.points.insert(index, Point { class, rows, attended, seconds, usual, step });
+            }
         }
     }
 
-    /// What a step of `rows` rows will take; `None` before the first measurement. Between two measurements on the line through
+    /// What a step of this load will take; `None` before the first measurement. Between two measurements on the line through
     /// them; beyond the largest and below the smallest as if each row cost [`ROW_UNTRIED`] of the first.
-    pub fn seconds(&self, rows: usize, trust: Trust) -> Option<f64> {
-        let rows = rows as f64;
-        let recent = |point: &&Point| trust == Trust::Old || self.steps - point.step <= FORGOTTEN_AFTER_STEPS;
-        let (first, others) = self.points.split_first()?;
-        let mut below = None;
-        let mut above = None;
-        for point in std::iter::once(first).chain(others.iter().filter(recent)) {
-            if point.rows <= rows {
-                below = Some(point);
-            } else {
-                above = above.or(Some(point));
-            }
-        }
-        Some(match (below, above) {
-            (Some(below), Some(above)) => {
-                let part = (rows - below.rows) / (above.rows - below.rows);
-                below.seconds + part * (above.seconds - below.seconds)
-            }
-            (Some(below), None) => below.seconds * (1.0 + ROW_UNTRIED * (rows - 1.0)) / (1.0 + ROW_UNTRIED * (below.rows - 1.0)),
-            (None, Some(above)) => above.seconds * (1.0 + ROW_UNTRIED * (rows - 1.0)) / (1.0 + ROW_UNTRIED * (above.rows - 1.0)),
-            (None, None) => return None,
-        })
+    pub fn seconds(&self, load: Load, trust: Trust) -> Option<f64> {
+        let slope = self.slope();
+        Some(self.seconds_without_depth(load.rows, slope, trust)? + slope * load.attended as f64)
     }
 
-    /// What a step of `rows` rows takes now. While prompts ride along nobody measures the streams alone, and they grow longer: where
-    /// the last measurement of so few rows is old, the nearest recent one of more says that it is not less than a share of that.
-    pub fn seconds_now(&self, rows: usize) -> Option<f64> {
-        let known = self.seconds(rows, Trust::Old)?;
-        let is_recent = |point: &&Point| self.steps - point.step <= RECENT_STEPS;
-        let Some(above) = self.points.iter().filter(is_recent).find(|point| point.class >= class_of(rows)) else { return Some(known) };
-        let share = (1.0 + ROW_UNTRIED * (rows as f64 - 1.0)) / (1.0 + ROW_UNTRIED * (above.rows - 1.0));
-        Some(if above.class == class_of(rows) { known } else { known.max(above.seconds * share) })
-    }
-
-    /// The most rows, `rows_min` to `rows_max`, that a step can have and take no longer than `seconds`, as far as is known.
-    pub fn rows_within(&self, seconds: f64, rows_min: usize, rows_max: usize) -> usize {
-        let fits = |rows: &usize| self.seconds(*rows, Trust::Old).is_none_or(|predicted| predicted <= seconds);
+    /// The most rows, `streams.rows + 1` to `rows_max`, that a step can have and take no longer than `seconds`, as far as is known:
+    /// those beside the streams are of a sequence at the position `depth`.
+    pub fn rows_within(&self, seconds: f64, streams: Load, depth: usize, rows_max: usize) -> usize {
+        let load = |rows: usize| streams.and(Load::of(depth, rows - streams.rows));
+        let fits = |rows: &usize| self.seconds(load(*rows), Trust::Old).is_none_or(|predicted| predicted <= seconds);
+        let rows_min = streams.rows + 1;
         let mut most = rows_min;
         let mut tried = rows_min;
         while tried < rows_max {
@@ -115,6 +146,66 @@ impl StepTimes {
             most = tried;
         }
         most
+    }
+
+    /// Nobody has measured a step of so many rows, or about as many, for a while.
+    pub fn is_stale(&self, rows: usize) -> bool {
+        let point = self.points.iter().find(|point| point.class == class_of(rows));
+        point.is_none_or(|point| self.steps - point.step > RECENT_STEPS)
+    }
+
+    fn seconds_without_depth(&self, rows: usize, slope: f64, trust: Trust) -> Option<f64> {
+        let rows = rows as f64;
+        let recent = |point: &&Point| trust == Trust::Old || self.steps - point.step <= FORGOTTEN_AFTER_STEPS;
+        let (first, others) = self.points.split_first()?;
+        let mut below = None;
+        let mut above = None;
+        for point in std::iter::once(first).chain(others.iter().filter(recent)) {
+            let measured = (point.rows, point.without_depth(slope));
+            if point.rows <= rows {
+                below = Some(measured);
+            } else {
+                above = above.or(Some(measured));
+            }
+        }
+        let as_if_untried = |(measured_rows, seconds): (f64, f64)| {
+            seconds * (1.0 + ROW_UNTRIED * (rows - 1.0)) / (1.0 + ROW_UNTRIED * (measured_rows - 1.0))
+        };
+        Some(match (below, above) {
+            (Some(below), Some(above)) => below.1 + (rows - below.0) / (above.0 - below.0) * (above.1 - below.1),
+            (Some(measured), None) | (None, Some(measured)) => as_if_untried(measured),
+            (None, None) => return None,
+        })
+    }
+
+    fn slope(&self) -> f64 {
+        self.points.first().map_or(0.0, |fewest| self.depth.slope(fewest.seconds))
+    }
+}
+
+impl Point {
+    fn without_depth(&self, slope: f64) -> f64 {
+        (self.seconds - slope * self.attended).max(self.seconds * NOT_DEPTH_MIN)
+    }
+}
+
+impl DepthCost {
+    fn learn(&mut self, usual: &mut Usual, attended: f64, seconds: f64) {
+        let (deeper, longer) = (attended - usual.attended, seconds - usual.seconds);
+        usual.steps = (usual.steps + 1.0).min(DEPTH_STEPS);
+        usual.attended += deeper / usual.steps;
+        usual.seconds += longer / usual.steps;
+        if usual.seconds > 0.0 {
+            let (deeper, longer) = (deeper / usual.seconds, longer / usual.seconds);
+            self.covariance += deeper * longer - self.covariance / DEPTH_STEPS;
+            self.variance += deeper * deeper - self.variance / DEPTH_STEPS;
+        }
+    }
+
+    /// Seconds a position. `row_seconds`: what a step of the fewest rows takes.
+    fn slope(&self, row_seconds: f64) -> f64 {
+        let doubt = (DEPTH_POSITIONS / row_seconds.max(1e-9)).powi(2);
+        (self.covariance / (self.variance + doubt)).max(0.0)
     }
 }
 
@@ -140,6 +231,15 @@ fn next_class(rows: usize) -> usize {
 mod tests {
     use super::*;
 
+    /// At hardly any depth.
+    fn shallow(rows: usize) -> Load {
+        Load { rows, attended: 0 }
+    }
+
+    fn record(times: &mut StepTimes, rows: usize, seconds: f64) {
+        times.record(shallow(rows), seconds);
+    }
+
     #[test]
     fn classes_are_exact_to_eight_and_four_an_octave() {
         let firsts: Vec<usize> = std::iter::successors(Some(1), |rows| Some(next_class(*rows))).take(18).collect();
@@ -152,58 +252,104 @@ mod tests {
     #[test]
     fn predictions_lie_on_the_line_between_measurements() {
         let mut times = StepTimes::default();
-        assert_eq!(times.seconds(1, Trust::Old), None);
-        times.record(1, 0.05);
-        times.record(4, 0.08);
-        times.record(16, 0.20);
-        let seconds = |rows| (times.seconds(rows, Trust::Recent).unwrap() * 1e4).round() / 1e4;
+        assert_eq!(times.seconds(shallow(1), Trust::Old), None);
+        record(&mut times, 1, 0.05);
+        record(&mut times, 4, 0.08);
+        record(&mut times, 16, 0.20);
+        let seconds = |rows| (times.seconds(shallow(rows), Trust::Recent).unwrap() * 1e4).round() / 1e4;
         assert_eq!([seconds(1), seconds(3), seconds(4), seconds(10), seconds(16)], [0.05, 0.07, 0.08, 0.14, 0.20]);
         assert_eq!(seconds(32), 0.36, "16 rows are taken for 4 times the first, 32 for 7.2 times");
         let mut large = StepTimes::default();
-        large.record(11, 3.0);
-        assert!((large.seconds(1, Trust::Old).unwrap() - 1.0).abs() < 1e-9);
+        record(&mut large, 11, 3.0);
+        assert!((large.seconds(shallow(1), Trust::Old).unwrap() - 1.0).abs() < 1e-9);
     }
 
     #[test]
     fn as_many_rows_as_the_time_allows() {
         let mut times = StepTimes::default();
-        assert_eq!(times.rows_within(1.0, 1, 512), 512, "nothing is known");
-        times.record(1, 0.05);
-        assert_eq!(times.rows_within(0.05 * 2.5, 1, 512), 8, "1 + 0.2 * 7 = 2.4 times");
-        times.record(8, 0.06);
-        times.record(64, 0.48);
-        assert_eq!(times.rows_within(0.1201, 1, 512), 16);
-        assert_eq!(times.rows_within(0.01, 3, 512), 3, "no fewer than are there anyway");
-        assert_eq!(times.rows_within(9.0, 3, 100), 100);
+        let within = |times: &StepTimes, seconds, streams, rows_max| times.rows_within(seconds, shallow(streams), 0, rows_max);
+        assert_eq!(within(&times, 1.0, 0, 512), 512, "nothing is known");
+        record(&mut times, 1, 0.05);
+        assert_eq!(within(&times, 0.05 * 2.5, 0, 512), 8, "1 + 0.2 * 7 = 2.4 times");
+        record(&mut times, 8, 0.06);
+        record(&mut times, 64, 0.48);
+        assert_eq!(within(&times, 0.1201, 0, 512), 16);
+        assert_eq!(within(&times, 0.01, 2, 512), 3, "no fewer than are there anyway");
+        assert_eq!(within(&times, 9.0, 2, 100), 100);
     }
 
     #[test]
-    fn streams_that_are_never_alone_are_taken_to_grow_with_the_rest() {
+    fn old_measurements_are_known_as_such() {
         let mut times = StepTimes::default();
-        times.record(1, 0.05);
-        times.record(2, 0.06);
-        assert_eq!(times.seconds_now(1), Some(0.05), "measured a moment ago");
-        for _ in 0..60 {
-            times.record(2, 0.12);
+        assert!(times.is_stale(1));
+        record(&mut times, 1, 0.05);
+        for _ in 0..RECENT_STEPS {
+            assert!(!times.is_stale(1));
+            record(&mut times, 2, 0.12);
         }
-        assert!((times.seconds_now(1).unwrap() - 0.1).abs() < 1e-3);
-        times.record(1, 0.07);
-        assert!(times.seconds_now(1).unwrap() < 0.06);
+        record(&mut times, 2, 0.12);
+        assert!(times.is_stale(1) && !times.is_stale(2));
     }
 
     #[test]
     fn a_hiccup_is_not_believed_at_once_and_old_news_not_for_ever() {
         let mut times = StepTimes::default();
-        times.record(1, 0.05);
-        times.record(8, 0.08);
-        times.record(8, 3.0);
-        assert!(times.seconds(8, Trust::Old).unwrap() < 0.1);
-        times.record(16, 9.0);
+        record(&mut times, 1, 0.05);
+        record(&mut times, 8, 0.08);
+        record(&mut times, 8, 3.0);
+        let seconds = |times: &StepTimes, rows, trust| times.seconds(shallow(rows), trust).unwrap();
+        assert!(seconds(&times, 8, Trust::Old) < 0.1);
+        record(&mut times, 16, 9.0);
         for _ in 0..=FORGOTTEN_AFTER_STEPS {
-            times.record(2, 0.06);
+            record(&mut times, 2, 0.06);
         }
-        assert!(times.seconds(16, Trust::Old).unwrap() > 8.0);
-        assert!((times.seconds(16, Trust::Recent).unwrap() - 0.06 * 4.0 / 1.2).abs() < 1e-9);
-        assert_eq!(times.seconds(1, Trust::Recent), Some(0.05), "the fewest rows are remembered");
+        assert!(seconds(&times, 16, Trust::Old) > 8.0);
+        assert!((seconds(&times, 16, Trust::Recent) - 0.06 * 4.0 / 1.2).abs() < 1e-9);
+        assert_eq!(seconds(&times, 1, Trust::Recent), 0.05, "the fewest rows are remembered");
+    }
+
+    /// A machine whose step takes 45 ms, a row 15 ms and a position that a row looks at 2 us: at a depth of 7,500 a row costs twice what it
+    /// does at the beginning.
+    fn truth(load: Load) -> f64 {
+        0.045 + 0.015 * load.rows as f64 + 2e-6 * load.attended as f64
+    }
+
+    /// Learns from a prompt of `tokens`, in steps of `rows`, on a machine whose steps vary by a tenth.
+    fn learn_prompt(times: &mut StepTimes, tokens: usize, rows: usize, noise: &mut u64) {
+        for start in (0..tokens).step_by(rows) {
+            *noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let varies = 0.95 + (*noise >> 40) as f64 / (1u64 << 24) as f64 * 0.1;
+            times.record(Load::of(start, rows), truth(Load::of(start, rows)) * varies);
+        }
+    }
+
+    #[test]
+    fn the_cost_of_depth_is_learned_in_one_prompt_and_holds_for_another() {
+        for (tokens, rows) in [(8192, 512), (4096, 8)] {
+            for seed in 0..20 {
+                let (mut times, mut noise) = (StepTimes::default(), seed);
+                // Some tokens alone first, at hardly any depth.
+                learn_prompt(&mut times, 128, 1, &mut noise);
+                let (deep, shallow) = (Load::of(8000, rows), Load::of(0, rows));
+                learn_prompt(&mut times, tokens, rows, &mut noise);
+                for load in [deep, shallow, Load::of(100, 1), Load::of(8000, 1)] {
+                    let (predicted, truth) = (times.seconds(load, Trust::Old).unwrap(), truth(load));
+                    assert!(
+                        (predicted / truth - 1.0).abs() < 0.3,
+                        "{load:?} after steps of {rows}: {predicted} instead of {truth}, seed {seed}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_not_taken_for_depth() {
+        for seed in 0..20 {
+            let (mut times, mut noise) = (StepTimes::default(), seed);
+            learn_prompt(&mut times, 200, 1, &mut noise);
+            let deep = times.seconds(Load::of(4000, 6), Trust::Old).unwrap();
+            assert!(deep < 2.0 * times.seconds(Load::of(0, 6), Trust::Old).unwrap(), "{deep}, seed {seed}");
+        }
     }
 }

@@ -43,6 +43,11 @@ impl HubCache {
     /// What is there of `org/repo`, the snapshot of `refs/main` first, then the one that changed last. The ref alone is not asked: a
     /// repository that moved on would hide what was fetched before, and what was fetched since by file.
     pub fn repo(&self, repo: &str) -> CachedRepo {
+        let snapshots = self.snapshots(repo).into_iter().map(Snapshot::of);
+        CachedRepo { snapshots: snapshots.filter(|snapshot| !snapshot.names.is_empty()).collect() }
+    }
+
+    fn snapshots(&self, repo: &str) -> Vec<PathBuf> {
         let repo = Repo::model(repo.to_owned());
         let folder = self.cache.path().join(repo.folder_name());
         let main = std::fs::read_to_string(folder.join("refs").join(repo.revision())).unwrap_or_default();
@@ -52,8 +57,13 @@ impl HubCache {
             found.push((entry.file_name() == *main.trim(), changed, entry.path()));
         }
         found.sort();
-        let snapshots = found.into_iter().rev().map(|(_, _, folder)| Snapshot::of(folder));
-        CachedRepo { snapshots: snapshots.filter(|snapshot| !snapshot.names.is_empty()).collect() }
+        found.into_iter().rev().map(|(_, _, folder)| folder).collect()
+    }
+
+    /// A snapshot of `org/repo` in which all of `names` are there, that of `refs/main` first, then the one that changed last.
+    pub fn folder_with(&self, repo: &str, names: &[&str]) -> Option<PathBuf> {
+        let whole = |folder: &PathBuf| names.iter().all(|name| folder.join(name).is_file());
+        self.snapshots(repo).into_iter().find(whole)
     }
 
     /// Every model in the cache, by name.

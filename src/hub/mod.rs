@@ -10,6 +10,7 @@ pub mod builtin;
 pub mod cache;
 pub mod choose;
 pub mod download;
+pub mod encoder;
 pub mod progress;
 
 use cache::HubCache;

@@ -26,6 +26,7 @@ use crate::api::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::prepare::{Job, Surroundings};
 use crate::chat::reply::{Reply, total_usage};
 use crate::chat::{Event, Usage};
+use crate::engine::Admission;
 
 /// Bodies from this size on are parsed and tokenized away from the threads that serve sockets: 4 KiB take about a millisecond.
 const LARGE_BODY_BYTES: usize = 4 << 10;
@@ -72,7 +73,8 @@ async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D
     }
     let prepared = read_aside(state, body, move |state, body| prepare::<D>(state, body, identity.as_ref())).await?;
     let Prepared { call, jobs, key } = prepared;
-    let submit = || submit::<D>(state, jobs, call.request.choices_per_prompt);
+    let mut admissions = Vec::with_capacity(jobs.len());
+    let submit = || submit::<D>(state, jobs, call.request.choices_per_prompt, &mut admissions);
     let (reply, joined) = match key {
         Some(key) => state.runs().join_or_begin(key, submit)?,
         None => {
@@ -80,6 +82,10 @@ async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D
             (Listener::Alone { head, choices }, false)
         }
     };
+    // When one is refused, the reply is dropped, and so the others are cancelled. Who joins asked nothing of the engine.
+    for admission in admissions {
+        admission.decided().await.map_err(|error| admission_error(error, D::PROMPT_FIELD))?;
+    }
     let choices_per_prompt = call.request.choices_per_prompt;
     let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
     Ok(Begun { dialect: call.dialect, stream: call.stream, joined, reply, registration, choices_per_prompt })
@@ -128,7 +134,12 @@ fn prepare<D: Dialect>(state: &AppState, body: &[u8], identity: Option<&Identity
     Ok(Prepared { call, jobs, key })
 }
 
-fn submit<D: Dialect>(state: &AppState, jobs: Vec<Job>, choices_per_prompt: usize) -> Result<(ReplyHead, Choices), ApiError> {
+fn submit<D: Dialect>(
+    state: &AppState,
+    jobs: Vec<Job>,
+    choices_per_prompt: usize,
+    admissions: &mut Vec<Admission>,
+) -> Result<(ReplyHead, Choices), ApiError> {
     let served = state.served()?;
     let prompts = jobs.iter().step_by(choices_per_prompt.max(1));
     let head = ReplyHead {
@@ -141,7 +152,8 @@ fn submit<D: Dialect>(state: &AppState, jobs: Vec<Job>, choices_per_prompt: usiz
     let mut choices = Choices::with_capacity(jobs.len());
     for Job { generate, output } in jobs {
         // When one is refused, those taken before it are dropped, and so cancelled.
-        let tokens = served.engine.generate(generate).map_err(|error| admission_error(error, D::PROMPT_FIELD))?;
+        let mut tokens = served.engine.generate(generate).map_err(|error| admission_error(error, D::PROMPT_FIELD))?;
+        admissions.push(tokens.admission());
         choices.add(tokens, output);
     }
     Ok((head, choices))

@@ -45,7 +45,13 @@ async fn drain(state: &AppState) {
     let Ok(served) = state.served() else { return state.enter(Phase::Closing) };
     let running = served.engine.stats();
     tracing::info!(running = running.running, waiting = running.waiting, "draining");
-    match timeout(state.config().drain_limit, served.engine.drained()).await {
+    let drained = async {
+        served.engine.drained().await;
+        if let Some(embeddings) = &served.embeddings {
+            embeddings.drained().await;
+        }
+    };
+    match timeout(state.config().drain_limit, drained).await {
         Ok(()) => state.enter(Phase::Closing),
         Err(_) => {
             tracing::warn!(limit_s = state.config().drain_limit.as_secs(), "the drain limit is over; what still runs is cut off");

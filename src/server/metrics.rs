@@ -67,6 +67,9 @@ fn families(model: &str, stats: &EngineStats, config: &EngineConfig, meters: &Me
         ),
         families.cache_config(config),
     ];
+    if let Some(predicted) = stats.first_token_in {
+        all.push(families.first_token_in(predicted.as_secs_f64()));
+    }
     for histogram in meters.histograms() {
         all.extend(families.histogram(histogram));
     }
@@ -107,6 +110,14 @@ impl Families<'_> {
         let mut metric = Metric::from_label(self.labels(labels));
         metric.set_counter(counter);
         metric
+    }
+
+    /// Nothing of vLLM's: it has our own name.
+    fn first_token_in(&self, seconds: f64) -> MetricFamily {
+        let help = "What a short request that came now would wait for its first token, as predicted.";
+        let mut family = self.gauge("first_token_in_seconds", help, seconds);
+        family.set_name("understudy:first_token_in_seconds".to_owned());
+        family
     }
 
     /// A gauge that is always 1: what it says is in its labels, which Kubernetes' endpoint picker reads.

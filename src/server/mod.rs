@@ -4,11 +4,13 @@
 
 pub mod choices;
 pub mod count_tokens;
+pub mod embeddings;
 pub mod generate;
 pub mod metrics;
 pub mod responses;
 pub mod run;
 pub mod status;
+pub mod tokenize;
 
 pub mod edge;
 pub mod who_may_ask;
@@ -39,6 +41,7 @@ use crate::api::openai_completions::OpenAiCompletions;
 use crate::api::openai_models::ModelCard;
 use crate::api::openai_responses::OpenAiResponses;
 use crate::chat::prepare::TextModel;
+use crate::embedding::Embeddings;
 use crate::engine::Engine;
 use body::BodyBudget;
 use config::ServerConfig;
@@ -59,6 +62,14 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/v1/rerank", post(embeddings::rerank))
+        // Where Cohere's SDK of today looks, and llama.cpp's server.
+        .route("/v2/rerank", post(embeddings::rerank))
+        .route("/rerank", post(embeddings::rerank))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/apply-template", post(tokenize::apply_template))
         .route("/v1/models", get(status::models))
         // A name may hold slashes: `org/repo:quant`.
         .route("/v1/models/{*id}", get(status::model))
@@ -101,6 +112,17 @@ pub struct Served {
     pub engine: Engine,
     pub text: Arc<TextModel>,
     pub card: ModelCard,
+    /// `None`: what is loaded gives none.
+    pub embeddings: Option<Embeddings>,
+    /// Of an embedding model that is one of its own.
+    pub embedding_card: Option<ModelCard>,
+}
+
+impl Served {
+    /// All models, the one that talks first.
+    pub fn cards(&self) -> impl Iterator<Item = &ModelCard> {
+        std::iter::once(&self.card).chain(&self.embedding_card)
+    }
 }
 
 /// Where the server is in its life.

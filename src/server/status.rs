@@ -1,12 +1,14 @@
 //! Who is there, and is it ready: health checks, the models list, the greeting.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::edge::Asker;
@@ -28,13 +30,29 @@ pub async fn livez() -> &'static str {
     "ok\n"
 }
 
+#[derive(Deserialize)]
+pub struct Readiness {
+    /// Ready is who would give a short request its first token within so many milliseconds.
+    max_wait_ms: Option<u64>,
+}
+
 /// A request sent now would be taken. Where keys are asked for, only who has one hears of the model.
-pub async fn readyz(State(state): State<AppState>, Extension(asker): Extension<Asker>) -> Response {
+pub async fn readyz(
+    State(state): State<AppState>,
+    Extension(asker): Extension<Asker>,
+    query: Result<Query<Readiness>, QueryRejection>,
+) -> Response {
+    let Ok(Query(Readiness { max_wait_ms })) = query else {
+        return ApiError::invalid("max_wait_ms", "max_wait_ms is not a number of milliseconds").into_response();
+    };
     let ready = state.served().and_then(|served| match served.engine.room() {
         _ if state.phase() != Phase::Serving => Err(ApiError::draining()),
         Err(AdmissionError::Stopped) => Err(ApiError::engine_stopped()),
         // A full queue is no reason to be taken out of service: it tells each client when to come back.
-        _ => Ok(served),
+        _ => match (served.engine.stats().first_token_in, max_wait_ms.map(Duration::from_millis)) {
+            (Some(predicted), Some(max)) if predicted > max => Err(ApiError::too_long_to_wait(predicted, max)),
+            _ => Ok(served),
+        },
     });
     match ready {
         Ok(_) if asker == Asker::Stranger => (StatusCode::OK, Json(json!({"status": "ok"}))).into_response(),
@@ -56,7 +74,7 @@ pub async fn hello(State(state): State<AppState>, Extension(asker): Extension<As
 pub async fn models(State(state): State<AppState>, headers: HeaderMap) -> Response {
     let list: fn(&[ModelCard]) -> Value = if speaks_anthropic(&headers) { anthropic_models::list } else { openai_models::list };
     match state.served() {
-        Ok(served) => Json(list(std::slice::from_ref(&served.card))).into_response(),
+        Ok(served) => Json(list(&served.cards().cloned().collect::<Vec<_>>())).into_response(),
         Err(error) => error.into_response(),
     }
 }
@@ -67,9 +85,12 @@ pub async fn model(State(state): State<AppState>, headers: HeaderMap, id: Result
     let Ok(Path(id)) = id else {
         return ApiError::invalid("model", "the model's name in the path is not UTF-8").into_response();
     };
-    let found = state.served().and_then(|served| check_model(&state, Some(&id), &served.card.id).map(|()| served));
+    let found = state.served().and_then(|served| match served.cards().find(|card| card.id == id) {
+        Some(card) => Ok(card),
+        None => check_model(&state, Some(&id), &served.card.id).map(|()| &served.card),
+    });
     match found {
-        Ok(served) => Json(model(&served.card)).into_response(),
+        Ok(card) => Json(model(card)).into_response(),
         Err(error) => error.into_response(),
     }
 }

@@ -108,6 +108,26 @@ fn a_full_queue_says_when_to_come_back() {
 }
 
 #[test]
+fn who_would_wait_too_long_is_told_so_at_once() {
+    // A step takes longer than anybody is to wait.
+    let engine = EngineConfig { first_token_max: Some(Duration::from_micros(1)), ..Options::default().engine };
+    let app = TestApp::start(Options { engine, ..slow() });
+    assert_eq!(app.get("/readyz?max_wait_ms=0").status(), 200, "nothing was measured");
+    let running = begin(&app, &endless(json!({})));
+    app.wait_until("steps were measured", |stats| stats.first_token_in.is_some());
+    for more in [json!({}), json!({"stream": true}), json!({"n": 2})] {
+        check_unavailable(&app.chat(&endless(more)), "server_busy");
+    }
+    check_unavailable(&app.get("/readyz?max_wait_ms=0"), "server_busy");
+    assert_eq!((app.get("/readyz?max_wait_ms=3600000").status(), app.get("/readyz").status()), (200, 200));
+    let nonsense = app.get("/readyz?max_wait_ms=soon");
+    assert_eq!((nonsense.status(), nonsense.json()["error"]["param"].clone()), (400, json!("max_wait_ms")));
+    drop(running);
+    app.wait_until("the first is gone", |stats| stats.running == 0);
+    assert_eq!(app.stats().refused_total, 4);
+}
+
+#[test]
 fn a_model_that_breaks_before_the_reply() {
     let app = TestApp::new();
     app.broken.store(true, Ordering::Relaxed);

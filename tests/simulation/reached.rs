@@ -18,6 +18,7 @@ pub struct Reached {
     pub out_of_patience: usize,
     pub constrained: usize,
     pub late_masks: usize,
+    pub constrained_drafts: usize,
     pub cancels_held: usize,
     pub disk_reads: usize,
     pub disk_writes: usize,
@@ -29,7 +30,7 @@ impl Reached {
     pub fn check(&self) {
         let Reached { answers, hits, evictions, pauses, failures, refusals, collisions, constrained, late_masks, .. } = *self;
         let Reached { cancels_waiting, cancels_prompt, cancels_answer, cancels_held, disk_reads, disk_writes, disk_damages, .. } = *self;
-        let Reached { drafted, accepted, overtakings, out_of_patience, .. } = *self;
+        let Reached { drafted, accepted, constrained_drafts, overtakings, out_of_patience, .. } = *self;
         for (what, times) in [
             ("answers", answers),
             ("hits", hits),
@@ -47,6 +48,7 @@ impl Reached {
             ("less urgent ones that had waited too long", out_of_patience),
             ("constrained answers", constrained),
             ("late masks", late_masks),
+            ("drafts under a constraint", constrained_drafts),
             ("cancels while the disk is read", cancels_held),
             ("blocks from the disk", disk_reads),
             ("blocks to the disk", disk_writes),

@@ -61,6 +61,31 @@ pub fn maze(seed: u64, end: usize) -> Arc<dyn Constraint> {
     })
 }
 
+/// Says anything for `free` tokens, then is a maze for as many, and so on; or the other way round. What agents do: free text, then a call.
+pub fn by_turns(seed: u64, free: usize, end: usize) -> Arc<dyn Constraint> {
+    let inner = Mutex::new(maze(seed, end).matcher().expect("it is healthy"));
+    Ruled::by(move |output, allowed| {
+        let is_free = output.len() / free.max(1) % 2 == seed as usize % 2;
+        match is_free && output.len() < end {
+            true => Ok(Ending::Anything),
+            false => inner.lock().expect("nobody panics with it").allow(output, allowed),
+        }
+    })
+}
+
+/// Follows one text, over and over, and leaves a choice at some places: a draft that repeats it is mostly right. `before`: whether it may end
+/// before the `end`; it has to where a token of the text is one that ends it.
+pub fn refrain(text: Vec<u32>, before: Ending, end: usize) -> Arc<dyn Constraint> {
+    Ruled::by(move |output, allowed| {
+        let place = output.len() % text.len();
+        allowed.insert(text[place]);
+        if place.is_multiple_of(7) {
+            (0..allowed.vocab() as u32).step_by(3).for_each(|token| allowed.insert(token));
+        }
+        Ok(if output.len() < end { before } else { Ending::Reached })
+    })
+}
+
 /// One whose mask for the output of a given length comes when the test says so. What is dropped opens it for good.
 pub struct Gate {
     /// A message each time somebody waits at the gate.

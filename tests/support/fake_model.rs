@@ -86,13 +86,13 @@ impl FakeModel {
                 let mut mask = TokenMask::none(vocab);
                 let ending = matcher.allow(&history[request.prompt.len()..], &mut mask).expect("the constraint is healthy");
                 let may_go_on = (0..vocab as u32).any(|token| mask.contains(token) && !stops.contains(&token));
-                if ending == Ending::Reached || !may_go_on {
+                if ending == Ending::Reached || !(may_go_on || ending == Ending::Anything) {
                     assert_ne!(ending, Ending::NotYet, "the constraint leads nowhere");
                     return (output, FinishReason::Stop);
                 }
                 let may_stop = ending == Ending::Possible;
                 stops.iter().for_each(|&token| if may_stop { mask.insert(token) } else { mask.remove(token) });
-                allowed = Some(mask);
+                allowed = (ending != Ending::Anything).then_some(mask);
             }
             let token = sampler.sample_within(allowed.as_ref(), &row, history.len(), &mut Scratch::default());
             let token = token.expect("the fake model's logits are numbers");

@@ -4,6 +4,7 @@ pub mod built_in;
 pub mod chat_stream;
 pub mod constraints;
 pub mod exposition;
+pub mod fake_embedder;
 pub mod fake_hub;
 pub mod fake_model;
 pub mod http_client;

@@ -2,11 +2,14 @@
 //! prompt tells it to say: `SAY[[...]]`. Without such an order it recites the alphabet, without end.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
 use models::Tokenizer;
+use models::embedding::{Embedder, EmbeddingModel, Gives, TextEncoder};
 use serde_json::{Map, Value};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -16,10 +19,12 @@ use understudy::api::openai_models::ModelCard;
 use understudy::chat::SamplingDefaults;
 use understudy::chat::chat_template::ChatTemplate;
 use understudy::chat::prepare::TextModel;
+use understudy::embedding::{About, Embeddings};
 use understudy::engine::{Engine, EngineConfig, EngineStats};
 use understudy::server::config::ServerConfig;
 use understudy::server::{AppState, Served, serve};
 
+use super::fake_embedder::{self, FakeEmbedder};
 use super::fake_model::FakeModel;
 use super::http_client::{Connection, Head, Reply};
 use super::tiny_tokenizer::{Fim, VOCAB, tiny_tokenizer};
@@ -43,8 +48,19 @@ pub struct Options {
     /// Time of one step of the model.
     pub pace: Duration,
     pub defaults: SamplingDefaults,
+    pub embedding: Embedding,
     /// `false`: the server runs, and its model is never loaded.
     pub loaded: bool,
+}
+
+/// Where embeddings come from.
+#[derive(Debug, Clone)]
+pub enum Embedding {
+    /// The chat model, which is a fake here: [`FakeEmbedder`]. Texts of up to 100 tokens.
+    OfChat,
+    /// The encoder saved in this folder.
+    Own(PathBuf),
+    None,
 }
 
 /// What the fake model says.
@@ -67,12 +83,14 @@ impl Default for Options {
                 queue_max: 32,
                 context_max: 4_096,
                 drafts_max: 8,
+                first_token_max: None,
             },
             template: Some(TEMPLATE),
             fim: Fim::Known,
             voice: Voice::Obedient,
             pace: Duration::ZERO,
             defaults: SamplingDefaults::default(),
+            embedding: Embedding::OfChat,
             loaded: true,
         }
     }
@@ -85,6 +103,8 @@ pub struct TestApp {
     pub state: AppState,
     /// The model fails in every step while this is set.
     pub broken: Arc<AtomicBool>,
+    /// While it is set the fake embedding model finishes nothing.
+    pub embedder_held: Arc<AtomicBool>,
     shutdown: Option<oneshot::Sender<()>>,
     server: Option<JoinHandle<std::io::Result<()>>>,
     runtime: Runtime,
@@ -100,6 +120,7 @@ impl TestApp {
         let tokenizer = tiny_tokenizer(options.template, options.fim);
         let state = AppState::new(options.config, || NOW_UNIX_S);
         let broken = Arc::new(AtomicBool::new(false));
+        let embedder_held = Arc::new(AtomicBool::new(false));
         let mut engine = None;
         if options.loaded {
             let mut model = FakeModel::new(VOCAB, options.engine.blocks);
@@ -120,7 +141,16 @@ impl TestApp {
             let template = ChatTemplate::of(&tokenizer).expect("the template parses");
             let text = Arc::new(TextModel::new(tokenizer.clone(), template, options.defaults));
             let card = ModelCard { id: MODEL.to_owned(), created_unix_s: NOW_UNIX_S, context_tokens_max, meta: Map::new() };
-            state.set_served(Served { engine: started.clone(), text, card });
+            let fake = FakeEmbedder { vocab: VOCAB, held: embedder_held.clone() };
+            let embeddings = start_embeddings(options.embedding, fake, &tokenizer, &started);
+            let own = embeddings.as_ref().map(Embeddings::about).filter(|about| !about.is_chat_model);
+            let embedding_card = own.map(|about| ModelCard {
+                id: about.id.clone(),
+                created_unix_s: NOW_UNIX_S,
+                context_tokens_max: about.tokens_max,
+                meta: Map::new(),
+            });
+            state.set_served(Served { engine: started.clone(), text, card, embeddings, embedding_card });
             engine = Some(started);
         }
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a loopback port is free");
@@ -130,7 +160,7 @@ impl TestApp {
             // A dropped sender is the end of the test.
             let _ = asked.await;
         }));
-        Self { address, tokenizer, engine, state, broken, shutdown: Some(shutdown), server: Some(server), runtime }
+        Self { address, tokenizer, engine, state, broken, embedder_held, shutdown: Some(shutdown), server: Some(server), runtime }
     }
 
     pub fn connect(&self) -> Connection {
@@ -200,6 +230,25 @@ impl TestApp {
         let limit = async { tokio::time::timeout(Duration::from_secs(60), server).await };
         self.runtime.block_on(limit).expect("the server ends").expect("without a panic").expect("without an error");
     }
+}
+
+fn start_embeddings(embedding: Embedding, fake: FakeEmbedder, tokenizer: &Arc<Tokenizer>, engine: &Engine) -> Option<Embeddings> {
+    let (embedder, about): (Box<dyn Embedder>, About) = match embedding {
+        Embedding::None => return None,
+        Embedding::OfChat => {
+            let (id, text, gives) = (MODEL.to_owned(), TextEncoder::Gguf(tokenizer.clone()), Gives::Embedding);
+            let about = About { id, text, tokens_max: 100, width: fake_embedder::WIDTH, vocab: VOCAB, gives, is_chat_model: true };
+            (Box::new(fake), about)
+        }
+        Embedding::Own(folder) => {
+            let EmbeddingModel { embedder, text, about } = models::embedding::load(&folder, &Device::Cpu).expect("an encoder");
+            let (id, tokens_max, gives) = ("own-encoder".to_owned(), about.tokens_max, about.gives);
+            let about = About { id, text, tokens_max, width: embedder.width(), vocab: embedder.vocab(), gives, is_chat_model: false };
+            (embedder, about)
+        }
+    };
+    let engine = engine.clone();
+    Some(Embeddings::start(embedder, about, move || engine.stats().running > 0))
 }
 
 /// The next token of `SAY[[text]]`, from the tokens so far alone: how much of the text stands after the last `assistant` line (or,

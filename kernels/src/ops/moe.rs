@@ -30,7 +30,7 @@ pub struct MoeSpec {
 }
 
 /// The experts of one layer: `gate` and `up` `[width, hidden]`, `down` `[hidden, width]` each.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Experts {
     gate: Vec<Weight>,
     up: Vec<Weight>,

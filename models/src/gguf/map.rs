@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// A whole file, mapped. Nothing is read until it is looked at, and two processes share the pages.
 #[derive(Debug)]
-pub(super) struct MappedFile {
+pub(crate) struct MappedFile {
     map: memmap2::Mmap,
     pub(super) identity: Option<FileIdentity>,
 }
@@ -34,7 +34,7 @@ impl MappedFile {
     }
 }
 
-pub(super) fn map(path: &Path) -> std::io::Result<MappedFile> {
+pub(crate) fn map(path: &Path) -> std::io::Result<MappedFile> {
     let file = std::fs::File::open(path)?;
     let metadata = file.metadata()?;
     if metadata.is_dir() {

@@ -15,7 +15,7 @@ mod copy;
 mod cursor;
 mod error;
 mod file;
-mod map;
+pub(crate) mod map;
 mod metadata;
 mod shards;
 #[cfg(feature = "testing")]

@@ -12,7 +12,7 @@ use crate::config::Hyperparameters;
 use crate::model::ModelError;
 
 /// The attention of one block.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Attention {
     query: Projection,
     key: Projection,
@@ -23,14 +23,14 @@ pub struct Attention {
 }
 
 /// A matrix and its bias, where it has one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Projection {
     weight: Weight,
     bias: Option<Tensor>,
 }
 
 /// `[head_dim]` each.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct HeadNorms {
     query: Tensor,
     key: Tensor,

@@ -3,6 +3,8 @@
 //! What a family adds (biases, norms of heads, the way of rotating) is data in [`DecoderLayout`]; a family whose flow differs
 //! writes its own `forward` from the same layers.
 
+mod hidden;
+
 use candle_core::{Device, Tensor};
 use kernels::ops::embed::embed;
 use kernels::ops::rope::{Rope, RopeStyle};
@@ -15,9 +17,12 @@ use super::mixture_of_experts::MixtureOfExperts;
 use super::norm::Norm;
 use super::output::Output;
 use crate::config::{FeedForwardKind, Hyperparameters, ModelConfig};
+use crate::embedding::decoder::DecoderEmbedder;
+use crate::embedding::{Embedder, Pooling};
 use crate::gguf::Gguf;
 use crate::kv_cache::KvCache;
 use crate::model::{Logits, Model, ModelError};
+pub(crate) use hidden::PIECE_ROWS;
 
 /// What differs between the families, beyond numbers in the metadata.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +37,7 @@ pub struct DecoderLayout {
 }
 
 /// A loaded stack.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Decoder {
     config: ModelConfig,
     device: Device,
@@ -42,7 +47,7 @@ pub struct Decoder {
     output: Output,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Block {
     attention_norm: Norm,
     attention: Attention,
@@ -51,13 +56,17 @@ struct Block {
 }
 
 /// One variant a [`FeedForwardKind`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum AnyFeedForward {
     Dense(FeedForward),
     Experts(MixtureOfExperts),
 }
 
 impl Decoder {
+    pub(crate) fn model_config(&self) -> &ModelConfig {
+        &self.config
+    }
+
     /// Takes every tensor of the file; one that is left over is an error.
     pub fn load(gguf: &Gguf, device: &Device, layout: DecoderLayout) -> Result<Self, ModelError> {
         let hyper =
@@ -120,5 +129,8 @@ impl Model for Decoder {
             block.feed_forward.forward_add_(&residual, &x)?;
         }
         Ok(self.output.forward(&residual, &step.logit_rows)?)
+    }
+    fn embedder(&self, pooling: Pooling, tokens_max: usize) -> Option<Box<dyn Embedder>> {
+        Some(Box::new(DecoderEmbedder::new(self.clone(), pooling, tokens_max)))
     }
 }

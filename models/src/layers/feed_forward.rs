@@ -8,7 +8,7 @@ use super::loader::Loader;
 use crate::model::ModelError;
 
 /// The feed-forward layer of one block.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FeedForward {
     gate: Weight,
     up: Weight,

@@ -10,7 +10,7 @@ use crate::config::ExpertParameters;
 use crate::model::ModelError;
 
 /// The mixture of one block.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MixtureOfExperts {
     router: Weight,
     experts: Experts,

@@ -6,7 +6,7 @@ use kernels::ops::norm::rms_norm;
 use super::loader::Loader;
 use crate::model::ModelError;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Norm {
     /// `[hidden]`, f32.
     weight: Tensor,

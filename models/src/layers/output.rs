@@ -11,7 +11,7 @@ use crate::config::Hyperparameters;
 use crate::model::{Logits, ModelError};
 
 /// Final norm and output layer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Output {
     norm: Norm,
     head: Weight,
@@ -30,6 +30,11 @@ impl Output {
             },
             bias: loader.optional_vector("output.bias", vocab)?,
         })
+    }
+
+    /// Every row of `residual [T, hidden]`, normed: the last hidden states.
+    pub fn normed(&self, residual: &Tensor) -> candle_core::Result<Tensor> {
+        self.norm.forward(residual)
     }
 
     /// Logits of `rows` of `residual [T, hidden]`.

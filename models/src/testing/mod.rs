@@ -5,6 +5,7 @@
 pub mod batch;
 
 pub mod random_model;
+pub mod tiny_encoder;
 
 mod blocks;
 mod vocabulary;

@@ -107,7 +107,7 @@ fn what_can_never_fit_is_not_taken() {
 fn times() -> StepTimes {
     let mut times = StepTimes::default();
     for rows in [1, 2, 4, 8, 16, 64, 512] {
-        times.record(rows, 0.045 + 0.005 * rows as f64);
+        times.record(Load::of(0, rows), 0.045 + 0.005 * rows as f64);
     }
     times
 }
@@ -270,10 +270,70 @@ fn drafts_are_checked_where_they_pay_and_nobody_wants_the_rows() {
     assert!(scheduler.schedule(NOW, &times).chunks.iter().all(|chunk| chunk.drafts == 0));
     // Where a row more costs as much as the first, nothing is drafted.
     let mut dear = StepTimes::default();
-    (1..20).for_each(|rows| dear.record(rows, 0.05 * rows as f64));
+    (1..20).for_each(|rows| dear.record(Load::of(0, rows), 0.05 * rows as f64));
     let mut scheduler = self::scheduler(100, 4, 64);
     scheduler.add(repeating(0));
     let plan = scheduler.schedule(NOW, &dear);
     scheduler.commit(&plan.chunks[0], &[10]);
     assert_eq!(scheduler.schedule(NOW, &dear).chunks[0].drafts, 0);
+}
+
+/// A machine by what a step takes, a row, and a position that a row looks at: a stream's longest step while prompts ride along, as a multiple
+/// of what it takes alone, and the share of the rows that would have fitted. Steps vary by a twentieth either way.
+fn ride(step_s: f64, row_s: f64, position_s: f64, seed: u64) -> (f64, f64) {
+    let truth = |load: Load| step_s + row_s * load.rows as f64 + position_s * load.attended as f64;
+    let (mut scheduler, mut times, mut noise) = (scheduler(2000, 4, 512), StepTimes::default(), seed);
+    let (mut longest, mut rows, mut rows_fitting) = (0.0f64, 0, 0.0);
+    let mut step = |scheduler: &mut Scheduler| {
+        let plan = scheduler.schedule(NOW, &times);
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let seconds = truth(plan.load()) * (0.95 + (noise >> 40) as f64 / (1u64 << 24) as f64 * 0.1);
+        times.record(plan.load(), seconds);
+        if let [stream, prompt] = plan.chunks[..] {
+            let (alone, deep) = (truth(Load::of(stream.start, 1)), row_s + position_s * prompt.start as f64);
+            longest = longest.max(seconds / alone);
+            rows += prompt.len;
+            rows_fitting += (alone * (STREAM_DELAY_MAX - 1.0) / deep).clamp(1.0, 511.0);
+        }
+        plan.chunks.iter().for_each(|chunk| {
+            scheduler.commit(chunk, if chunk.samples { &[7] } else { &[] });
+        });
+    };
+    // A long prompt alone, which is cached afterwards; a stream; a prompt beside it; and the long one again, with more behind it.
+    scheduler.add(sequence(9, 8000, 0));
+    while !scheduler.is_idle() {
+        step(&mut scheduler);
+    }
+    let again = (0..8000).map(|i| i + 9000).chain(0..600).collect();
+    scheduler.add(sequence(10, 64, 20_000));
+    (0..100).for_each(|_| step(&mut scheduler));
+    scheduler.add(sequence(11, 4096, 0));
+    while scheduler.all_running().len() + scheduler.all_waiting().count() > 1 {
+        step(&mut scheduler);
+    }
+    scheduler.add(Sequence::new(SequenceId(12), again, 0, vec![]));
+    while scheduler.all_running().len() + scheduler.all_waiting().count() > 1 {
+        step(&mut scheduler);
+    }
+    (longest, rows as f64 / rows_fitting)
+}
+
+#[test]
+fn a_stream_is_held_up_within_bounds_on_any_machine_and_at_any_depth() {
+    for (step_s, row_s, position_s) in [
+        // Rows that cost little; half of a step each; and positions that cost a row twice its time from the beginning to the depth of 8,000.
+        (0.050, 0.005, 0.0),
+        (0.050, 0.025, 0.0),
+        (0.050, 0.010, 1.25e-6),
+        (0.100, 0.020, 5e-6),
+    ] {
+        for seed in 0..5 {
+            let (longest, rows) = ride(step_s, row_s, position_s, seed);
+            assert!(longest <= 3.0, "{longest:.2} times with {row_s} s a row, {position_s} s a position, seed {seed}");
+            assert!(
+                rows >= 0.6,
+                "the prompts got {rows:.2} of what they could with {row_s} s a row, {position_s} s a position, seed {seed}"
+            );
+        }
+    }
 }
