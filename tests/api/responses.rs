@@ -34,7 +34,7 @@ fn patch_tool() -> Value {
 
 /// What the model says to call `name` with these arguments.
 fn call(name: &str, arguments: &Value) -> String {
-    format!("<tool_call>\n{}\n</tool_call>", json!({"name": name, "arguments": arguments}))
+    format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {arguments}}}\n</tool_call>")
 }
 
 /// A response and its stream, names masked, one event a line.
@@ -70,7 +70,7 @@ fn streams_equal_whole_responses() {
     }
     let tools = json!({"tools": [function("weather"), patch_tool()]});
     let patch = call("apply_patch", &json!({"input": "x\n\u{1F600}\"\\"}));
-    for text in [CALL.to_owned(), format!("a{CALL}b{patch}c"), format!("{patch}{CALL}{CALL}"), format!("a {patch}")] {
+    for text in [CALL.to_owned(), format!("a{CALL}\n{patch}"), format!("{patch}\n{CALL}\n{CALL}"), format!("a {patch}")] {
         check_stream_equals_whole(&app, &with(say(&text), tools.clone()));
     }
 }
@@ -116,12 +116,12 @@ fn calls_come_back_in_the_clients_words() {
         {"type": "web_search"},
     ]);
     let said = [
-        call("find", &json!({})),
-        call("crm__find", &json!({})),
+        call("find", &json!({"city": "x"})),
+        call("crm__find", &json!({"city": "y"})),
         call("crm__apply_patch", &json!({"input": "a"})),
         call("apply_patch", &json!({"input": "b"})),
     ];
-    let folded = check_stream_equals_whole(&app, &with(say(&said.concat()), json!({"tools": tools})));
+    let folded = check_stream_equals_whole(&app, &with(say(&said.join("\n")), json!({"tools": tools})));
     let told: Vec<Value> = folded.response["output"]
         .as_array()
         .expect("an array")
@@ -131,8 +131,8 @@ fn calls_come_back_in_the_clients_words() {
     assert_eq!(
         told,
         [
-            json!(["function_call", null, "find", "{}"]),
-            json!(["function_call", "crm", "find", "{}"]),
+            json!(["function_call", null, "find", "{\"city\":\"x\"}"]),
+            json!(["function_call", "crm", "find", "{\"city\":\"y\"}"]),
             json!(["custom_tool_call", "crm", "apply_patch", "a"]),
             json!(["custom_tool_call", null, "apply_patch", "b"]),
         ]
@@ -143,11 +143,11 @@ fn calls_come_back_in_the_clients_words() {
 #[test]
 fn the_order_of_items_is_the_order_of_events() {
     let app = TestApp::new();
-    let body = with(say(&format!("before{CALL}between{CALL}after")), json!({"tools": [function("weather")]}));
+    let body = with(say(&format!("before\n{CALL}\n{CALL}")), json!({"tools": [function("weather")]}));
     let folded = check_stream_equals_whole(&app, &body);
     let kinds: Vec<&str> =
         folded.response["output"].as_array().expect("an array").iter().filter_map(|item| item["type"].as_str()).collect();
-    assert_eq!(kinds, ["message", "function_call", "message", "function_call", "message"]);
+    assert_eq!(kinds, ["message", "function_call", "function_call"]);
 }
 
 #[test]

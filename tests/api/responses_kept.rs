@@ -99,7 +99,7 @@ fn a_conversation_goes_on_where_it_was() {
 fn tool_calls_go_on_by_id() {
     let app = TestApp::new();
     let tools = json!([{"type": "function", "name": "weather", "parameters": {"type": "object"}}, {"type": "custom", "name": "patch"}]);
-    let calls = "<tool_call>{\"name\": \"weather\", \"arguments\": {}}</tool_call><tool_call>{\"name\": \"patch\", \"arguments\": {\"input\": \"x\"}}</tool_call>";
+    let calls = "<tool_call>\n{\"name\": \"weather\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": \"patch\", \"arguments\": {\"input\": \"x\"}}\n</tool_call>";
     let first = app.ok(PATH, &say(calls, json!({"tools": tools})));
     let call_ids: Vec<&Value> = first["output"].as_array().expect("items").iter().map(|item| &item["call_id"]).collect();
     let results = json!([

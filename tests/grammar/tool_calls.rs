@@ -89,8 +89,8 @@ fn free_text_is_free_until_a_call_opens() {
         (&format!("{call}\n{call}"), Walk::Accepted),
         ("<tool_call>\n{\"name\": \"read_lines\", \"arguments\": {\"from\": 3}}\n</tool_call>", Walk::Accepted),
         ("<tool_call>\n{\"name\": \"stop\", \"arguments\": {}}\n</tool_call>", Walk::Accepted),
-        ("x <tool_call>\n{\"name\": \"write", Walk::StoppedAt(25)),
-        ("<tool_call>\n{\"name\": \"read\", \"arguments\": {\"path\": 3", Walk::StoppedAt(50)),
+        ("x <tool_call>\n{\"name\": \"write", Walk::StoppedAt(24)),
+        ("<tool_call>\n{\"name\": \"read\", \"arguments\": {\"path\": 3", Walk::StoppedAt(51)),
         (&format!("{call} and text"), Walk::StoppedAt(call.len())),
     ]);
 }
@@ -111,7 +111,7 @@ fn a_call_that_is_required_comes_first_and_one_is_one() {
 #[test]
 fn a_call_that_is_forbidden_is_not_opened() {
     Wanted { choice: Choice::None, ..Wanted::default() }
-        .check(&[("a <tool_cal l>", Walk::Accepted), ("a <tool_call>", Walk::StoppedAt(2))]);
+        .check(&[("a <tool_cal l>", Walk::Accepted), ("a <tool_call>", Walk::StoppedAt(12))]);
 }
 
 #[test]

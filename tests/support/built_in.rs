@@ -25,6 +25,7 @@ const CONFIG: EngineConfig = EngineConfig {
     queue_max: AT_ONCE,
     context_max: 2_048,
     drafts_max: 0,
+    first_token_max: None,
 };
 
 pub struct BuiltIn {
