@@ -239,7 +239,7 @@ fn a_gguf_of_a_decoder_pools_as_it_says() {
     let sequence = model.text.encode("hello world").expect("text");
     let gguf = Gguf::open(&path).expect("our own file");
     let chat = models::load(&gguf, &Device::Cpu).expect("our own model");
-    let mut of = |pooling| {
+    let of = |pooling| {
         let mut embedder = chat.embedder(pooling, 100).expect("decoders give vectors");
         embedder.embed(std::slice::from_ref(&sequence), &mut || ControlFlow::Continue(())).expect("a forward pass")
     };

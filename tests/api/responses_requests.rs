@@ -56,13 +56,13 @@ fn result(call_id: &str, name: Option<&str>, texts: &[&str]) -> Message {
 #[test]
 fn messages_in_every_form() {
     let user = Message::text(Role::User, "hi");
-    assert_eq!(messages(json!("hi")), [user.clone()]);
+    assert_eq!(messages(json!("hi")), std::slice::from_ref(&user));
     for content in [json!("hi"), json!([{"type": "input_text", "text": "hi"}]), json!([{"type": "text", "text": "hi"}]), json!(["hi"])] {
         for item in [
             json!({"role": "user", "content": content}),
             json!({"type": "message", "role": "user", "content": content, "id": "msg_1", "status": "completed"}),
         ] {
-            assert_eq!(messages(json!([item])), [user.clone()], "{item}");
+            assert_eq!(messages(json!([item])), std::slice::from_ref(&user), "{item}");
         }
     }
     let roles = json!([

@@ -75,7 +75,7 @@ impl EncoderTensors for GgufTensors<'_> {
         Weight::new(bytes.bytes().clone(), bytes.ty, rows, cols, &Device::Cpu).map_err(|problem| EmbeddingError::Weight {
             file: self.0.name().to_owned(),
             name,
-            problem,
+            problem: Box::new(problem),
         })
     }
 

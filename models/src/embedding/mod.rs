@@ -90,13 +90,13 @@ pub enum EmbeddingError {
     #[error("{file}: {problem}")]
     Tensor { file: String, problem: String },
     #[error("{file}: tensor {name:?}: {problem}")]
-    Weight { file: String, name: String, problem: WeightError },
+    Weight { file: String, name: String, problem: Box<WeightError> },
     #[error(transparent)]
-    Gguf(#[from] GgufError),
+    Gguf(Box<GgufError>),
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Model(Box<ModelError>),
     #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    Tokenizer(Box<TokenizerError>),
     #[error("the text cannot be made into tokens: {0}")]
     Text(String),
     #[error("a sequence of {tokens} tokens; it must have 1 to {tokens_max}")]
@@ -106,6 +106,19 @@ pub enum EmbeddingError {
     #[error("interrupted")]
     Interrupted,
 }
+
+/// These are large, and rare: boxed, they cost the others nothing.
+macro_rules! boxed {
+    ($($variant:ident($error:ty)),*) => {
+        $(impl From<$error> for EmbeddingError {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        })*
+    };
+}
+
+boxed!(Gguf(GgufError), Model(ModelError), Tokenizer(TokenizerError));
 
 /// Loads a model: a folder as Hugging Face's tools save one (`config.json`, `tokenizer.json`, `model.safetensors`), the `.safetensors` file in
 /// it, or a `.gguf` file. Encoders run on the CPU, decoders on `device`.

@@ -77,7 +77,7 @@ impl EncoderTensors for TensorFile {
         Weight::new(bytes, ty, rows, cols, &Device::Cpu).map_err(|problem| EmbeddingError::Weight {
             file: self.path.display().to_string(),
             name: name.to_owned(),
-            problem,
+            problem: Box::new(problem),
         })
     }
 
