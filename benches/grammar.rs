@@ -4,6 +4,8 @@
 
 #[path = "../tests/support/built_in.rs"]
 mod built_in;
+// The tests use all of it.
+#[allow(dead_code)]
 #[path = "../tests/support/random.rs"]
 mod random;
 #[path = "../tests/support/tool_schemas.rs"]
@@ -52,9 +54,9 @@ fn measure(tokenizer: &Arc<Tokenizer>) {
     let format = of_template("<tool_call>").expect("hermes");
     let calls = CallRules { format, tools: tools.iter().enumerate().collect(), several: true };
     let rules = ReplyRules { thinking: Thinks::Not, calls: Calls::Possible(&calls), output: &OutputFormat::Text, begun: &[] };
-    timed(&format!("  {TOOLS} tools compiled"), || drop(grammars.of_reply(&rules).expect("they compile")));
-    timed("  the same tools again", || drop(grammars.of_reply(&rules).expect("they compile")));
-    let constraint = grammars.of_reply(&rules).expect("they compile").expect("they constrain");
+    timed(&format!("  {TOOLS} tools compiled"), || drop(grammars.of_reply(&rules, None).expect("they compile")));
+    timed("  the same tools again", || drop(grammars.of_reply(&rules, None).expect("they compile")));
+    let constraint = grammars.of_reply(&rules, None).expect("they compile").expect("they constrain");
     masks("  words, tools possible", tokenizer, &*constraint, "The quick \"brown\" fox: it jumps <over> the lazy dog.\n");
     let call = "<tool_call>\n{\"name\": \"echo\", \"arguments\": {\"text\": \"It was a bright cold day in April, and the clocks were striking.\", \"n\": 13, \"list\": [1, 2, 3]}}\n</tool_call>";
     let echo = [tool(
@@ -63,7 +65,7 @@ fn measure(tokenizer: &Arc<Tokenizer>) {
     )];
     let calls = CallRules { format, tools: echo.iter().enumerate().collect(), several: true };
     let rules = ReplyRules { calls: Calls::Required(&calls), ..rules };
-    let constraint = grammars.of_reply(&rules).expect("it compiles").expect("it constrains");
+    let constraint = grammars.of_reply(&rules, None).expect("it compiles").expect("it constrains");
     masks("  a call", tokenizer, &*constraint, call);
     let schema = OutputFormat::JsonSchema(json!({"type": "object"}));
     let constraint = grammars.of_format(&schema).expect("it compiles").expect("it constrains");

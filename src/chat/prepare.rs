@@ -236,7 +236,7 @@ impl TextModel {
             _ => Calls::Unknown,
         };
         let rules = ReplyRules { thinking: thinks(encoded.reasoning), calls, output: &request.output_format, begun: &encoded.begun };
-        let constraint = self.grammars.of_reply(&rules)?;
+        let constraint = self.grammars.of_reply(&rules, request.tokens_max)?;
         match (encoded.thinking_tokens_max, encoded.reasoning) {
             (Some(tokens_max), Some(reasoning)) if reasoning.1 != ReasoningStart::Content => {
                 Ok(Some(Arc::new(ThinkingBudget::new(self.tokenizer.clone(), reasoning, tokens_max, constraint)?)))

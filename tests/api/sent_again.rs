@@ -95,7 +95,9 @@ fn a_reply_goes_on_while_one_of_its_listeners_is_there() {
 #[test]
 fn when_all_listeners_are_gone_it_is_cancelled() {
     let app = app();
-    let (first, second) = (send(&app, &[SESSION], &body(json!({}))), send(&app, &[SESSION], &body(json!({}))));
+    let (first, mut second) = (send(&app, &[SESSION], &body(json!({}))), send(&app, &[SESSION], &body(json!({}))));
+    // It has joined by now; a request that came after the last listener had gone would begin anew.
+    assert_eq!(second.read_head().status, 200);
     app.wait_until("it runs", |stats| stats.running == 1);
     drop((first, second));
     app.wait_until("it is cancelled", |stats| stats.cancelled_total == 1 && stats.running == 0);

@@ -61,7 +61,7 @@ impl Wanted {
             Choice::None => Calls::Forbidden(format),
         };
         let rules = ReplyRules { thinking: self.thinking, calls, output: &self.output, begun: &[] };
-        GRAMMARS.of_reply(&rules).expect("the rules compile").expect("they rule something")
+        GRAMMARS.of_reply(&rules, None).expect("the rules compile").expect("they rule something")
     }
 
     #[track_caller]

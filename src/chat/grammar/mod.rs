@@ -9,6 +9,7 @@ pub mod schema;
 
 mod cache;
 mod calls;
+mod closing;
 mod mark;
 mod plan;
 mod ruled;
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 use super::OutputFormat;
 use crate::engine::constraint::Constraint;
 use cache::{Cache, Key};
+use closing::{Closers, Closing};
 use limits::{GRAMMARS_KEPT, TEXT_BYTES_MAX};
 use plan::{Plan, PlannedReply};
 use reply::{Calls, ReplyRules, Thinks};
@@ -36,6 +38,7 @@ pub struct Grammars {
     /// Built when it is first needed, or ahead of that by [`Self::warm_up`].
     vocabulary: OnceLock<Result<Arc<Vocabulary>, String>>,
     plans: Mutex<Cache<Arc<Plan>>>,
+    closers: OnceLock<Arc<Closers>>,
 }
 
 /// What a request asked for cannot be held.
@@ -56,7 +59,7 @@ pub enum Place {
 
 impl Grammars {
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { tokenizer, vocabulary: OnceLock::new(), plans: Mutex::new(Cache::new(GRAMMARS_KEPT)) }
+        Self { tokenizer, vocabulary: OnceLock::new(), plans: Mutex::new(Cache::new(GRAMMARS_KEPT)), closers: OnceLock::new() }
     }
 
     /// Does the work that the first constrained request would wait for.
@@ -68,11 +71,11 @@ impl Grammars {
 
     /// The constraint of a reply that is nothing but text in this format; `None`: any text will do.
     pub fn of_format(&self, format: &OutputFormat) -> Result<Option<Arc<dyn Constraint>>, GrammarError> {
-        self.of_reply(&ReplyRules { thinking: Thinks::Not, calls: Calls::Unknown, output: format, begun: &[] })
+        self.of_reply(&ReplyRules { thinking: Thinks::Not, calls: Calls::Unknown, output: format, begun: &[] }, None)
     }
 
-    /// The constraint of a whole reply; `None`: every reply will do.
-    pub fn of_reply(&self, rules: &ReplyRules<'_>) -> Result<Option<Arc<dyn Constraint>>, GrammarError> {
+    /// The constraint of a whole reply; `None`: every reply will do. `tokens_max`: what has to end is brought to its end before.
+    pub fn of_reply(&self, rules: &ReplyRules<'_>, tokens_max: Option<usize>) -> Result<Option<Arc<dyn Constraint>>, GrammarError> {
         if rules.are_none() {
             return Ok(None);
         }
@@ -88,7 +91,9 @@ impl Grammars {
                 plan
             }
         };
-        Ok(Some(Arc::new(PlannedReply(plan))))
+        let closers = || self.closers.get_or_init(|| Arc::new(Closers::new(&self.tokenizer))).clone();
+        let closing = tokens_max.map(|tokens_max| Closing::new(closers(), tokens_max, rules.output));
+        Ok(Some(Arc::new(PlannedReply { plan, closing })))
     }
 
     fn vocabulary(&self) -> Result<Arc<Vocabulary>, String> {

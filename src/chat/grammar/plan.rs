@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::closing::Closing;
 use super::mark::{Mark, Standing, Then};
 use super::ruled::{Compiled, Ruled};
 use super::vocabulary::Vocabulary;
@@ -43,11 +44,15 @@ pub struct Free {
 
 /// Shared by all outputs of a request, and by all requests that ask for the same.
 #[derive(Debug)]
-pub struct PlannedReply(pub Arc<Plan>);
+pub struct PlannedReply {
+    pub plan: Arc<Plan>,
+    /// `None`: the reply may go on for as long as it likes.
+    pub closing: Option<Closing>,
+}
 
 impl Constraint for PlannedReply {
     fn matcher(&self) -> Result<Box<dyn Matcher>, String> {
-        Ok(Box::new(PlanMatcher::new(self.0.clone())))
+        Ok(Box::new(PlanMatcher::new(self.plan.clone(), self.closing.clone())))
     }
 }
 
@@ -70,6 +75,7 @@ struct Entry {
 
 struct PlanMatcher {
     plan: Arc<Plan>,
+    closing: Option<Closing>,
     read: Vec<u32>,
     /// After each token read, and before the first.
     positions: Vec<Position>,
@@ -81,13 +87,13 @@ struct PlanMatcher {
 }
 
 impl PlanMatcher {
-    fn new(plan: Arc<Plan>) -> Self {
+    fn new(plan: Arc<Plan>, closing: Option<Closing>) -> Self {
         let start = Position { stage: 0, standing: plan.standing_at_start(0, true) };
         let entries = match &plan.stages[0] {
             Stage::Ruled { .. } => vec![Entry { before: plan.begun.clone(), from: 0 }],
             Stage::Free(_) => Vec::new(),
         };
-        Self { plan, read: Vec::new(), positions: vec![start], entries, ruled: None, probe: None }
+        Self { plan, closing, read: Vec::new(), positions: vec![start], entries, ruled: None, probe: None }
     }
 
     fn go_to(&mut self, output: &[u32]) -> Result<(), String> {
@@ -214,7 +220,10 @@ impl Matcher for PlanMatcher {
         let position = self.position();
         match &plan.stages[position.stage] {
             Stage::Free(free) => Ok(self.allow_free(position, free, allowed)),
-            Stage::Ruled { grammar, .. } => self.allow_ruled(grammar, allowed),
+            Stage::Ruled { grammar, .. } => {
+                let ending = self.allow_ruled(grammar, allowed)?;
+                Ok(self.closing.as_ref().map_or(ending, |closing| closing.narrow(output.len(), ending, allowed)))
+            }
         }
     }
 }
