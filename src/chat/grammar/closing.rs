@@ -16,9 +16,14 @@ const RESERVE_TOKENS: usize = 32;
 const RESERVE_TOKENS_OF_CALLS: usize = 256;
 const SCHEMA_BYTES_PER_TOKEN: usize = 8;
 
-/// Tokens by what they are made of, the most wanted first.
+/// Tokens by what they are made of.
 #[derive(Debug)]
-pub struct Closers([TokenMask; 3]);
+pub struct Closers {
+    /// Brackets, quotes, parting signs: the most wanted first.
+    kinds: [TokenMask; 3],
+    /// A character that JSON has in strings alone: where it may stand brackets close nothing, and the quote comes first.
+    in_strings: Option<u32>,
+}
 
 /// When, and by which tokens, the end of a reply is looked for.
 #[derive(Debug, Clone)]
@@ -38,7 +43,8 @@ impl Closers {
             };
             TokenMask::of(vocab, (0..vocab as u32).filter(fits))
         };
-        Self([made_of(b"}]", b"}] \n"), made_of(b"\"", b"\"}] \n"), made_of(b",:", b",:\" \n")])
+        let in_strings = (0..vocab as u32).find(|&id| tokenizer.token_bytes(id, false) == b"#");
+        Self { kinds: [made_of(b"}]", b"}] \n"), made_of(b"\"", b"\"}] \n"), made_of(b",:", b",:\" \n")], in_strings }
     }
 }
 
@@ -60,7 +66,9 @@ impl Closing {
             Ending::Possible => return Ending::Reached,
             Ending::NotYet => {}
         }
-        if let Some(closers) = self.closers.0.iter().find(|closers| meet(allowed, closers)) {
+        let Closers { kinds, in_strings } = &*self.closers;
+        let kinds = if in_strings.is_some_and(|token| allowed.contains(token)) { &kinds[1..2] } else { &kinds[..] };
+        if let Some(closers) = kinds.iter().find(|closers| meet(allowed, closers)) {
             let words = allowed.words_mut().iter_mut().zip(closers.words());
             words.for_each(|(word, closers)| *word &= closers);
         }
@@ -76,11 +84,11 @@ fn meet(one: &TokenMask, other: &TokenMask) -> bool {
 mod tests {
     use super::*;
 
-    /// Tokens 0 and 1 close brackets, 2 and 3 are quotes, 4 and 5 part; 6 to 9 are letters. What is left of `tokens` after `output_tokens`
+    /// Tokens 0 and 1 close brackets, 2 and 3 are quotes, 4 and 5 part; 6 to 9 are letters, and 9 stands in strings alone. What is left of `tokens` after `output_tokens`
     /// of 100.
     fn left(tokens: &[u32], ending: Ending, output_tokens: usize) -> (Ending, Vec<u32>) {
         let mask = |tokens: [u32; 2]| TokenMask::of(10, tokens);
-        let closers = Arc::new(Closers([mask([0, 1]), mask([2, 3]), mask([4, 5])]));
+        let closers = Arc::new(Closers { kinds: [mask([0, 1]), mask([2, 3]), mask([4, 5])], in_strings: Some(9) });
         let mut allowed = TokenMask::of(10, tokens.iter().copied());
         let ending = Closing::new(closers, 100, &OutputFormat::JsonObject).narrow(output_tokens, ending, &mut allowed);
         (ending, (0..10).filter(|&token| allowed.contains(token)).collect())
@@ -94,6 +102,8 @@ mod tests {
         assert_eq!(left(&all[2..], Ending::NotYet, 99), (Ending::NotYet, vec![2, 3]));
         assert_eq!(left(&all[4..], Ending::NotYet, 99), (Ending::NotYet, vec![4, 5]));
         assert_eq!(left(&all[6..], Ending::NotYet, 99), (Ending::NotYet, vec![6, 7]), "where none may stand, the grammar leads on");
+        assert_eq!(left(&[0, 1, 2, 4, 9], Ending::NotYet, 99), (Ending::NotYet, vec![2]), "in a string a bracket closes nothing");
+        assert_eq!(left(&[0, 9], Ending::NotYet, 99), (Ending::NotYet, vec![0, 9]), "and too short a one goes on");
         assert_eq!(left(&all, Ending::Possible, 67).0, Ending::Possible);
         assert_eq!(left(&all, Ending::Possible, 68).0, Ending::Reached);
     }
