@@ -123,7 +123,9 @@ def compare(url, oracle):
     check(largest <= DIFFERENCE_MAX, f"vectors agree within {DIFFERENCE_MAX}", f"largest difference {largest:.2e}")
     print(f"largest difference of {len(TEXTS)} vectors: {largest:.2e}")
     numbers = client.embeddings.create(model="m", input=TEXTS, encoding_format="float")
-    check([item.embedding for item in numbers.data] == [item.embedding for item in reply.data], "numbers are base64's", "")
+    # Numbers are written as short as tells one f32 from the next.
+    same = all(np.array_equal(np.float32(a.embedding), np.float32(b.embedding)) for a, b in zip(numbers.data, reply.data))
+    check(same, "numbers are base64's", numbers.data[0].embedding[:4])
     for text, item in zip(TEXTS, reply.data):
         alone = client.embeddings.create(model="m", input=text).data[0].embedding
         check(alone == item.embedding, "alone as in company, to the bit", text[:40])
