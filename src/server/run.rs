@@ -80,7 +80,8 @@ impl Runs {
     /// The running reply of this key, or else one that is begun now: two sendings at the same moment begin one.
     pub fn join_or_begin<E>(&self, key: RunKey, begin: impl FnOnce() -> Result<(ReplyHead, Choices), E>) -> Result<(Listener, bool), E> {
         let mut runs = lock(&self.0);
-        if let Some(run) = runs.get(&key).and_then(Weak::upgrade) {
+        // One that is over answers nobody anew: it may have failed, and asking again is how a client mends that.
+        if let Some(run) = runs.get(&key).and_then(Weak::upgrade).filter(|run| !lock(&run.heard).over) {
             return Ok((Listener::Shared { run, next: 0 }, true));
         }
         let (head, choices) = begin()?;
