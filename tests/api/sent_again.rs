@@ -113,3 +113,17 @@ fn a_stranger_joins_nobody() {
     let ids = [one.read_reply(), two.read_reply()].map(|reply| reply.text().split("\"id\":\"").nth(1).expect("an id")[..41].to_owned());
     assert_ne!(ids[0], ids[1]);
 }
+
+/// Not only with the next token: a long prompt has none for a while.
+#[test]
+fn while_the_prompt_is_computed_too() {
+    let app = TestApp::start(Options { pace: Duration::from_millis(100), ..Options::default() });
+    // Eight steps of 256 tokens.
+    let long = json!({"messages": [{"role": "user", "content": "x".repeat(2_000)}], "stream": true});
+    let mut only = send(&app, &[SESSION], &long);
+    assert_eq!(only.read_head().status, 200);
+    app.wait_until("it runs", |stats| stats.running == 1);
+    drop(only);
+    app.wait_until("it is cancelled", |stats| stats.cancelled_total == 1 && stats.running == 0);
+    assert_eq!(app.stats().generated_tokens_total, 0, "no token came first");
+}
