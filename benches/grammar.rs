@@ -118,9 +118,12 @@ fn generated(tools: usize) {
         for (schema, answer) in schemas.iter().zip(model.answers(&requests)) {
             tokens += answer.reply.usage.completion_tokens;
             events += answer.events.len();
-            let [call] = &answer.reply.tool_calls[..] else { continue };
-            let judge = jsonschema::validator_for(schema).expect("it is a schema");
-            valid += usize::from(serde_json::from_str(&call.arguments).is_ok_and(|value: Value| judge.is_valid(&value)));
+            let judge = jsonschema::options().should_validate_formats(true).build(schema).expect("it is a schema");
+            let is_valid = |text: &str| serde_json::from_str(text).is_ok_and(|value: Value| judge.is_valid(&value));
+            match &answer.reply.tool_calls[..] {
+                [call] if is_valid(&call.arguments) => valid += 1,
+                calls => println!("  not valid: {:?} under {schema}", calls.iter().map(|call| &call.arguments).collect::<Vec<_>>()),
+            }
         }
     }
     let took = start.elapsed();

@@ -7,6 +7,7 @@ use understudy::chat::grammar::GrammarError;
 
 use super::cases::{CASES, Case};
 use super::driver::{GRAMMARS, Walk, walk};
+use crate::support::random::Random;
 
 fn error_of(schema: &Value) -> GrammarError {
     GRAMMARS.of_format(&OutputFormat::JsonSchema(schema.clone())).expect_err("the schema cannot be held")
@@ -38,6 +39,58 @@ fn a_schema_lets_through_what_is_valid() {
     }
     assert!(wrong.is_empty(), "{} of {texts} texts:\n{}", wrong.len(), wrong.join("\n"));
     assert!(CASES.len() >= 120, "{} cases", CASES.len());
+}
+
+/// Texts a byte or two beside valid ones, which no list of cases would hold.
+#[test]
+fn what_a_format_lets_through_is_valid() {
+    const FORMATS: [(&str, &[&str]); 10] = [
+        ("date-time", &["2024-02-29T23:59:59.5+02:00", "1999-12-31t00:00:00Z", "2000-02-29T10:49:58Z", "1900-02-28T01:01:01z"]),
+        ("time", &["23:59:59.25Z", "00:00:00-23:59", "12:02:50.246067080-11:53"]),
+        ("date", &["2024-02-29", "1900-02-28", "2100-02-28", "2000-02-29", "2023-04-30", "1996-10-31"]),
+        ("duration", &["P1Y2M3DT4H5M6S", "PT1H", "P3W", "P1Y", "P1M2D"]),
+        ("email", &["ada@example.org", "ada.b+c@a-b.example.org", "x@y"]),
+        ("hostname", &["a.example.org", "ab-cd.x", "xn-a.org", "a1-b2-c3"]),
+        ("ipv4", &["127.0.0.1", "255.255.255.255", "10.199.249.0"]),
+        ("ipv6", &["::1", "2001:db8:0:0:0:0:0:1", "1::", "1:2:3::4:5", "::", "1:2:3:4:5:6:7::"]),
+        ("uuid", &["123e4567-e89b-12d3-a456-426614174000"]),
+        ("uri", &["https://example.org/a?b=c#d", "mailto:a@b.org", "file:///a%20b", "http://[::1]:80/", "urn:isbn:1"]),
+    ];
+    const EACH: u64 = 250;
+    let mut random = Random(17);
+    let (mut wrong, mut accepted) = (Vec::new(), 0);
+    for (format, texts) in FORMATS {
+        let schema = json!({"type": "string", "format": format});
+        let judge = jsonschema::options().should_validate_formats(true).build(&schema).expect("a schema");
+        let constraint = GRAMMARS.of_format(&OutputFormat::JsonSchema(schema)).expect("it can be held").expect("it constrains");
+        for round in 0..EACH {
+            let mut text = texts[(round % texts.len() as u64) as usize].as_bytes().to_vec();
+            for _ in 0..random.below(3) {
+                beside(&mut random, &mut text);
+            }
+            let text = json!(String::from_utf8(text).expect("ASCII")).to_string();
+            let found = walk(&*constraint, &text) == Walk::Accepted;
+            accepted += u64::from(found);
+            if found && !judge.is_valid(&serde_json::from_str(&text).expect("JSON")) {
+                wrong.push(format!("{format}: {text}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {accepted}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(accepted > EACH * 4, "only {accepted} accepted");
+}
+
+/// Changes a byte, doubles one, or leaves one out.
+fn beside(random: &mut Random, text: &mut Vec<u8>) {
+    const BYTES: &[u8] = b"0123456789069-:.+@/%aZTzPx[] ";
+    let at = random.below(text.len().max(1) as u64) as usize;
+    let byte = BYTES[random.below(BYTES.len() as u64) as usize];
+    match random.below(4) {
+        _ if text.is_empty() => text.push(byte),
+        0 => text.insert(at, text[at]),
+        1 => drop(text.remove(at)),
+        _ => text[at] = byte,
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::random::Random;
 
+const FORMATS: [&str; 9] = ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"];
+
 /// An object's schema.
 pub fn tool_schema(random: &mut Random) -> Value {
     object(random, 0)
@@ -40,7 +42,7 @@ fn value(random: &mut Random, depth: u64) -> Value {
         4 => json!({"const": literal(random)}),
         5 => json!({"type": "null"}),
         6 => json!({"type": ["boolean", "null"], "default": null}),
-        7 => json!({"type": "string", "format": pick(random, &["date", "time", "uuid", "ipv4"])}),
+        7 => json!({"type": "string", "format": pick(random, &FORMATS)}),
         8 => object(random, depth),
         9 => json!({"anyOf": [value(random, depth + 1), {"type": "null"}]}),
         _ => array(random, depth),

@@ -10,6 +10,7 @@ pub mod schema;
 mod cache;
 mod calls;
 mod closing;
+mod formats;
 mod mark;
 mod plan;
 mod ruled;

@@ -1,11 +1,13 @@
 //! A client's JSON schema becomes one that can be held: what cannot is refused by its name and place, or left out where a wider schema
 //! will do. The result allows nothing that the client's schema forbids, as long as nothing was left out; it forbids some things that
-//! the client's schema allows, so that a weak model comes to an end: properties that nobody named, numbers beyond 10^18.
+//! the client's schema allows, so that a weak model comes to an end: properties that nobody named, numbers beyond 10^18, overlong names
+//! in a `format`.
 //!
 //! Pure: schema in, schema out.
 
 use serde_json::{Map, Value, json};
 
+use super::formats::{FORMATS, narrower};
 use super::limits::{ITEMS_MAX, SCHEMA_DEPTH_MAX, SCHEMA_NODES_MAX};
 
 /// What to do with a keyword that no grammar can hold.
@@ -76,9 +78,6 @@ const HELD: [&str; 24] = [
     "definitions",
 ];
 const BOUNDS: [&str; 5] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
-/// Others are annotations, as JSON Schema has it by default.
-const FORMATS: [&str; 9] = ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"];
-const FORMAT_URI: &str = "uri";
 
 /// Numbers stay below it: every reader takes them, and a model that writes digits without end is stopped.
 const NUMBER_MAX: f64 = 1e18;
@@ -181,6 +180,7 @@ impl Walk {
             }
         }
         bound_numbers(&mut out);
+        narrow_format(&mut out);
         if self.closes && !composed && may_be_closed(&out) {
             out.insert("additionalProperties".to_owned(), Value::Bool(false));
         }
@@ -204,10 +204,7 @@ impl Walk {
         }
         match keyword {
             "$ref" => return self.reference(value),
-            "format" => {
-                let known = value.as_str().is_some_and(|format| FORMATS.contains(&format) || format == FORMAT_URI);
-                return Ok(known.then(|| value.clone()));
-            }
+            "format" => return Ok(value.as_str().is_some_and(|format| FORMATS.contains(&format)).then(|| value.clone())),
             "minItems" | "maxItems" | "minProperties" | "maxProperties" => return self.repetitions(keyword, value),
             _ if BOUNDS.contains(&keyword) => return Ok(Some(value.clone())),
             _ if !HELD.contains(&keyword) => return Ok(None),
@@ -357,6 +354,16 @@ fn bound_numbers(schema: &mut Map<String, Value>) {
     }
     if high.is_none() && low.is_none_or(|low| low < NUMBER_MAX) {
         schema.insert("maximum".to_owned(), json!(NUMBER_MAX));
+    }
+}
+
+/// Adds the regular expression of its format, beside one that it has already.
+fn narrow_format(schema: &mut Map<String, Value>) {
+    let Some(pattern) = schema.get("format").and_then(Value::as_str).and_then(narrower) else { return };
+    if !schema.contains_key("pattern") {
+        schema.insert("pattern".to_owned(), json!(pattern));
+    } else if let Value::Array(all) = schema.entry("allOf").or_insert_with(|| json!([])) {
+        all.push(json!({"pattern": pattern}));
     }
 }
 
