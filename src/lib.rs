@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod embedding;
 pub mod engine;
+pub mod gateway;
 pub mod hub;
 pub mod scripted;
 pub mod server;

@@ -8,6 +8,7 @@ pub mod prepare;
 
 pub mod grammar;
 
+pub mod begun;
 pub mod chat_template;
 pub mod control_text;
 pub mod python_values;

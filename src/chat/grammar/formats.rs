@@ -36,11 +36,7 @@ pub fn narrower(format: &str) -> Option<&'static str> {
         "time" => concat!("^", time!(), "$"),
         "date" => concat!("^", date!(), "$"),
         // RFC 5321, section 4.1.2, without quoted names and literal addresses.
-        "email" => concat!(
-            r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}){0,2}@",
-            host!(),
-            "$"
-        ),
+        "email" => concat!(r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}){0,2}@", host!(), "$"),
         "hostname" => concat!("^", host!(), "$"),
         _ => return None,
     })
