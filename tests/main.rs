@@ -9,6 +9,7 @@ mod cli;
 mod constraints;
 mod disk_cache;
 mod engine;
+mod gateway;
 mod grammar;
 mod hub;
 mod scripted;

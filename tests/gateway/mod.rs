@@ -1,0 +1,1 @@
+//! The front door: its decisions, its relay, and what becomes of every fault.
