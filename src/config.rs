@@ -11,9 +11,11 @@ use std::time::Duration;
 use kernels::KvDtype;
 use kernels::device::DeviceChoice;
 
+pub mod gateway;
 pub mod settings;
 pub mod values;
 
+use gateway::{Gateway, Keys};
 use settings::{ConfigError, KEYS, Layers, Source};
 
 /// Everything that can be told, by concern.
@@ -23,6 +25,7 @@ pub struct Config {
     pub engine: Engine,
     pub models: Models,
     pub log: Log,
+    pub gateway: Gateway,
     sources: BTreeMap<&'static str, Source>,
 }
 
@@ -196,13 +199,13 @@ pub const DRAIN_S: u64 = 30;
 pub const DISK_CACHE_BYTES: u64 = 4 << 30;
 
 impl Config {
-    /// Decides every value. `read` reads a key file; errors name where the offending value came from.
-    pub fn resolve(layers: &Layers, machine: Machine, read: &dyn Fn(&str) -> std::io::Result<String>) -> Result<Self, ConfigError> {
+    /// Decides every value. `keys` reads files and variables that hold keys; errors name where the offending value came from.
+    pub fn resolve(layers: &Layers, machine: Machine, keys: &Keys<'_>) -> Result<Self, ConfigError> {
         let config = Self {
             server: Server {
                 host: layers.one("host", values::host)?.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
                 port: layers.one("port", values::port)?.unwrap_or(PORT),
-                api_keys: api_keys(layers, read)?,
+                api_keys: api_keys(layers, keys.file)?,
                 allow_hosts: layers.many("allow_host", values::host_name)?,
                 cors_origins: layers.many("cors_origin", values::origin)?,
                 strict_model: layers.one("strict_model", values::boolean)?.unwrap_or(false),
@@ -235,6 +238,7 @@ impl Config {
                 format: layers.one("log_format", values::log_format)?.unwrap_or(LogFormat::Text),
                 filter: layers.one("log_level", values::text)?.unwrap_or_else(|| "info".to_owned()),
             },
+            gateway: layers.gateway(keys)?,
             sources: layers.sources(),
         };
         let without_key_on_purpose = layers.one("unsafe_no_key", values::boolean)?.unwrap_or(false);
@@ -302,7 +306,7 @@ mod tests {
             "empty" => Ok("# none yet\n".to_owned()),
             _ => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "no such file")),
         };
-        Config::resolve(&layers, MACHINE, &read).map_err(|e| e.to_string())
+        Config::resolve(&layers, MACHINE, &Keys { file: &read, variable: &|_| None }).map_err(|e| e.to_string())
     }
 
     fn error(flags: &[(&'static str, &str)], env: &[(&str, &str)], file: &str) -> String {
@@ -378,6 +382,28 @@ mod tests {
             "UNDERSTUDY_KV_TYPE: unknown type of cache \"q4_0\": expected f16, f32 or q8_0"
         );
         assert_eq!(error(&[("device", "tpu")], &[], ""), "--device: unknown device \"tpu\": expected auto, cpu, cuda, cuda:N or metal");
+    }
+
+    #[test]
+    fn upstreams_in_tables_and_in_a_list() {
+        let of = |flags: &[(&'static str, &str)], file: &str| {
+            let upstreams = resolve(flags, &[], file).unwrap().gateway.upstreams;
+            upstreams.into_iter().map(|upstream| upstream.name).collect::<Vec<_>>()
+        };
+        let table = "port = 1\n[[upstream]]\nurl = 'https://a.example'";
+        assert!(of(&[], "").is_empty());
+        assert_eq!(of(&[], table), ["a.example"]);
+        assert_eq!(
+            of(&[("upstream", "https://a.example/other")], "[[upstream]]\nname = 'first'\nurl = 'https://a.example'"),
+            ["first", "a.example"]
+        );
+        assert_eq!(of(&[], "upstream = 'https://a.example'\n[gateway]\ntakeover = false"), ["a.example"]);
+        assert_eq!(
+            error(&[], &[], "port = 1\n[[upstream]]\nurl = 'x'"),
+            "understudy.toml line 3: url: \"x\" is not an address (like https://api.anthropic.com)"
+        );
+        assert_eq!(error(&[("upstream", "x")], &[], ""), "--upstream: url: \"x\" is not an address (like https://api.anthropic.com)");
+        assert!(error(&[], &[], "port = 1\n[gateway]\nnope = 2").starts_with("understudy.toml line 3: unknown field `nope`"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("src/embedding", &["embedding"]),
     ("src/chat", &["chat", "engine"]),
     ("src/api", &["api", "chat", "engine"]),
-    ("src/gateway", &["gateway", "chat"]),
+    ("src/gateway", &["gateway", "chat", "config"]),
     ("src/server", &["server", "gateway", "api", "chat", "engine", "embedding", "config"]),
     ("src/scripted", &["scripted", "chat", "engine"]),
     ("src/hub", &["hub"]),
@@ -25,7 +25,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// A library, and the only folders that may know it.
 const OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["src/server"]),
-    ("hyper", &["src/server"]),
+    ("hyper", &["src/server", "src/gateway/upstream"]),
+    ("tokio_rustls", &["src/gateway/upstream"]),
     ("tower", &["src/server"]),
     ("clap", &["src/cli"]),
     ("rustyline", &["src/cli"]),

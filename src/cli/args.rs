@@ -81,6 +81,9 @@ pub struct ServerArgs {
     /// A web origin whose pages may call this server, or *; may be repeated [default: none]
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
+    /// A cloud that is asked before the local model, like https://api.anthropic.com; may be given several times [default: none]
+    #[arg(long, value_name = "URL")]
+    upstream: Vec<String>,
     /// For /v1/embeddings and /v1/rerank: a folder with a BERT-like model, a .gguf file, or org/repo[:quant] [default: the model itself]
     #[arg(long, value_name = "MODEL")]
     embedding_model: Option<String>,
@@ -294,6 +297,7 @@ impl ServerArgs {
         layers.flag("unsafe_no_key", one(&self.unsafe_no_key));
         layers.flag("allow_host", self.allow_host.clone());
         layers.flag("cors_origin", self.cors_origin.clone());
+        layers.flag("upstream", self.upstream.clone());
         layers.flag("embedding_model", one(&self.embedding_model));
         layers.flag("strict_model", one(&self.strict_model));
         layers.flag("body_max", one(&self.body_max));

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::config::Config;
+use crate::config::gateway::Keys;
 use crate::config::settings::{Layers, NOT_UTF_8};
 
 pub mod args;
@@ -92,7 +93,8 @@ fn resolve(mut layers: Layers, common: &CommonArgs) -> Result<Config, Failure> {
     if let Some((name, text)) = config_file(common)? {
         layers.file(&name, &text)?;
     }
-    let config = Config::resolve(&layers, machine::machine(), &|path| std::fs::read_to_string(path))?;
+    let keys = Keys { file: &|path| std::fs::read_to_string(path), variable: &|name| std::env::var(name).ok() };
+    let config = Config::resolve(&layers, machine::machine(), &keys)?;
     print::start_log(&config)?;
     for warning in warnings {
         tracing::warn!("{warning}");

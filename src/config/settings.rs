@@ -8,6 +8,8 @@ use std::fmt;
 
 use toml::de::{DeTable, DeValue};
 
+use super::gateway::{Gateway, Keys, TableError, Tables};
+
 /// Every key, as written in `understudy.toml`; `--port`, `UNDERSTUDY_PORT` and `port = ` are one setting.
 pub const KEYS: &[&str] = &[
     "model",
@@ -23,6 +25,7 @@ pub const KEYS: &[&str] = &[
     "queue",
     "drafts",
     "max_wait",
+    "upstream",
     "kv_type",
     "disk_cache",
     "disk_cache_dir",
@@ -94,6 +97,8 @@ pub struct Layers {
     flags: BTreeMap<&'static str, Told>,
     variables: BTreeMap<&'static str, Told>,
     lines: BTreeMap<&'static str, Told>,
+    /// Name and text of the file, for what it says in tables.
+    file: Option<(String, String)>,
 }
 
 impl Layers {
@@ -147,6 +152,9 @@ impl Layers {
         for (written, value) in table.get_ref() {
             let line = line_of(written.span().start);
             let normal = written.get_ref().replace('-', "_");
+            if is_tables(&normal, value.get_ref()) {
+                continue;
+            }
             let Some(key) = known(&normal) else {
                 let hint = nearest(&normal).map_or(String::new(), |key| format!(", did you mean \"{key}\"?"));
                 return Err(fail(line, "", format!("unknown key \"{}\"{hint}", written.get_ref())));
@@ -158,7 +166,23 @@ impl Layers {
             let values = values.map_err(|found| fail(line, key, format!("expected a number or a text, found {found}")))?;
             self.lines.insert(key, Told { source: Source::Line { file: name.to_owned(), line, key }, values });
         }
+        self.file = Some((name.to_owned(), text.to_owned()));
         Ok(())
+    }
+
+    /// The tables `[gateway]` and `[[upstream]]`, and the addresses told by `upstream` elsewhere.
+    pub fn gateway(&self, keys: &Keys<'_>) -> Result<Gateway, ConfigError> {
+        let (name, text) = self.file.as_ref().map_or(("", ""), |(name, text)| (name, text));
+        let fail = |error: TableError| {
+            let line = error.offset.map(|offset| text[..offset.min(text.len())].matches('\n').count() + 1);
+            let origin = match line {
+                Some(line) if !text.is_empty() => Source::Line { file: name.to_owned(), line, key: "" },
+                _ => self.told("upstream").map(|told| told.source.clone()).unwrap_or_default(),
+            };
+            ConfigError { origin, message: error.message }
+        };
+        let more = self.many("upstream", super::values::text)?;
+        Tables::parse(text, self.lines.contains_key("upstream")).and_then(|tables| tables.resolve(&more, keys)).map_err(fail)
     }
 
     /// The value of `key` from the strongest layer that tells it, read by `parse`; `None` where nobody does.
@@ -193,11 +217,20 @@ impl Layers {
 }
 
 fn is_list(key: &str) -> bool {
-    matches!(key, "api_key" | "allow_host" | "cors_origin")
+    matches!(key, "api_key" | "allow_host" | "cors_origin" | "upstream")
 }
 
 fn known(written: &str) -> Option<&'static str> {
     KEYS.iter().find(|key| **key == written).copied()
+}
+
+/// What `config::gateway` reads.
+fn is_tables(key: &str, value: &DeValue<'_>) -> bool {
+    match (key, value) {
+        ("gateway", DeValue::Table(_)) => true,
+        ("upstream", DeValue::Array(items)) => items.iter().any(|item| matches!(item.get_ref(), DeValue::Table(_))),
+        _ => false,
+    }
 }
 
 /// A scalar as text, or what else stands there.

@@ -22,6 +22,12 @@ macro_rules! date {
     };
 }
 
+macro_rules! duration_time {
+    () => {
+        "T([0-9]{1,9}H([0-9]{1,9}M([0-9]{1,9}S)?)?|[0-9]{1,9}M([0-9]{1,9}S)?|[0-9]{1,9}S)"
+    };
+}
+
 macro_rules! host {
     // RFC 1123: labels of at most 63 characters, 253 in all.
     () => {
@@ -35,6 +41,14 @@ pub fn narrower(format: &str) -> Option<&'static str> {
         "date-time" => concat!("^", date!(), "[Tt]", time!(), "$"),
         "time" => concat!("^", time!(), "$"),
         "date" => concat!("^", date!(), "$"),
+        // RFC 3339, appendix A.
+        "duration" => concat!(
+            "^P(([0-9]{1,9}Y([0-9]{1,9}M([0-9]{1,9}D)?)?|[0-9]{1,9}M([0-9]{1,9}D)?|[0-9]{1,9}D)(",
+            duration_time!(),
+            ")?|",
+            duration_time!(),
+            "|[0-9]{1,9}W)$"
+        ),
         // RFC 5321, section 4.1.2, without quoted names and literal addresses.
         "email" => concat!(r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}){0,2}@", host!(), "$"),
         "hostname" => concat!("^", host!(), "$"),

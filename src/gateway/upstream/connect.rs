@@ -1,0 +1,132 @@
+//! A new connection: the name, the socket, the handshake, each within its limit, and each failure by its name.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::Origin;
+use crate::gateway::fault::Fault;
+
+/// How long an address that was good serves when its name has none: the resolver may be what is down.
+const ADDRESS_LIFE: Duration = Duration::from_secs(3600);
+/// Of a reply's head: more is no API's.
+const HEADERS_MAX: usize = 256;
+const HEAD_BYTES_MAX: usize = 256 << 10;
+
+#[derive(Debug)]
+pub struct Connector {
+    origin: Origin,
+    limit: Duration,
+    last_good: Mutex<Option<(SocketAddr, Instant)>>,
+}
+
+impl Connector {
+    pub fn new(origin: Origin, limit: Duration) -> Self {
+        Self { origin, limit, last_good: Mutex::default() }
+    }
+
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// A connection that is ready for a request.
+    pub async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Fault> {
+        let stream = self.socket().await?;
+        // Requests are small and must not wait for each other; a socket that cannot be told so works all the same.
+        let _ = stream.set_nodelay(true);
+        if !self.origin.tls {
+            return handshake(stream).await;
+        }
+        let name = ServerName::try_from(self.origin.host.clone()).map_err(|_| Fault::Tls)?;
+        let connector = TlsConnector::from(TLS.clone());
+        match timeout(self.limit + self.limit / 2, connector.connect(name, stream)).await {
+            Ok(Ok(stream)) => handshake(stream).await,
+            Ok(Err(error)) => {
+                // Said aloud: it is a broken clock, a captive portal or an attack, and never passed over.
+                tracing::warn!(host = self.origin.host.as_str(), %error, "no secure connection");
+                Err(Fault::Tls)
+            }
+            Err(_) => Err(Fault::Tls),
+        }
+    }
+
+    async fn socket(&self) -> Result<TcpStream, Fault> {
+        let mut fault = Fault::NameUnknown;
+        let deadline = Instant::now() + self.limit;
+        let addresses = self.addresses().await;
+        let count = addresses.len();
+        for (index, address) in addresses.into_iter().enumerate() {
+            // Each of the remaining addresses gets its share of what is left.
+            let share = deadline.saturating_duration_since(Instant::now()) / (count - index) as u32;
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    *self.last_good.lock().unwrap_or_else(PoisonError::into_inner) = Some((address, Instant::now()));
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => fault = fault_of(&error),
+                Err(_) => fault = Fault::ConnectTimeout,
+            }
+        }
+        Err(fault)
+    }
+
+    /// Where the name leads. When the resolver does not answer: where it last led, if that is not long ago.
+    async fn addresses(&self) -> Vec<SocketAddr> {
+        if let Ok(address) = self.origin.host.parse::<IpAddr>() {
+            return vec![SocketAddr::new(address, self.origin.port)];
+        }
+        // On a thread of its own, so that a resolver that hangs holds up nobody.
+        let looked_up = timeout(self.limit, tokio::net::lookup_host((self.origin.host.as_str(), self.origin.port))).await;
+        let found: Vec<SocketAddr> = looked_up.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
+        if !found.is_empty() {
+            return found;
+        }
+        let last = *self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|(_, at)| at.elapsed() < ADDRESS_LIFE).map(|(address, _)| address).into_iter().collect()
+    }
+}
+
+async fn handshake(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<SendRequest<Full<Bytes>>, Fault> {
+    let mut builder = http1::Builder::new();
+    builder.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| Fault::ClosedEarly)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to an upstream broke");
+        }
+    });
+    Ok(sender)
+}
+
+fn fault_of(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Fault::ConnectTimeout,
+        // Refused, or no way there: for a laptop without a network both are the same.
+        _ => Fault::Refused,
+    }
+}
+
+/// The system's certificates, or Mozilla's where it has none. Versions and ciphers are rustls' own choice; nothing is ever not verified.
+static TLS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = builder.expect("ring has what TLS 1.2 and 1.3 need").with_root_certificates(roots).with_no_client_auth();
+    Arc::new(config)
+});
