@@ -2,5 +2,7 @@
 //!
 //! The decisions are pure (time is an argument); `relay` and `upstream` are the thin shell that carries bytes.
 
+pub mod asked;
 pub mod fault;
+pub mod headers;
 pub mod upstream;
