@@ -31,7 +31,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["src/cli"]),
     ("rustyline", &["src/cli"]),
     ("hf_hub", &["src/hub"]),
-    ("ureq", &["src/hub"]),
+    ("ureq", &["src/hub", "src/cli/gateway.rs"]),
     ("minijinja", &["src/chat"]),
     ("prometheus", &["src/engine/meters.rs", "src/server/metrics.rs"]),
     ("tokenizers", &["models"]),

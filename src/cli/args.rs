@@ -39,6 +39,10 @@ pub enum Command {
     Models(ModelsArgs),
     /// Show what the disk keeps of long prompts, or delete it
     Cache(CacheArgs),
+    /// One line: who answers, the cloud or this machine, and what is wrong with whom
+    Status(StatusArgs),
+    /// Tell a running server whom to ask: auto, cloud or local
+    Use(UseArgs),
     /// Measure a model on this machine
     Bench(BenchArgs),
     /// Print the version and what this build can do
@@ -96,6 +100,34 @@ pub struct ServerArgs {
     /// How long a shutdown waits for running requests [default: 30]
     #[arg(long, value_name = "SECONDS")]
     drain_timeout: Option<String>,
+}
+
+/// A server that runs.
+#[derive(Debug, ClapArgs)]
+pub struct RemoteArgs {
+    /// Its address
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7878")]
+    pub server: String,
+    /// Its key, where it asks for one [default: UNDERSTUDY_API_KEY]
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+    /// All that is known, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct UseArgs {
+    /// auto, cloud or local
+    pub mode: String,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 #[derive(Debug, Default, ClapArgs)]

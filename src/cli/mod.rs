@@ -17,6 +17,7 @@ mod failure;
 mod bench;
 mod cache;
 mod chat;
+mod gateway;
 mod models;
 mod pull;
 mod serve;
@@ -83,6 +84,8 @@ fn run(args: Args) -> Result<(), Failure> {
             cache.common.tell(&mut layers);
             cache::run(&resolve_locally(layers, &cache.common)?, &cache)
         }
+        Command::Status(args) => gateway::status(&args),
+        Command::Use(args) => gateway::switch(&args),
         Command::Version => version::run(),
     }
 }

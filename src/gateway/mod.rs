@@ -4,5 +4,6 @@
 
 pub mod asked;
 pub mod fault;
-pub mod headers;
+pub mod forwarding;
+pub mod status;
 pub mod upstream;

@@ -19,6 +19,9 @@ const REQUEST_ID: &str = "x-request-id";
 /// Anthropic's name for it.
 const REQUEST_ID_OF_ANTHROPIC: &str = "request-id";
 
+/// Where a client shows our key when `Authorization` holds another's.
+pub const OWN_KEY: &str = "x-understudy-key";
+
 /// Who asks, as far as the key tells; handlers find it in the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
@@ -59,15 +62,19 @@ pub async fn edge(State(state): State<AppState>, mut request: Request, next: Nex
         headers.append(header::VARY, HeaderValue::from_static("origin"));
         headers.insert(
             header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("x-request-id, request-id, retry-after, x-should-retry"),
+            HeaderValue::from_static("x-request-id, request-id, retry-after, x-should-retry, x-understudy-served-by, x-understudy-reason"),
         );
     }
     tracing::debug!(id = id.0.as_str(), %method, path, status = response.status().as_u16(), "answered");
     if let Ok(value) = HeaderValue::from_str(&id.0) {
-        if shape == ErrorShape::Anthropic {
-            response.headers_mut().insert(REQUEST_ID_OF_ANTHROPIC, value.clone());
+        let headers = response.headers_mut();
+        // An upstream's own is what its support asks for.
+        if shape == ErrorShape::Anthropic && !headers.contains_key(REQUEST_ID_OF_ANTHROPIC) {
+            headers.insert(REQUEST_ID_OF_ANTHROPIC, value.clone());
         }
-        response.headers_mut().insert(REQUEST_ID, value);
+        if !headers.contains_key(REQUEST_ID) {
+            headers.insert(REQUEST_ID, value);
+        }
     }
     response
 }
@@ -113,7 +120,9 @@ fn check_key(state: &AppState, request: &Request) -> Result<Asker, ApiError> {
     // Health checks carry no key, and the greeting is for everybody.
     let open = matches!(request.uri().path(), "/" | "/livez" | "/readyz" | "/health");
     let headers = request.headers();
-    match presented_key(text(headers, header::AUTHORIZATION.as_str()), text(headers, "x-api-key")) {
+    // Beside a credential that is meant for an upstream, ours has a header of its own.
+    let ours = text(headers, OWN_KEY);
+    match ours.or_else(|| presented_key(text(headers, header::AUTHORIZATION.as_str()), text(headers, "x-api-key"))) {
         Some(key) if keys.accept(key) => Ok(Asker::Known),
         _ if open => Ok(Asker::Stranger),
         Some(_) => Err(ApiError::new(ErrorKind::Unauthorized, "the API key is not valid").with_code("invalid_api_key")),

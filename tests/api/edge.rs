@@ -206,7 +206,10 @@ fn cors_where_it_is_configured() {
     }
     let reply = app.send("POST", CHAT, &[ours, "Authorization: Bearer key"], &hello_body());
     assert_eq!((reply.status(), reply.header("access-control-allow-origin")), (200, Some("https://chat.example")));
-    assert_eq!(reply.header("access-control-expose-headers"), Some("x-request-id, request-id, retry-after, x-should-retry"));
+    assert_eq!(
+        reply.header("access-control-expose-headers"),
+        Some("x-request-id, request-id, retry-after, x-should-retry, x-understudy-served-by, x-understudy-reason")
+    );
     let refused = app.send("POST", CHAT, &[ours], &hello_body());
     assert_eq!(
         (refused.status(), refused.header("access-control-allow-origin")),
