@@ -2,4 +2,12 @@
 //!
 //! The decisions are pure (time is an argument); `relay` and `upstream` are the thin shell that carries bytes.
 
+pub mod auth_outage;
+pub mod circuit_breaker;
 pub mod fault;
+pub mod headers;
+pub mod latency;
+pub mod limits;
+pub mod lru;
+pub mod protocol;
+pub mod retry;
