@@ -4,6 +4,7 @@
 
 pub mod auth_outage;
 pub mod circuit_breaker;
+pub mod classify;
 pub mod fault;
 pub mod headers;
 pub mod latency;
@@ -11,3 +12,4 @@ pub mod limits;
 pub mod lru;
 pub mod protocol;
 pub mod retry;
+pub mod sessions;

@@ -27,27 +27,36 @@ impl EdgeAnswer {
     }
 }
 
+/// Where no request has come for so long, a host is asked less often: nobody waits for the answer.
+const IDLE_AFTER: u32 = 120;
+const IDLE_INTERVAL: u32 = 12;
+
 #[derive(Debug, Default)]
 pub struct Edges {
     hosts: BTreeMap<Arc<str>, Edge>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Edge {
-    next_question: Duration,
+    /// When a request last depended on the answer.
+    wanted: Duration,
+    asked: Option<Duration>,
     last: Option<(EdgeAnswer, Duration)>,
 }
 
 impl Edges {
-    /// Of `wanted`, the hosts that are to be asked now. All others are forgotten.
+    /// Of `wanted`, the hosts that are to be asked now: every `interval`, or every 12 where no request has come for 120 of them. All others
+    /// are forgotten.
     pub fn due(&mut self, wanted: Vec<Arc<str>>, interval: Duration, now: Duration) -> Vec<Arc<str>> {
         self.hosts.retain(|host, _| wanted.contains(host));
         let mut due = Vec::new();
         for host in wanted {
-            let edge = self.hosts.entry(host.clone()).or_default();
+            let edge = self.hosts.entry(host.clone()).or_insert(Edge { wanted: now, asked: None, last: None });
+            let idle = now >= edge.wanted + interval * IDLE_AFTER;
+            let pause = if idle { interval * IDLE_INTERVAL } else { interval };
             // Also where the last question was never answered: whoever asks has its own limit.
-            if now >= edge.next_question {
-                edge.next_question = now + interval;
+            if edge.asked.is_none_or(|asked| now >= asked + pause) {
+                edge.asked = Some(now);
                 due.push(host);
             }
         }
@@ -66,8 +75,10 @@ impl Edges {
     }
 
     /// Whether a real request is worth its try, where something opened at `opened`.
-    pub fn lets_through(&self, host: &str, opened: Duration, trusted_for: Duration, now: Duration) -> bool {
-        match self.hosts.get(host).and_then(|edge| edge.last) {
+    pub fn lets_through(&mut self, host: &str, opened: Duration, trusted_for: Duration, now: Duration) -> bool {
+        let Some(edge) = self.hosts.get_mut(host) else { return false };
+        edge.wanted = now;
+        match edge.last {
             Some((EdgeAnswer::Alive, at)) => at >= opened,
             // Some hosts have no such route and say it with a 500: after a long while the real request decides.
             Some((EdgeAnswer::ServerError, _)) => now >= opened + trusted_for,
