@@ -3,7 +3,17 @@
 //! The decisions are pure (time is an argument); `relay` and `upstream` are the thin shell that carries bytes.
 
 pub mod asked;
+pub mod auth_outage;
+pub mod circuit_breaker;
+pub mod classify;
 pub mod fault;
 pub mod forwarding;
+pub mod headers;
+pub mod latency;
+pub mod limits;
+pub mod lru;
+pub mod protocol;
+pub mod retry;
+pub mod sessions;
 pub mod status;
 pub mod upstream;
