@@ -11,6 +11,7 @@ use super::fields::{Fields, parse_object, quoted};
 use super::openai_shared::{read_model, read_stop};
 use super::sampling_fields::read_sampling;
 use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
+use crate::chat::begun::{BegunContent, BegunReply};
 use crate::chat::reply::{Reply, Span};
 use crate::chat::{Event, FinishReason, OutputFormat, Prompt, Request, Usage};
 
@@ -44,6 +45,8 @@ enum OpenBlock {
     /// With the thoughts so far, which the signature is made of.
     Thinking(String),
     ToolUse,
+    /// Begun by another server, of a kind that only ends here.
+    Other,
 }
 
 impl Dialect for AnthropicMessages {
@@ -76,6 +79,21 @@ impl Dialect for AnthropicMessages {
         // What of the prompt is cached shows when it is its turn; the usage at the end says it.
         message.insert("usage".into(), usage(&Usage { prompt_tokens: head.prompt_tokens, ..Usage::default() }));
         frames.push(frame("message_start", json!({"message": message})));
+    }
+
+    fn resumes() -> bool {
+        true
+    }
+
+    fn resume(&mut self, begun: &BegunReply) {
+        self.blocks = begun.pieces.len();
+        self.tokens = begun.usage.completion_tokens;
+        self.open = begun.open_piece().map(|content| match content {
+            BegunContent::Text(_) => OpenBlock::Text,
+            BegunContent::Thinking(thoughts) => OpenBlock::Thinking(thoughts.clone()),
+            BegunContent::ToolCall { .. } => OpenBlock::ToolUse,
+            BegunContent::Other => OpenBlock::Other,
+        });
     }
 
     fn progress(&mut self, _: usize, usage: Usage) {

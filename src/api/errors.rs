@@ -158,6 +158,9 @@ pub fn prepare_error(error: PrepareError, prompt_field: &str) -> ApiError {
         PrepareError::BiasOfUnknownToken { .. } => ApiError::invalid("logit_bias", message),
         PrepareError::StopAtUnknownToken { .. } => ApiError::invalid("stop_token_ids", message),
         PrepareError::Grammar(error) => grammar_error(&error, "response_format", "function.parameters"),
+        PrepareError::BegunIsNotOneReply | PrepareError::BegunCallsUnknownTool(_) | PrepareError::BegunArgumentsAreNoJson { .. } => {
+            ApiError::new(ErrorKind::Internal, message)
+        }
         PrepareError::CannotForceCalls => ApiError::invalid("tool_choice", message),
         PrepareError::Admission(error) => admission_error(error, prompt_field),
         // A vocabulary without all bytes, and a text that needs one of them.

@@ -30,6 +30,7 @@ pub mod memory;
 
 use serde_json::Value;
 
+use crate::chat::begun::BegunReply;
 use crate::chat::reply::Reply;
 use crate::chat::{self, Event, Usage};
 use errors::ApiError;
@@ -62,6 +63,17 @@ pub trait Dialect: Sized + Send + 'static {
     /// Frames before the first event of any choice.
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>);
 
+    /// Whether a reply of this dialect that somebody else has begun can be gone on with.
+    fn resumes() -> bool {
+        false
+    }
+
+    /// Goes on with a reply of one choice that the client has the beginning of, as if the dialect had written that, instead of
+    /// [`Self::open`]. Which frames follow says who began it and not [`ReplyHead`]. Only where [`Self::resumes`].
+    fn resume(&mut self, _: &BegunReply) {
+        unreachable!("{} resumes nothing", Self::NAME)
+    }
+
     /// How far a choice has come, said before each of its events.
     fn progress(&mut self, _choice: usize, _usage: Usage) {}
 
@@ -93,7 +105,7 @@ pub struct Call<D> {
 }
 
 /// What every frame of a reply repeats.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ReplyHead {
     /// Unique part of the reply's id; the dialect puts its prefix before it.
     pub id: String,

@@ -12,6 +12,7 @@ use super::openai_types::{
 };
 use super::thinking_fields::read_thinking;
 use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
+use crate::chat::begun::BegunReply;
 use crate::chat::reply::Reply;
 use crate::chat::{Conversation, Event, FinishReason, Message, Part, Prompt, Role, ScoredToken, TextDelta, ToolCall, Usage};
 
@@ -22,6 +23,16 @@ pub struct OpenAiChat {
     logprobs: bool,
     /// Of each choice, as far as it has come; kept only where each chunk is to tell it.
     running: Vec<Usage>,
+    /// `Some`: whose stream it is that goes on.
+    began: Option<Began>,
+}
+
+/// What all chunks of a stream that another server began repeat.
+#[derive(Debug)]
+struct Began {
+    id: String,
+    created_unix_s: i64,
+    model: String,
 }
 
 impl Dialect for OpenAiChat {
@@ -38,7 +49,7 @@ impl Dialect for OpenAiChat {
         request.top_logprobs = logprobs.then_some(top_logprobs);
         request.prompts = vec![Prompt::Conversation(conversation)];
         let model = shared::read_model(&fields)?;
-        Ok(Call { request, stream: delivery.stream, model, dialect: Self { delivery, logprobs, running: Vec::new() } })
+        Ok(Call { request, stream: delivery.stream, model, dialect: Self { delivery, logprobs, running: Vec::new(), began: None } })
     }
 
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>) {
@@ -46,6 +57,15 @@ impl Dialect for OpenAiChat {
             let delta = Delta { role: Some(AssistantRole::It), content: Some("".into()), ..Delta::default() };
             frames.push(self.chunk(head, choice, delta, &[], None));
         }
+    }
+
+    fn resumes() -> bool {
+        true
+    }
+
+    fn resume(&mut self, begun: &BegunReply) {
+        let BegunReply { id, created_unix_s, model, .. } = begun.clone();
+        self.began = Some(Began { id, created_unix_s, model });
     }
 
     fn progress(&mut self, choice: usize, usage: Usage) {
@@ -79,7 +99,7 @@ impl Dialect for OpenAiChat {
 
     fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>) {
         if self.delivery.include_usage {
-            frames.push(Frame::of(&chunk_of(head, Vec::new(), Some(Some((&usage).into())))));
+            frames.push(Frame::of(&self.chunk_of(head, Vec::new(), Some(Some((&usage).into())))));
         }
         frames.push(Frame::data("[DONE]"));
     }
@@ -109,7 +129,20 @@ impl Dialect for OpenAiChat {
 impl OpenAiChat {
     fn chunk(&self, head: &ReplyHead, index: usize, delta: Delta<'_>, tokens: &[ScoredToken], finish: Option<&FinishReason>) -> Frame {
         let choice = ChunkChoice { index, delta, logprobs: ChatLogprobs::of(tokens), finish_reason: finish.map(Finish::from) };
-        Frame::of(&chunk_of(head, vec![choice], self.delivery.usage_in_chunk(&self.running, index)))
+        Frame::of(&self.chunk_of(head, vec![choice], self.delivery.usage_in_chunk(&self.running, index)))
+    }
+
+    fn chunk_of<'a>(
+        &'a self,
+        head: &'a ReplyHead,
+        choices: Vec<ChunkChoice<'a>>,
+        usage: Option<Option<types::Usage>>,
+    ) -> ChatCompletionChunk<'a> {
+        let (id, created, model) = match &self.began {
+            None => (Id { prefix: "chatcmpl-", name: &head.id }, head.created_unix_s, &head.model),
+            Some(began) => (Id { prefix: "", name: &began.id }, began.created_unix_s, &began.model),
+        };
+        ChatCompletionChunk { id, object: ChatCompletionChunkObject::It, created, model, choices, usage }
     }
 
     fn choice(&self, index: usize, reply: Reply) -> ChatChoice {
@@ -129,17 +162,6 @@ impl OpenAiChat {
         // Asked for, and of no token: still a list.
         let logprobs = self.logprobs.then(|| ChatLogprobs::of(&reply.tokens).unwrap_or_default());
         ChatChoice { index, message, logprobs, finish_reason: reply.finish.as_ref().map(Finish::from) }
-    }
-}
-
-fn chunk_of<'a>(head: &'a ReplyHead, choices: Vec<ChunkChoice<'a>>, usage: Option<Option<types::Usage>>) -> ChatCompletionChunk<'a> {
-    ChatCompletionChunk {
-        id: Id { prefix: "chatcmpl-", name: &head.id },
-        object: ChatCompletionChunkObject::It,
-        created: head.created_unix_s,
-        model: &head.model,
-        choices,
-        usage,
     }
 }
 

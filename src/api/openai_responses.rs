@@ -15,6 +15,7 @@ use super::errors::{ApiError, ErrorKind};
 use super::fields::{Fields, parse_object};
 use super::memory::{Exchange, Memory, NoMemory, Record};
 use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
+use crate::chat::begun::BegunReply;
 use crate::chat::reply::Reply;
 use crate::chat::{Event, Usage};
 use stream::{Context, Progress, Status};
@@ -33,6 +34,16 @@ pub struct OpenAiResponses {
     progress: Progress,
     /// When all is said.
     usage: Option<Usage>,
+    /// `Some`: the response that goes on, which another server began.
+    began: Option<Began>,
+}
+
+/// What a response that another server began is known by.
+#[derive(Debug)]
+struct Began {
+    id: String,
+    created_unix_s: i64,
+    model: String,
 }
 
 impl Dialect for OpenAiResponses {
@@ -57,13 +68,14 @@ impl Dialect for OpenAiResponses {
             echo: asked.echo,
             progress: Progress::default(),
             usage: None,
+            began: None,
         };
         Ok(Call { request: asked.request, stream: asked.stream, model: asked.model, dialect })
     }
 
     fn record(&self, head: &ReplyHead) -> Option<Record> {
-        let input = if self.store { items::for_keeping(&self.input, &head.id) } else { Vec::new() };
-        let exchange = Exchange { id: reply_id(head), input: Value::from(input).to_string(), reply: self.response(head).to_string() };
+        let input = if self.store { items::for_keeping(&self.input, self.name(head)) } else { Vec::new() };
+        let exchange = Exchange { id: self.reply_id(head), input: Value::from(input).to_string(), reply: self.response(head).to_string() };
         Some(Record { exchange, previous: self.previous.clone(), keep: self.store })
     }
 
@@ -73,9 +85,21 @@ impl Dialect for OpenAiResponses {
         }
     }
 
+    fn resumes() -> bool {
+        true
+    }
+
+    fn resume(&mut self, begun: &BegunReply) {
+        let BegunReply { id, created_unix_s, model, .. } = begun.clone();
+        self.began = Some(Began { id, created_unix_s, model });
+        let name = begun.id.strip_prefix(PREFIX).unwrap_or(&begun.id);
+        self.progress = Progress::of_begun(Context { name, tools: &self.tools, logprobs: self.logprobs }, begun);
+    }
+
     fn event(&mut self, head: &ReplyHead, _: usize, event: Event, frames: &mut Vec<Frame>) {
+        let name = self.name(head).to_owned();
         let Self { tools, logprobs, progress, .. } = self;
-        progress.event(Context { name: &head.id, tools, logprobs: *logprobs }, event, frames);
+        progress.event(Context { name: &name, tools, logprobs: *logprobs }, event, frames);
     }
 
     fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>) {
@@ -114,6 +138,15 @@ impl OpenAiResponses {
         self.progress.frame(event, json!({"response": response}))
     }
 
+    fn reply_id(&self, head: &ReplyHead) -> String {
+        self.began.as_ref().map_or_else(|| format!("{PREFIX}{}", head.id), |began| began.id.clone())
+    }
+
+    /// What its items are named after.
+    fn name<'a>(&'a self, head: &'a ReplyHead) -> &'a str {
+        self.began.as_ref().map_or(&head.id, |began| began.id.strip_prefix(PREFIX).unwrap_or(&began.id))
+    }
+
     /// The response as far as it has come.
     fn response(&self, head: &ReplyHead) -> Value {
         self.response_of(head, &self.progress, self.usage)
@@ -125,15 +158,19 @@ impl OpenAiResponses {
         let output = if *status == Status::InProgress { Vec::new() } else { progress.output() };
         let error = if let Status::Failed(error) = status { error.clone() } else { Value::Null };
         let incomplete = (*status == Status::Incomplete).then(|| json!({"reason": "max_output_tokens"}));
+        let (created_unix_s, model) = match &self.began {
+            None => (head.created_unix_s, &head.model),
+            Some(began) => (began.created_unix_s, &began.model),
+        };
         let head = json!({
-            "id": reply_id(head),
+            "id": self.reply_id(head),
             "object": "response",
-            "created_at": head.created_unix_s,
+            "created_at": created_unix_s,
             "status": status.word(),
             "background": false,
             "error": error,
             "incomplete_details": incomplete,
-            "model": head.model,
+            "model": model,
             "output": output,
             "usage": usage.as_ref().map(usage_of),
         });
@@ -143,10 +180,8 @@ impl OpenAiResponses {
     }
 }
 
-/// `resp_` and the name that its items share.
-fn reply_id(head: &ReplyHead) -> String {
-    format!("resp_{}", head.id)
-}
+/// Of a response's id, before the name that its items share.
+const PREFIX: &str = "resp_";
 
 /// Codes that clients act on are kept; the others are our own.
 fn error_code(error: &ApiError) -> &'static str {

@@ -9,6 +9,12 @@ pub mod prepare;
 pub mod grammar;
 
 pub mod begun;
+pub mod begun_arguments;
+pub mod partial_json;
+pub mod reply_so_far;
+pub mod schema_check;
+pub mod token_healing;
+
 pub mod chat_template;
 pub mod control_text;
 pub mod python_values;
@@ -28,6 +34,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use crate::engine::Priority;
+use begun::BegunReply;
 
 /// One request, whatever the dialect it came in.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -55,6 +62,8 @@ pub struct Request {
     pub priority: Priority,
     /// Go on after an end-of-turn token, up to `tokens_max`.
     pub ignore_end_of_turn: bool,
+    /// Somebody else has begun the reply, and the client has that: of one choice of one conversation.
+    pub begun: Option<BegunReply>,
 }
 
 /// What the model is to continue.

@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use models::{Detokenizer, Tokenizer};
+use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::reasoning_parser::{ReasoningFormat, ReasoningParser, ReasoningStart, Section};
 use super::stop_strings::{Scan, StopStrings};
 use super::tool_formats::ToolFormat;
 use super::tool_formats::call_reader::{CallReader, Piece};
-use super::{Event, FinishReason, ScoredToken, TextDelta, TokenText, ToolDefinition, Usage};
+use super::{Event, FinishReason, ScoredToken, TextDelta, TokenText, ToolDefinition, Usage, schema_check};
 use crate::engine::{FinishReason as EngineFinish, GeneratedToken, TokenLogprobs, TokenUsage};
 
 /// How a reply is to be read.
@@ -25,6 +27,8 @@ pub struct OutputOptions {
     pub echo: String,
     /// The reply goes on where the prompt's text ended, in the middle of a word perhaps; a chat's reply is a text of its own.
     pub continues_prompt: bool,
+    /// `Some`: the client has the beginning of the reply, which somebody else wrote.
+    pub goes_on: Option<GoesOn>,
     pub prompt_tokens: usize,
     /// Ids of tool calls are derived from it.
     pub call_id_seed: u64,
@@ -40,6 +44,29 @@ pub struct ToolOutput {
     pub begun: String,
 }
 
+/// How a reply goes on that somebody else has begun.
+#[derive(Debug, Clone, Default)]
+pub struct GoesOn {
+    /// The model's first words, which the client has: see [`super::token_healing`].
+    pub known: String,
+    /// Tokens of the prompt that were taken back for them.
+    pub known_tokens: usize,
+    /// Calls that were begun, the open one included.
+    pub calls: usize,
+    /// What of the reply stands already.
+    pub usage: Usage,
+    /// `Some`: the model goes on within the arguments of the last call, as JSON, and ends with them.
+    pub arguments: Option<OpenArguments>,
+}
+
+#[derive(Debug, Clone)]
+pub struct OpenArguments {
+    pub tool: String,
+    pub so_far: String,
+    /// `Some`: no grammar made sure that the whole fulfils this schema.
+    pub to_fulfil: Option<Value>,
+}
+
 /// The state of one choice.
 #[derive(Debug)]
 pub struct Output {
@@ -47,6 +74,7 @@ pub struct Output {
     detokenizer: Detokenizer,
     reasoning: Option<ReasoningParser>,
     tools: Option<CallReader>,
+    goes_on: Option<GoesOn>,
     /// What a call that the prompt begins has told already.
     begun: Vec<Piece>,
     /// Names of control tokens that are markup of the reply, not silence.
@@ -58,6 +86,8 @@ pub struct Output {
     echo: String,
     prompt_tokens: usize,
     completion_tokens: usize,
+    /// Of these, tokens that said only what the client had.
+    known_tokens: usize,
     thinking_tokens: usize,
     /// Characters and bytes of the choice's text, markup included; and, in bytes, the call that the prompt begins.
     characters: usize,
@@ -102,11 +132,13 @@ impl Output {
             stops: options.stop,
             single_call,
             call_id_seed: options.call_id_seed,
-            calls: 0,
+            calls: options.goes_on.as_ref().map_or(0, |goes_on| goes_on.calls),
+            goes_on: options.goes_on,
             characters: options.echo.chars().count(),
             echo: options.echo,
             prompt_tokens: options.prompt_tokens,
             completion_tokens: 0,
+            known_tokens: 0,
             thinking_tokens: 0,
             bytes: begun_bytes,
             scored: VecDeque::new(),
@@ -127,7 +159,8 @@ impl Output {
     /// Takes a token. `cached_tokens`: of the prompt, as far as the engine has said.
     pub fn push(&mut self, token: &GeneratedToken, cached_tokens: usize, events: &mut Vec<Event>) -> Flow {
         self.completion_tokens += 1;
-        if let Some(logprobs) = &token.logprobs {
+        let was_known = self.goes_on.as_ref().is_some_and(|goes_on| !goes_on.known.is_empty());
+        if let (Some(logprobs), false) = (&token.logprobs, was_known) {
             let scored = self.scored_token(token.id, logprobs);
             self.scored.push_back((self.bytes, scored));
         }
@@ -135,6 +168,11 @@ impl Output {
             Some(tag) => self.detokenizer.finish() + tag,
             None => self.detokenizer.push(token.id),
         };
+        let Some(text) = self.new_text(text) else {
+            events.push(Event::Failed("the model did not go on from what stands already".to_owned()));
+            return Flow::Done;
+        };
+        self.known_tokens += usize::from(was_known && text.is_empty());
         let usage = TokenUsage { prompt_tokens: self.prompt_tokens, cached_tokens, completion_tokens: self.completion_tokens };
         let was_thinking = self.is_thinking();
         let flow = self.text(&text, usage, events);
@@ -145,7 +183,20 @@ impl Output {
     /// As far as it has come. `cached_tokens`: of the prompt, as far as the engine has said.
     pub fn usage_so_far(&self, cached_tokens: usize) -> Usage {
         let (prompt_tokens, completion_tokens) = (self.prompt_tokens, self.completion_tokens);
-        Usage { prompt_tokens, cached_tokens, completion_tokens, thinking_tokens: self.thinking_tokens }
+        self.usage(TokenUsage { prompt_tokens, cached_tokens, completion_tokens })
+    }
+
+    /// Of the whole reply, whoever wrote which part of it.
+    fn usage(&self, own: TokenUsage) -> Usage {
+        let (completion_tokens, thinking_tokens) = (own.completion_tokens.saturating_sub(self.known_tokens), self.thinking_tokens);
+        match &self.goes_on {
+            None => Usage { prompt_tokens: own.prompt_tokens, cached_tokens: own.cached_tokens, completion_tokens, thinking_tokens },
+            Some(GoesOn { usage: before, .. }) => Usage {
+                completion_tokens: before.completion_tokens + completion_tokens,
+                thinking_tokens: before.thinking_tokens + thinking_tokens,
+                ..*before
+            },
+        }
     }
 
     /// The engine has finished.
@@ -156,6 +207,16 @@ impl Output {
             EngineFinish::Length => FinishReason::Length,
         };
         let rest = self.detokenizer.finish();
+        if let Some(arguments) = self.goes_on.as_ref().and_then(|goes_on| goes_on.arguments.as_ref()) {
+            let end = if reason == FinishReason::EndOfTurn { arguments.end() } else { Err("its tokens are spent".to_owned()) };
+            return match end {
+                Ok(()) => {
+                    events.push(Event::ToolCallEnded { index: self.calls - 1 });
+                    self.close(FinishReason::ToolCalls, usage, events);
+                }
+                Err(reason) => events.push(Event::Failed(format!("the call of {:?} cannot be finished: {reason}", arguments.tool))),
+            };
+        }
         if self.text(&rest, usage, events) == Flow::Done {
             return;
         }
@@ -182,10 +243,29 @@ impl Output {
         self.reasoning.as_ref().is_some_and(ReasoningParser::is_thinking)
     }
 
+    /// What of a text the client does not have. `None`: it is another one than what it has.
+    fn new_text(&mut self, mut text: String) -> Option<String> {
+        let Some(GoesOn { known, .. }) = &mut self.goes_on else { return Some(text) };
+        let common = known.len().min(text.len());
+        if known.as_bytes()[..common] != text.as_bytes()[..common] {
+            return None;
+        }
+        known.drain(..common);
+        text.drain(..common);
+        Some(text)
+    }
+
     /// Text from the detokenizer.
     fn text(&mut self, text: &str, usage: TokenUsage, events: &mut Vec<Event>) -> Flow {
         self.bytes += text.len();
         self.characters += text.chars().count();
+        if let Some(arguments) = self.goes_on.as_mut().and_then(|goes_on| goes_on.arguments.as_mut()) {
+            arguments.so_far.push_str(text);
+            if !text.is_empty() {
+                events.push(Event::ToolCallArguments { index: self.calls - 1, json: text.to_owned() });
+            }
+            return Flow::More;
+        }
         let events_before = events.len();
         let mut sections = Vec::new();
         match &mut self.reasoning {
@@ -203,6 +283,8 @@ impl Output {
         for section in sections {
             let mut pieces = Vec::new();
             match (section, &mut self.tools) {
+                // Thoughts would come after words of another model, and be taken for its own.
+                (Section::Thinking(_), _) if self.goes_on.is_some() => {}
                 (Section::Thinking(text), _) => events.push(Event::Thinking(text)),
                 (Section::Content(text), Some(tools)) => tools.push(&text, &mut pieces),
                 (Section::Content(text), None) => pieces.push(Piece::Text(text)),
@@ -277,12 +359,7 @@ impl Output {
             events.push(Event::Text(TextDelta { text: String::new(), tokens: std::mem::take(&mut self.released) }));
         }
         let reason = if self.calls > 0 && reason != FinishReason::Length { FinishReason::ToolCalls } else { reason };
-        let usage = Usage {
-            prompt_tokens: usage.prompt_tokens,
-            cached_tokens: usage.cached_tokens,
-            completion_tokens: usage.completion_tokens,
-            thinking_tokens: self.thinking_tokens,
-        };
+        let usage = self.usage(usage);
         events.push(Event::Finished { reason, usage });
     }
 
@@ -302,6 +379,24 @@ impl Output {
         }
         let name = self.tokenizer.token_name(id)?;
         self.markers.iter().find(|marker| **marker == name).copied()
+    }
+}
+
+impl OpenArguments {
+    /// Whether the call may end here. Errors: why not.
+    fn end(&self) -> Result<(), String> {
+        let written = self.so_far.trim();
+        if !written.starts_with('{') {
+            return Err("its arguments are no object".to_owned());
+        }
+        let Some(schema) = &self.to_fulfil else {
+            return serde_json::from_str::<IgnoredAny>(written).map(|_| ()).map_err(|error| error.to_string());
+        };
+        let value: Value = serde_json::from_str(written).map_err(|error| error.to_string())?;
+        match schema_check::fulfils(schema, &value) {
+            true => Ok(()),
+            false => Err("its arguments do not fulfil the tool's schema".to_owned()),
+        }
     }
 }
 

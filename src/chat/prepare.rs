@@ -4,17 +4,25 @@ use std::sync::Arc;
 
 use models::{Tokenizer, TokenizerError};
 
+use super::begun::{BegunContent, BegunReply};
+use super::begun_arguments;
 use super::chat_template::{ChatTemplate, Rendered, TemplateError};
 use super::control_text::{ControlText, Stretch};
 use super::grammar::reply::{CallRules, Calls, ReplyRules, Thinks};
 use super::grammar::{GrammarError, Grammars};
-use super::output::{Output, OutputOptions, ToolOutput, split_mix};
+use super::output::{GoesOn, OpenArguments, Output, OutputOptions, ToolOutput, split_mix};
+use super::partial_json::collapsed;
 use super::reasoning_parser::{ReasoningFormat, ReasoningStart};
+use super::reply_so_far::{BegunText, Manner, reply_so_far};
 use super::sequence_breakers::SequenceBreakers;
 use super::stop_strings::StopStrings;
 use super::thinking_budget::ThinkingBudget;
-use super::tool_formats::{CallPiece, harmony, shared_beginning};
-use super::{ContextFile, Conversation, Prompt, Request, SamplingDefaults, SamplingOptions, ToolChoice, ToolDefinition};
+use super::token_healing::{TokenHealing, take_back};
+use super::tool_formats::{harmony, shared_beginning};
+use super::{
+    ContextFile, Conversation, OutputFormat, Prompt, Request, SamplingDefaults, SamplingOptions, Thinking, ToolChoice, ToolDefinition,
+    Usage,
+};
 use crate::engine::constraint::Constraint;
 use crate::engine::{AdmissionError, Dry, GenerateRequest, SamplingParams};
 
@@ -36,13 +44,6 @@ pub struct Job {
     pub output: Output,
 }
 
-/// A piece of what a prompt begins of the reply.
-struct BegunText {
-    text: String,
-    /// A control token's name, where there is one.
-    is_marker: bool,
-}
-
 /// A prompt as tokens, and how the reply to it is to be read.
 struct Encoded {
     token_ids: Vec<u32>,
@@ -53,12 +54,31 @@ struct Encoded {
     continues_prompt: bool,
     /// The beginning of what the reply is held to that the prompt holds already, as names of control tokens and texts.
     begun: Vec<String>,
+    /// `Some`: somebody else has begun the reply.
+    goes_on: Option<GoesOn>,
 }
 
 impl Encoded {
     /// A prompt that is no conversation.
     fn plain(token_ids: Vec<u32>) -> Self {
-        Self { token_ids, reasoning: None, tools: None, thinking_tokens_max: None, continues_prompt: true, begun: Vec::new() }
+        Self {
+            token_ids,
+            reasoning: None,
+            tools: None,
+            thinking_tokens_max: None,
+            continues_prompt: true,
+            begun: Vec::new(),
+            goes_on: None,
+        }
+    }
+
+    /// Of so many tokens that a request allows its reply, those that are left for the engine: what the client has is spent.
+    fn tokens_left(&self, tokens: usize) -> usize {
+        let Some(goes_on) = &self.goes_on else { return tokens };
+        match tokens.saturating_sub(goes_on.usage.completion_tokens) {
+            0 => 0,
+            left => left + goes_on.known_tokens,
+        }
     }
 }
 
@@ -92,6 +112,12 @@ pub enum PrepareError {
     StopAtUnknownToken { id: u32, vocab: usize },
     #[error(transparent)]
     Grammar(#[from] GrammarError),
+    #[error("only the one reply to a conversation can be gone on with")]
+    BegunIsNotOneReply,
+    #[error("the reply breaks off in a call of {0:?}, and the request has no such tool")]
+    BegunCallsUnknownTool(String),
+    #[error("the reply breaks off in a call of {tool:?} whose arguments are no beginning of a JSON object: {problem}")]
+    BegunArgumentsAreNoJson { tool: String, problem: String },
 }
 
 impl From<TokenizerError> for PrepareError {
@@ -117,21 +143,27 @@ impl TextModel {
         if let Some(&id) = request.stop_token_ids.iter().find(|id| **id as usize >= vocab) {
             return Err(PrepareError::StopAtUnknownToken { id, vocab });
         }
+        if request.begun.is_some() && (request.choices_per_prompt != 1 || !matches!(request.prompts[..], [Prompt::Conversation(_)])) {
+            return Err(PrepareError::BegunIsNotOneReply);
+        }
         let sampling = self.sampling(&request.sampling, surroundings.random);
         let mut jobs = Vec::with_capacity(request.prompts.len() * request.choices_per_prompt);
         let stop_of_request = StopStrings::new(&request.stop);
         for (prompt_index, prompt) in request.prompts.iter().enumerate() {
-            let encoded = self.encode(prompt, surroundings.now_unix_s)?;
-            let token_ids = &encoded.token_ids;
-            let context_tokens = surroundings.prompt_tokens_max;
-            if token_ids.len() > context_tokens {
-                return Err(AdmissionError::PromptTooLong { prompt_tokens: token_ids.len(), context_tokens }.into());
+            let unforced = request.begun.as_ref().and_then(|reply| unforced(prompt, reply));
+            let prompt = unforced.as_ref().unwrap_or(prompt);
+            let mut encoded = self.encode(prompt, request.begun.as_ref(), surroundings.now_unix_s)?;
+            let (prompt_tokens, context_tokens) = (encoded.token_ids.len(), surroundings.prompt_tokens_max);
+            if prompt_tokens > context_tokens {
+                return Err(AdmissionError::PromptTooLong { prompt_tokens, context_tokens }.into());
             }
+            let tokens_max = request.tokens_max.map(|tokens| encoded.tokens_left(tokens));
+            let constraint = self.constraint(request, prompt, &mut encoded, tokens_max)?;
+            let token_ids = &encoded.token_ids;
             let stop = match self.word_that_ends_turns(prompt) {
                 None => stop_of_request.clone(),
                 Some(word) => StopStrings::new(&[request.stop.as_slice(), &[word.to_owned()]].concat()),
             };
-            let constraint = self.constraint(request, prompt, &encoded)?;
             let echo = if request.echo { self.echo(prompt, token_ids) } else { String::new() };
             for choice in 0..request.choices_per_prompt {
                 let index = prompt_index * request.choices_per_prompt + choice;
@@ -141,13 +173,14 @@ impl TextModel {
                     tools: encoded.tools.clone(),
                     echo: echo.clone(),
                     continues_prompt: encoded.continues_prompt,
+                    goes_on: encoded.goes_on.clone(),
                     prompt_tokens: token_ids.len(),
                     call_id_seed: split_mix(surroundings.random ^ index as u64),
                 };
                 let generate = GenerateRequest {
                     prompt: token_ids.clone(),
-                    tokens_max: request.tokens_max,
-                    tokens_min: request.tokens_min,
+                    tokens_max,
+                    tokens_min: encoded.tokens_left(request.tokens_min),
                     stop_token_ids: self.stop_token_ids(request),
                     sampling: SamplingParams { seed: seed_of_choice(sampling.seed, choice), ..sampling.clone() },
                     top_logprobs: request.top_logprobs,
@@ -162,12 +195,12 @@ impl TextModel {
 
     /// The length of a request's prompts, each counted once, however long the engine would take them.
     pub fn prompt_tokens(&self, request: &Request, now_unix_s: i64) -> Result<usize, PrepareError> {
-        request.prompts.iter().map(|prompt| Ok(self.encode(prompt, now_unix_s)?.token_ids.len())).sum()
+        request.prompts.iter().map(|prompt| Ok(self.encode(prompt, None, now_unix_s)?.token_ids.len())).sum()
     }
 
     /// Token ids of a prompt, of any length.
     pub fn tokens(&self, prompt: &Prompt, now_unix_s: i64) -> Result<Vec<u32>, PrepareError> {
-        Ok(self.encode(prompt, now_unix_s)?.token_ids)
+        Ok(self.encode(prompt, None, now_unix_s)?.token_ids)
     }
 
     /// The text of a conversation's prompt. That what looks like control tokens in a message is none of them cannot be seen in it.
@@ -177,28 +210,42 @@ impl TextModel {
         Ok(stretches.map(|(Stretch::Template(text) | Stretch::Literal(text))| text).collect())
     }
 
-    fn encode(&self, prompt: &Prompt, now_unix_s: i64) -> Result<Encoded, PrepareError> {
+    fn encode(&self, prompt: &Prompt, reply: Option<&BegunReply>, now_unix_s: i64) -> Result<Encoded, PrepareError> {
         Ok(match prompt {
             Prompt::Tokens(ids) => Encoded::plain(ids.clone()),
             Prompt::Text(text) => Encoded::plain(self.tokenizer.encode_with_specials(text, true)?),
             Prompt::FillInTheMiddle { prefix, suffix, files } => Encoded::plain(self.encode_middle(prefix, suffix, files)?),
-            Prompt::Conversation(conversation) => self.encode_conversation(conversation, now_unix_s)?,
+            Prompt::Conversation(conversation) => self.encode_conversation(conversation, reply, now_unix_s)?,
         })
     }
 
-    fn encode_conversation(&self, conversation: &Conversation, now_unix_s: i64) -> Result<Encoded, PrepareError> {
+    fn encode_conversation(
+        &self,
+        conversation: &Conversation,
+        reply: Option<&BegunReply>,
+        now_unix_s: i64,
+    ) -> Result<Encoded, PrepareError> {
         let (tools, begun) = self.tool_output(conversation)?.unzip();
         let begun = begun.unwrap_or_default();
-        let Rendered { text: rendered, prefill } = self.template.render(conversation, &self.control, now_unix_s)?;
+        let Rendered { text: rendered, prefill } = match reply {
+            None => self.template.render(conversation, &self.control, now_unix_s)?,
+            Some(_) => self.render_without_thoughts(conversation, now_unix_s)?,
+        };
         let reasoning = self.template.reasoning(conversation);
+        let manner = Manner { calls: self.template.tool_format(), thoughts: reasoning };
+        let so_far = reply.map(|reply| reply_so_far(reply, conversation, manner)).unwrap_or_default();
         let mut start = reasoning.map_or(ReasoningStart::Open, |format| match &prefill {
             Some(prefill) => format.start_within(prefill),
             None => format.start_after(&rendered),
         });
-        // Thoughts that the template opens all the same are closed for the model; a call that is begun for it stands after them.
-        let is_closed = conversation.thinking.wanted == Some(false) || !begun.is_empty();
+        // Thoughts that the template opens all the same are closed for the model; a call that is begun for it stands after them, and so
+        // does what another model has said.
+        let is_closed = conversation.thinking.wanted == Some(false) || !begun.is_empty() || reply.is_some();
         let closing = reasoning.filter(|_| is_closed && prefill.is_none()).and_then(|format| format.closing_after(&rendered));
-        if closing.is_some() || !begun.is_empty() {
+        let open = reply.and_then(BegunReply::open_piece);
+        let follows_words =
+            !so_far.is_empty() && (reasoning != Some(ReasoningFormat::Harmony) || matches!(open, Some(BegunContent::Text(_))));
+        if follows_words || closing.is_some() || !begun.is_empty() {
             start = ReasoningStart::Content;
         }
         // The template writes the bos token itself where the model wants one.
@@ -207,20 +254,97 @@ impl TextModel {
             Stretch::Literal(text) => (text, false),
         });
         let closing = closing.iter().map(|text| (text.as_str(), true));
-        let texts_begun = begun.iter().map(|begun| begun.text.clone()).chain(prefill.clone()).collect();
-        let begun = begun.iter().map(|begun| (begun.text.as_str(), begun.is_marker));
+        let texts_begun = match reply {
+            Some(reply) if begun.is_empty() => prefill.iter().cloned().chain(reply.texts().map(str::to_owned)).collect(),
+            _ => begun.iter().map(|begun| begun.text.clone()).chain(prefill.clone()).collect(),
+        };
+        let begun = so_far.iter().chain(&begun).map(|begun| (begun.text.as_str(), begun.is_marker));
+        let mut token_ids = self.tokenizer.encode_parts(stretches.chain(closing).chain(begun))?;
+        let goes_on = reply.map(|reply| self.goes_on(reply, &mut token_ids)).transpose()?;
         Ok(Encoded {
-            token_ids: self.tokenizer.encode_parts(stretches.chain(closing).chain(begun))?,
+            token_ids,
             reasoning: reasoning.map(|format| (format, start)),
             tools,
             thinking_tokens_max: conversation.thinking.budget_tokens,
-            continues_prompt: prefill.is_some(),
+            continues_prompt: prefill.is_some() || matches!(open, Some(BegunContent::Text(_))),
             begun: texts_begun,
+            goes_on,
         })
     }
 
-    /// What holds for the reply; `None`: nothing.
-    fn constraint(&self, request: &Request, prompt: &Prompt, encoded: &Encoded) -> Result<Option<Arc<dyn Constraint>>, PrepareError> {
+    /// The template's own way to leave thinking out, where that changes nothing but the prompt's end: what is computed of the prompt
+    /// already is of use.
+    fn render_without_thoughts(&self, conversation: &Conversation, now_unix_s: i64) -> Result<Rendered, PrepareError> {
+        let rendered = self.template.render(conversation, &self.control, now_unix_s)?;
+        if self.template.reasoning(conversation).is_none() || rendered.prefill.is_some() || conversation.thinking.wanted == Some(false) {
+            return Ok(rendered);
+        }
+        let thinking = Thinking { wanted: Some(false), ..conversation.thinking };
+        let without = self.template.render(&Conversation { thinking, ..conversation.clone() }, &self.control, now_unix_s);
+        Ok(without.ok().filter(|without| without.text.starts_with(&rendered.text)).unwrap_or(rendered))
+    }
+
+    /// How the reply goes on, for whose prompt these are the tokens.
+    fn goes_on(&self, reply: &BegunReply, prompt: &mut Vec<u32>) -> Result<GoesOn, PrepareError> {
+        let said: Vec<usize> =
+            reply.said().map(|text| Ok(self.tokenizer.encode(text, false)?.len())).collect::<Result<_, TokenizerError>>()?;
+        let said: usize = said.iter().sum();
+        let told = reply.usage;
+        let prompt_tokens = if told.prompt_tokens > 0 { told.prompt_tokens } else { prompt.len().saturating_sub(said) };
+        let usage = Usage {
+            prompt_tokens,
+            cached_tokens: told.cached_tokens.min(prompt_tokens),
+            // Most tell it at the end only, which did not come.
+            completion_tokens: told.completion_tokens.max(said),
+            thinking_tokens: told.thinking_tokens,
+        };
+        let (open, arguments) = match reply.open_piece() {
+            Some(BegunContent::Text(text)) => (text.as_str(), None),
+            Some(BegunContent::ToolCall { name, arguments, .. }) => {
+                (arguments.as_str(), Some(OpenArguments { tool: name.clone(), so_far: arguments.clone(), to_fulfil: None }))
+            }
+            Some(BegunContent::Thinking(_) | BegunContent::Other) | None => ("", None),
+        };
+        let tokens = prompt.len();
+        let known = take_back(&self.tokenizer, prompt, open);
+        Ok(GoesOn { known, known_tokens: tokens - prompt.len(), calls: reply.calls(), usage, arguments })
+    }
+
+    /// What holds for what the model says; `None`: nothing.
+    fn constraint(
+        &self,
+        request: &Request,
+        prompt: &Prompt,
+        encoded: &mut Encoded,
+        tokens_max: Option<usize>,
+    ) -> Result<Option<Arc<dyn Constraint>>, PrepareError> {
+        let Some(goes_on) = &mut encoded.goes_on else { return self.constraint_of_reply(request, prompt, encoded, tokens_max) };
+        let known = goes_on.known.clone();
+        let rest = match (&mut goes_on.arguments, prompt) {
+            (Some(arguments), Prompt::Conversation(conversation)) => {
+                let tool = conversation.tools.iter().find(|tool| tool.name == arguments.tool);
+                let tool = tool.ok_or_else(|| PrepareError::BegunCallsUnknownTool(arguments.tool.clone()))?;
+                let held = begun_arguments::held(&self.grammars, tool, &arguments.so_far, tokens_max);
+                let held =
+                    held.map_err(|error| PrepareError::BegunArgumentsAreNoJson { tool: tool.name.clone(), problem: error.problem })?;
+                arguments.to_fulfil = held.to_fulfil;
+                held.constraint
+            }
+            _ => self.constraint_of_reply(request, prompt, encoded, tokens_max)?,
+        };
+        Ok(match known.is_empty() {
+            true => rest,
+            false => Some(Arc::new(TokenHealing::new(self.tokenizer.clone(), &known, rest))),
+        })
+    }
+
+    fn constraint_of_reply(
+        &self,
+        request: &Request,
+        prompt: &Prompt,
+        encoded: &Encoded,
+        tokens_max: Option<usize>,
+    ) -> Result<Option<Arc<dyn Constraint>>, PrepareError> {
         let mut calls = None;
         if let (Prompt::Conversation(conversation), Some(format)) = (prompt, self.template.tool_format()) {
             let single = !conversation.parallel_tool_calls || matches!(conversation.tool_choice, ToolChoice::Named(_));
@@ -236,7 +360,13 @@ impl TextModel {
             _ => Calls::Unknown,
         };
         let rules = ReplyRules { thinking: thinks(encoded.reasoning), calls, output: &request.output_format, begun: &encoded.begun };
-        let constraint = self.grammars.of_reply(&rules, request.tokens_max)?;
+        let mut constraint = self.grammars.of_reply(&rules, tokens_max);
+        if let (Err(_), Some(_), OutputFormat::JsonObject | OutputFormat::JsonSchema(_)) = (&constraint, &encoded.goes_on, rules.output) {
+            // Another model may have put its white space where ours may not.
+            let begun = [collapsed(&encoded.begun.concat())];
+            constraint = self.grammars.of_reply(&ReplyRules { begun: &begun, ..rules }, tokens_max);
+        }
+        let constraint = constraint?;
         match (encoded.thinking_tokens_max, encoded.reasoning) {
             (Some(tokens_max), Some(reasoning)) if reasoning.1 != ReasoningStart::Content => {
                 Ok(Some(Arc::new(ThinkingBudget::new(self.tokenizer.clone(), reasoning, tokens_max, constraint)?)))
@@ -291,13 +421,7 @@ impl TextModel {
             return if forced.is_some() { Err(PrepareError::CannotForceCalls) } else { Ok(None) };
         };
         let pieces = forced.map(|tools| shared_beginning(format, &tools)).unwrap_or_default().into_iter();
-        let begun: Vec<BegunText> = pieces
-            .filter_map(|piece| match piece {
-                CallPiece::Marker(name) => Some(BegunText { text: name.to_owned(), is_marker: true }),
-                CallPiece::Literal(text) | CallPiece::Name(text) => Some(BegunText { text, is_marker: false }),
-                _ => None,
-            })
-            .collect();
+        let begun: Vec<BegunText> = pieces.filter_map(BegunText::of).collect();
         let single_call = !conversation.parallel_tool_calls || matches!(conversation.tool_choice, ToolChoice::Named(_));
         let text = begun.iter().map(|begun| begun.text.as_str()).collect();
         Ok(Some((ToolOutput { format, tools: conversation.tools.clone().into(), single_call, begun: text }, begun)))
@@ -352,6 +476,21 @@ impl TextModel {
             logit_bias: options.logit_bias.clone(),
         }
     }
+}
+
+/// A call that must come is no longer begun for the model where it would interrupt what another has begun to say, or has come already.
+/// `None`: the prompt stays as it is.
+fn unforced(prompt: &Prompt, reply: &BegunReply) -> Option<Prompt> {
+    let Prompt::Conversation(conversation) = prompt else { return None };
+    if reply.calls() == 0 && !matches!(reply.open_piece(), Some(BegunContent::Text(_))) {
+        return None;
+    }
+    let tool_choice = match &conversation.tool_choice {
+        ToolChoice::Required | ToolChoice::Named(_) => ToolChoice::Auto,
+        ToolChoice::Allowed { names, required: true } => ToolChoice::Allowed { names: names.clone(), required: false },
+        ToolChoice::Auto | ToolChoice::None | ToolChoice::Allowed { required: false, .. } => return None,
+    };
+    Some(Prompt::Conversation(Conversation { tool_choice, ..conversation.clone() }))
 }
 
 /// How the thoughts of a reply end, so that what is ruled begins.

@@ -9,7 +9,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::stream::unfold;
+use futures_util::stream::{Stream, unfold};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
@@ -23,9 +23,10 @@ use super::status::check_model;
 use super::{AppState, Phase, body, sse};
 use crate::api::errors::{ApiError, ErrorKind, admission_error, prepare_error_of};
 use crate::api::{Call, Dialect, Frame, KeepAlive, ReplyHead};
+use crate::chat::begun::BegunReply;
 use crate::chat::prepare::{Job, Surroundings};
 use crate::chat::reply::{Reply, total_usage};
-use crate::chat::{Event, Usage};
+use crate::chat::{self, Event, FinishReason, Usage};
 use crate::engine::Admission;
 
 /// Bodies from this size on are parsed and tokenized away from the threads that serve sockets: 4 KiB take about a millisecond.
@@ -44,6 +45,70 @@ pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): 
     };
     (log.stream, log.joined, log.clocks) = (begun.stream, begun.joined, begun.reply.clocks());
     if begun.stream { begun.into_stream(state, log) } else { begun.into_whole(state, log).instrument(span).await }
+}
+
+/// The rest of a reply that somebody else has begun, as bytes of the stream that the client has been reading. Whether the call names this
+/// model is not asked.
+pub async fn begin_with<D: Dialect>(
+    state: &AppState,
+    mut call: Call<D>,
+    begun: BegunReply,
+    mut log: RequestLog,
+) -> Result<impl Stream<Item = Bytes> + Send + use<D>, CannotGoOn> {
+    assert!(D::resumes(), "{} resumes nothing", D::NAME);
+    let (lacks_only_its_end, usage) = (begun.lacks_only_its_end(), begun.usage);
+    call.dialect.resume(&begun);
+    call.request.begun = Some(begun);
+    let reply = match lacks_only_its_end {
+        true => head(state, &[], 1).map(|head| Listener::Gone { head }),
+        false => go_on::<D>(state, call.request).await,
+    };
+    let mut frames = Vec::new();
+    let reply = reply.map_err(|error| {
+        log.outcome = Outcome::of(&error);
+        // What of a head a failure tells is the begun reply's.
+        call.dialect.fail(&ReplyHead::default(), &error, &mut frames);
+        CannotGoOn { error, told: sse::encode(&frames) }
+    })?;
+    (log.stream, log.clocks) = (true, reply.clocks());
+    let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
+    let mut begun = Begun { dialect: call.dialect, stream: true, joined: false, reply, registration, choices_per_prompt: 1 };
+    let mut frames = Vec::new();
+    if lacks_only_its_end {
+        let finished = Event::Finished { reason: FinishReason::ToolCalls, usage };
+        begun.dialect.event(begun.reply.head(), 0, finished, &mut frames);
+    }
+    let stream = EventStream { begun, state: state.clone(), log, usages: vec![usage], frames, over: false };
+    Ok(unfold(stream, |mut stream| async move {
+        let span = stream.log.span.clone();
+        stream.next_bytes().instrument(span).await.map(|bytes| (bytes, stream))
+    }))
+}
+
+/// A reply that somebody else has begun ends where it is.
+#[derive(Debug)]
+pub struct CannotGoOn {
+    pub error: ApiError,
+    /// The same as the client's stream says it.
+    pub told: Bytes,
+}
+
+async fn go_on<D: Dialect>(state: &AppState, request: chat::Request) -> Result<Listener, ApiError> {
+    let turn = state.turn_to_prepare().await;
+    let aside = state.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let jobs = jobs::<D>(&aside, &request);
+        drop(turn);
+        jobs
+    });
+    let jobs =
+        task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the server failed to go on with this reply; its log says why"))??;
+    let mut admissions = Vec::with_capacity(jobs.len());
+    let (head, choices) = submit::<D>(state, jobs, 1, &mut admissions)?;
+    for admission in admissions {
+        admission.decided().await.map_err(|error| admission_error(error, D::PROMPT_FIELD))?;
+    }
+    Ok(Listener::Alone { head, choices })
 }
 
 /// A request that the engine has taken.
@@ -120,18 +185,22 @@ pub async fn read_aside<T: Send + 'static>(
 
 fn prepare<D: Dialect>(state: &AppState, body: &[u8], identity: Option<&Identity>) -> Result<Prepared<D>, ApiError> {
     let call = D::parse_with(body, state.replies())?;
+    check_model(state, call.model.as_deref(), &state.served()?.card.id)?;
+    let jobs = jobs::<D>(state, &call.request)?;
+    let key = identity.map(|identity| identity.key(D::NAME, &call.request));
+    Ok(Prepared { call, jobs, key })
+}
+
+fn jobs<D: Dialect>(state: &AppState, request: &chat::Request) -> Result<Vec<Job>, ApiError> {
     let served = state.served()?;
-    check_model(state, call.model.as_deref(), &served.card.id)?;
     let config = served.engine.config();
-    let (asked, at_once) = (call.request.prompts.len() * call.request.choices_per_prompt, config.sequences_max + config.queue_max);
+    let (asked, at_once) = (request.prompts.len() * request.choices_per_prompt, config.sequences_max + config.queue_max);
     if asked > at_once {
         return Err(ApiError::invalid("n", format!("{asked} replies are asked for at once; this server can hold {at_once}")));
     }
     let prompt_tokens_max = served.engine.prompt_tokens_max();
     let surroundings = Surroundings { now_unix_s: state.now_unix_s(), random: random(), prompt_tokens_max };
-    let jobs = served.text.prepare(&call.request, surroundings).map_err(prepare_error_of::<D>)?;
-    let key = identity.map(|identity| identity.key(D::NAME, &call.request));
-    Ok(Prepared { call, jobs, key })
+    served.text.prepare(request, surroundings).map_err(prepare_error_of::<D>)
 }
 
 fn submit<D: Dialect>(
@@ -141,14 +210,7 @@ fn submit<D: Dialect>(
     admissions: &mut Vec<Admission>,
 ) -> Result<(ReplyHead, Choices), ApiError> {
     let served = state.served()?;
-    let prompts = jobs.iter().step_by(choices_per_prompt.max(1));
-    let head = ReplyHead {
-        id: random_name(),
-        created_unix_s: state.now_unix_s(),
-        model: served.card.id.clone(),
-        choices: jobs.len(),
-        prompt_tokens: prompts.map(|job| job.generate.prompt.len()).sum(),
-    };
+    let head = head(state, &jobs, choices_per_prompt)?;
     let mut choices = Choices::with_capacity(jobs.len());
     for Job { generate, output } in jobs {
         // When one is refused, those taken before it are dropped, and so cancelled.
@@ -157,6 +219,17 @@ fn submit<D: Dialect>(
         choices.add(tokens, output);
     }
     Ok((head, choices))
+}
+
+fn head(state: &AppState, jobs: &[Job], choices_per_prompt: usize) -> Result<ReplyHead, ApiError> {
+    let prompts = jobs.iter().step_by(choices_per_prompt.max(1));
+    Ok(ReplyHead {
+        id: random_name(),
+        created_unix_s: state.now_unix_s(),
+        model: state.served()?.card.id.clone(),
+        choices: jobs.len(),
+        prompt_tokens: prompts.map(|job| job.generate.prompt.len()).sum(),
+    })
 }
 
 impl<D: Dialect> Begun<D> {

@@ -6,6 +6,7 @@ use super::custom_input::CustomInput;
 use super::tools::{Identity, Kind, Tools};
 use crate::api::Frame;
 use crate::api::openai_types::finite;
+use crate::chat::begun::{BegunContent, BegunPiece, BegunReply};
 use crate::chat::{Event, FinishReason, ScoredToken, TextDelta, TokenText};
 
 /// What a reply's items depend on beside its events.
@@ -22,7 +23,7 @@ pub struct Context<'a> {
 pub struct Progress {
     /// Of the next frame.
     sequence: u64,
-    /// Items that are done.
+    /// Items that are done; nothing for one of another server's that we do not know.
     items: Vec<Value>,
     open: Option<Open>,
     pub status: Status,
@@ -61,13 +62,43 @@ struct Open {
 
 #[derive(Debug)]
 enum Body {
-    Reasoning { text: String },
-    Message { text: String, logprobs: Vec<Value> },
-    Function { call_id: String, identity: Identity, arguments: String },
-    Custom { call_id: String, identity: Identity, input: CustomInput },
+    Reasoning {
+        text: String,
+    },
+    Message {
+        text: String,
+        logprobs: Vec<Value>,
+    },
+    Function {
+        call_id: String,
+        identity: Identity,
+        arguments: String,
+    },
+    Custom {
+        call_id: String,
+        identity: Identity,
+        input: CustomInput,
+    },
+    /// Another server's, of a kind that we do not know.
+    Other,
 }
 
 impl Progress {
+    /// As if it had told of all this.
+    pub fn of_begun(context: Context<'_>, begun: &BegunReply) -> Self {
+        let mut progress = Self { sequence: begun.frames as u64, ..Self::default() };
+        for (index, piece) in begun.pieces.iter().enumerate() {
+            let open = Open::of_begun(context, piece, index);
+            if piece.open {
+                progress.open = Some(open);
+            } else {
+                let status = open.body.status("completed");
+                progress.items.push(open.body.item(&open.id, status));
+            }
+        }
+        progress
+    }
+
     /// The frame of an event with these fields.
     pub fn frame(&mut self, kind: &'static str, fields: Value) -> Frame {
         let Value::Object(fields) = fields else { unreachable!("events are objects") };
@@ -82,7 +113,7 @@ impl Progress {
     /// The items so far; one that is not done is marked so.
     pub fn output(&self) -> Vec<Value> {
         let open = self.open.as_ref().map(|open| open.body.item(&open.id, "incomplete"));
-        self.items.iter().cloned().chain(open).collect()
+        self.items.iter().cloned().chain(open).filter(|item| !item.is_null()).collect()
     }
 
     pub fn event(&mut self, context: Context<'_>, event: Event, frames: &mut Vec<Frame>) {
@@ -102,7 +133,7 @@ impl Progress {
             return;
         }
         if !matches!(self.open, Some(Open { body: Body::Reasoning { .. }, .. })) {
-            let id = self.open(context, "rs", Body::Reasoning { text: String::new() }, frames);
+            let id = self.open(context, Body::Reasoning { text: String::new() }, frames);
             let part = json!({"type": "summary_text", "text": ""});
             let fields = json!({"item_id": id, "output_index": self.items.len(), "summary_index": 0, "part": part});
             frames.push(self.frame("response.reasoning_summary_part.added", fields));
@@ -134,31 +165,18 @@ impl Progress {
     }
 
     fn open_message(&mut self, context: Context<'_>, frames: &mut Vec<Frame>) {
-        let id = self.open(context, "msg", Body::Message { text: String::new(), logprobs: Vec::new() }, frames);
+        let id = self.open(context, Body::Message { text: String::new(), logprobs: Vec::new() }, frames);
         let fields = json!({"item_id": id, "output_index": self.items.len(), "content_index": 0, "part": text_part("", &[])});
         frames.push(self.frame("response.content_part.added", fields));
     }
 
     fn call(&mut self, context: Context<'_>, call_id: String, name: &str, frames: &mut Vec<Frame>) {
-        let identity = context.tools.identity(name);
-        let (prefix, body) = match identity.kind {
-            Kind::Function => ("fc", Body::Function { call_id, identity, arguments: String::new() }),
-            Kind::Custom => ("ctc", Body::Custom { call_id, identity, input: CustomInput::default() }),
-        };
-        self.open(context, prefix, body, frames);
+        self.open(context, Body::call(context, call_id, name), frames);
     }
 
     fn arguments(&mut self, piece: &str, frames: &mut Vec<Frame>) {
         let Some(Open { id, body }) = &mut self.open else { return };
-        let (kind, delta) = match body {
-            Body::Function { arguments, .. } => {
-                arguments.push_str(piece);
-                ("response.function_call_arguments.delta", piece.to_owned())
-            }
-            Body::Custom { input, .. } => ("response.custom_tool_call_input.delta", input.push(piece)),
-            Body::Reasoning { .. } | Body::Message { .. } => return,
-        };
-        if !delta.is_empty() {
+        if let Some((kind, delta)) = body.arguments(piece) {
             let fields = json!({"item_id": id, "output_index": self.items.len(), "delta": delta});
             frames.push(self.frame(kind, fields));
         }
@@ -177,10 +195,10 @@ impl Progress {
     }
 
     /// Begins an item, after the one before it is done; its id.
-    fn open(&mut self, context: Context<'_>, prefix: &str, body: Body, frames: &mut Vec<Frame>) -> String {
+    fn open(&mut self, context: Context<'_>, body: Body, frames: &mut Vec<Frame>) -> String {
         self.close("completed", frames);
         let index = self.items.len();
-        let id = format!("{prefix}_{}_{index}", context.name);
+        let id = body.id(context, index);
         let item = body.begun(&id);
         self.open = Some(Open { id: id.clone(), body });
         frames.push(self.frame("response.output_item.added", json!({"output_index": index, "item": item})));
@@ -191,7 +209,7 @@ impl Progress {
     fn close(&mut self, status: &'static str, frames: &mut Vec<Frame>) {
         let Some(Open { id, mut body }) = self.open.take() else { return };
         let index = self.items.len();
-        let mut status = status;
+        let status = body.status(status);
         match &mut body {
             Body::Reasoning { text } => {
                 let fields = json!({"item_id": id, "output_index": index, "summary_index": 0, "text": text});
@@ -207,17 +225,10 @@ impl Progress {
                 frames.push(self.frame("response.content_part.done", fields));
             }
             Body::Function { arguments, .. } => {
-                // A call that breaks off is known by its arguments.
-                if serde_json::from_str::<serde::de::IgnoredAny>(arguments).is_err() {
-                    status = "incomplete";
-                }
                 let fields = json!({"item_id": id, "output_index": index, "arguments": arguments});
                 frames.push(self.frame("response.function_call_arguments.done", fields));
             }
             Body::Custom { input, .. } => {
-                if !input.is_whole() {
-                    status = "incomplete";
-                }
                 let rest = input.finish();
                 if !rest.is_empty() {
                     let fields = json!({"item_id": id, "output_index": index, "delta": rest});
@@ -226,6 +237,7 @@ impl Progress {
                 let fields = json!({"item_id": id, "output_index": index, "input": input.text()});
                 frames.push(self.frame("response.custom_tool_call_input.done", fields));
             }
+            Body::Other => return self.items.push(Value::Null),
         }
         let item = body.item(&id, status);
         frames.push(self.frame("response.output_item.done", json!({"output_index": index, "item": item})));
@@ -233,14 +245,72 @@ impl Progress {
     }
 }
 
+impl Open {
+    fn of_begun(context: Context<'_>, piece: &BegunPiece, index: usize) -> Self {
+        let body = match &piece.content {
+            BegunContent::Text(text) => Body::Message { text: text.clone(), logprobs: Vec::new() },
+            BegunContent::Thinking(text) => Body::Reasoning { text: text.clone() },
+            BegunContent::ToolCall { call_id, name, arguments } => {
+                let mut body = Body::call(context, call_id.clone(), name);
+                body.arguments(arguments);
+                body
+            }
+            BegunContent::Other => Body::Other,
+        };
+        Self { id: piece.id.clone().unwrap_or_else(|| body.id(context, index)), body }
+    }
+}
+
 impl Body {
+    fn call(context: Context<'_>, call_id: String, name: &str) -> Self {
+        let identity = context.tools.identity(name);
+        match identity.kind {
+            Kind::Function => Self::Function { call_id, identity, arguments: String::new() },
+            Kind::Custom => Self::Custom { call_id, identity, input: CustomInput::default() },
+        }
+    }
+
+    fn id(&self, context: Context<'_>, index: usize) -> String {
+        let prefix = match self {
+            Self::Reasoning { .. } => "rs",
+            Self::Message { .. } => "msg",
+            Self::Function { .. } => "fc",
+            Self::Custom { .. } => "ctc",
+            Self::Other => "item",
+        };
+        format!("{prefix}_{}_{index}", context.name)
+    }
+
+    /// Takes a piece of a call's arguments; the event that tells of it, and what is to be told.
+    fn arguments(&mut self, piece: &str) -> Option<(&'static str, String)> {
+        let (kind, delta) = match self {
+            Self::Function { arguments, .. } => {
+                arguments.push_str(piece);
+                ("response.function_call_arguments.delta", piece.to_owned())
+            }
+            Self::Custom { input, .. } => ("response.custom_tool_call_input.delta", input.push(piece)),
+            Self::Reasoning { .. } | Self::Message { .. } | Self::Other => return None,
+        };
+        (!delta.is_empty()).then_some((kind, delta))
+    }
+
+    /// Its status where it would have this one: a call that breaks off is known by its arguments.
+    fn status(&self, status: &'static str) -> &'static str {
+        let is_whole = match self {
+            Self::Function { arguments, .. } => serde_json::from_str::<serde::de::IgnoredAny>(arguments).is_ok(),
+            Self::Custom { input, .. } => input.is_whole(),
+            Self::Reasoning { .. } | Self::Message { .. } | Self::Other => true,
+        };
+        if is_whole { status } else { "incomplete" }
+    }
+
     /// The item as it is added: a message has no part yet, and reasoning none that could be shown.
     fn begun(&self, id: &str) -> Value {
         let mut item = self.item(id, "in_progress");
         match self {
             Self::Message { .. } => item["content"] = json!([]),
             Self::Reasoning { .. } => item["summary"] = json!([]),
-            Self::Function { .. } | Self::Custom { .. } => {}
+            Self::Function { .. } | Self::Custom { .. } | Self::Other => {}
         }
         item
     }
@@ -262,6 +332,7 @@ impl Body {
                 let item = json!({"id": id, "type": "custom_tool_call", "status": status, "input": input.text(), "call_id": call_id});
                 named(item, identity)
             }
+            Self::Other => Value::Null,
         }
     }
 }
