@@ -3,3 +3,6 @@
 //! The decisions are pure (time is an argument); `relay` and `upstream` are the thin shell that carries bytes.
 
 pub mod fault;
+pub mod hold;
+pub mod sse_splitter;
+pub mod tap;
