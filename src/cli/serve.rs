@@ -14,8 +14,13 @@ use super::memory_plan::Size;
 use super::print;
 use crate::api::openai_models::ModelCard;
 use crate::config::{Config, DiskCache, LogFormat, Server};
+use crate::gateway::door::Gateway;
+use crate::gateway::edge_probe;
 use crate::server::config::{ApiKeys, ServerConfig};
 use crate::server::{self, AppState, Served, signals};
+
+/// Between two questions to a host that is down.
+const EDGE_PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 pub fn run(config: Config) -> Result<(), Failure> {
     print::log_panics(config.log.format);
@@ -32,7 +37,12 @@ pub fn run(config: Config) -> Result<(), Failure> {
 async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Result<(), Failure> {
     let listener = tokio::net::TcpListener::from_std(listener).context("the bound address")?;
     let state = AppState::new(server_config(&config.server), || unix_s(SystemTime::now()));
-    // While the model loads, health checks are answered and requests get 503.
+    if !config.gateway.upstreams.is_empty() {
+        let gateway = Gateway::new(config.gateway.clone(), server::request_id::random());
+        edge_probe::begin(gateway.clone(), EDGE_PROBE_INTERVAL);
+        state.set_gateway(gateway);
+    }
+    // While the model loads, health checks are answered, upstreams are asked, and other requests get 503.
     let serving = server::serve(listener, state.clone(), signals::shutdown_requested(print::wait_for_last_lines));
     tokio::pin!(serving);
     let wanted = config.clone();
@@ -146,7 +156,7 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
          memory   {weights} weights ({pages}) + up to {cache} cache + {scratch} scratch; budget {budget}\n\
          disk     {disk}\n\
          device   {device}\n\
-         serving  {url}/v1 ({door})\n\
+         {cloud}serving  {url}/v1 ({door})\n\
          try it   curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Who are you?\"}}]}}'",
         version = env!("CARGO_PKG_VERSION"),
         model = about.line(),
@@ -160,7 +170,14 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
         disk = disk_place(loaded)
             .map_or("no prompt is kept".to_owned(), |place| { format!("long prompts, up to {} in {place}", Size(disk_bytes_max(config))) }),
         device = about.device,
+        cloud = clouds(config),
     )
+}
+
+/// Whom the front door asks first; empty where there is none.
+fn clouds(config: &Config) -> String {
+    let names: Vec<&str> = config.gateway.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+    if names.is_empty() { String::new() } else { format!("asks     {}, then this machine\n", names.join(", then ")) }
 }
 
 fn disk_place(loaded: &Loaded) -> Option<String> {

@@ -16,7 +16,7 @@ pub struct Gateway {
     pub takeover: bool,
     pub shadow: Shadow,
     pub auth_outage: AuthOutage,
-    /// Opens the first local text after a switch; empty: nothing does. `{model}` and `{reason}` are filled in.
+    /// Opens the first local text after a switch; empty: nothing does. `{model}` is filled in.
     pub notice: String,
     pub journal: Journal,
     /// Whether the local model is the last tier.
@@ -125,7 +125,7 @@ impl Default for Limits {
     }
 }
 
-pub const NOTICE: &str = "[understudy: {model} answers on this machine ({reason})]";
+pub const NOTICE: &str = "[understudy: {model} on this machine answers in the cloud's place]";
 
 /// What the file says, as written.
 #[derive(Debug, Default, Deserialize)]

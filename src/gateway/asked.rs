@@ -18,6 +18,8 @@ pub struct About {
     pub stream: bool,
     /// Of the prompt, from its size.
     pub rough_tokens: usize,
+    /// Of the reply, at most.
+    pub tokens_max: Option<u64>,
     /// Where the body has its model's name, quotes included.
     model_span: Option<Range<usize>>,
 }
@@ -28,6 +30,8 @@ struct Fields<'a> {
     model: Option<&'a RawValue>,
     #[serde(default)]
     stream: Option<bool>,
+    #[serde(default, alias = "max_completion_tokens", alias = "max_output_tokens")]
+    max_tokens: Option<serde_json::Number>,
 }
 
 impl About {
@@ -36,6 +40,7 @@ impl About {
         let text = std::str::from_utf8(body).ok()?;
         let fields: Fields<'_> = serde_json::from_str(text).ok()?;
         let mut about = Self { stream: fields.stream.unwrap_or(false), rough_tokens: body.len() / BYTES_PER_TOKEN, ..Self::default() };
+        about.tokens_max = fields.max_tokens.and_then(|number| number.as_u64());
         if let Some(model) = fields.model {
             about.model = serde_json::from_str::<Cow<'_, str>>(model.get()).ok()?.into_owned();
             // The raw value is a part of the very text that was read.

@@ -6,7 +6,14 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue};
 
+use super::headers::Headers;
 use crate::config::gateway::{Credential, Kind};
+
+impl Headers for HeaderMap {
+    fn value(&self, name: &str) -> Option<&[u8]> {
+        self.get(name).map(HeaderValue::as_bytes)
+    }
+}
 
 /// Everything that begins so is between the client and us.
 const OURS: &str = "x-understudy-";

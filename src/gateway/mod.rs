@@ -3,20 +3,28 @@
 //! The decisions are pure (time is an argument); `relay` and `upstream` are the thin shell that carries bytes.
 
 pub mod asked;
+pub mod attempt;
 pub mod auth_outage;
 pub mod circuit_breaker;
 pub mod classify;
+pub mod door;
+pub mod duty;
+pub mod edge_probe;
 pub mod fault;
 pub mod forwarding;
 pub mod headers;
+pub mod history;
 pub mod hold;
 pub mod latency;
 pub mod limits;
 pub mod lru;
+pub mod power;
 pub mod protocol;
+pub mod relayed;
 pub mod retry;
 pub mod sessions;
 pub mod sse_splitter;
 pub mod status;
+pub mod takeover;
 pub mod tap;
 pub mod upstream;

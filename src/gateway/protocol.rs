@@ -6,6 +6,8 @@ pub enum Protocol {
     AnthropicMessages,
     /// `POST /v1/chat/completions`.
     OpenAiChat,
+    /// `POST /v1/completions`.
+    OpenAiCompletions,
     /// `POST /v1/responses`.
     OpenAiResponses,
 }

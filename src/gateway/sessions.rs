@@ -219,6 +219,7 @@ fn opening(protocol: Protocol, body: &Value) -> String {
     let (system, messages) = match protocol {
         Protocol::AnthropicMessages => (&body["system"], &body["messages"]),
         Protocol::OpenAiChat => (&Value::Null, &body["messages"]),
+        Protocol::OpenAiCompletions => (&Value::Null, &body["prompt"]),
         Protocol::OpenAiResponses => (&body["instructions"], &body["input"]),
     };
     let mut text = String::new();

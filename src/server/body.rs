@@ -28,6 +28,13 @@ pub struct HeldBody {
     _share: Option<OwnedSemaphorePermit>,
 }
 
+impl HeldBody {
+    /// Nothing, which has no share.
+    pub fn empty() -> Self {
+        Self { bytes: Bytes::new(), _share: None }
+    }
+}
+
 impl BodyBudget {
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes.div_ceil(UNIT_BYTES).min(Semaphore::MAX_PERMITS))))

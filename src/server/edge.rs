@@ -133,6 +133,12 @@ fn check_key(state: &AppState, request: &Request) -> Result<Asker, ApiError> {
     }
 }
 
+/// Whether the credential that a client shows is ours, and so nobody else's business.
+pub fn shows_our_key(state: &AppState, headers: &HeaderMap) -> bool {
+    let presented = presented_key(text(headers, header::AUTHORIZATION.as_str()), text(headers, "x-api-key"));
+    presented.is_some_and(|key| state.config().api_keys.accept(key))
+}
+
 /// Answers without looking at the body, which is read all the same, so that the client gets to see the answer.
 async fn refuse(request: Request, error: ApiError) -> Response {
     body::discard(request.into_body()).await;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::{Stream, unfold};
@@ -26,18 +26,44 @@ use crate::api::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::begun::BegunReply;
 use crate::chat::prepare::{Job, Surroundings};
 use crate::chat::reply::{Reply, total_usage};
-use crate::chat::{self, Event, FinishReason, Usage};
+use crate::chat::{self, Event, FinishReason, OutputFormat, Usage};
 use crate::engine::Admission;
 
 /// Bodies from this size on are parsed and tokenized away from the threads that serve sockets: 4 KiB take about a millisecond.
 const LARGE_BODY_BYTES: usize = 4 << 10;
 
-/// `POST` of any dialect.
+/// `POST` of any dialect, answered by the local model.
 pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): Extension<RequestId>, request: Request) -> Response {
     let mut log = RequestLog::new(id.0, D::NAME);
+    let (parts, body) = request.into_parts();
+    // Cheap, and before the work: a server that is full says so at once, but to one who may be asking again for what is running.
+    let room = state.served().map_or(Ok(()), |served| served.engine.room());
+    if let (Err(error), None) = (room, &Identity::of(&parts.headers)) {
+        body::discard(body).await;
+        let error = admission_error(error, D::PROMPT_FIELD);
+        log.outcome = Outcome::of(&error);
+        return error.into_response();
+    }
+    match body::read(&parts.headers, body, state.config(), state.bodies()).await {
+        Ok(body) => answer::<D>(state, &parts.headers, body, log, None).await,
+        Err(error) => {
+            log.outcome = Outcome::of(&error);
+            error.into_response()
+        }
+    }
+}
+
+/// The local model's answer to a request whose body is there. `notice`: a line that opens its text, if it is to be text.
+pub async fn answer<D: Dialect>(
+    state: AppState,
+    headers: &HeaderMap,
+    body: HeldBody,
+    mut log: RequestLog,
+    notice: Option<String>,
+) -> Response {
     let span = log.span.clone();
-    let begun = match begin::<D>(&state, request).instrument(span.clone()).await {
-        Ok(begun) => begun,
+    let begun = match begin::<D>(&state, headers, body).instrument(span.clone()).await {
+        Ok(begun) => Begun { notice: notice.filter(|_| begun.is_free_text), ..begun },
         Err(error) => {
             log.outcome = Outcome::of(&error);
             return error.into_response();
@@ -72,7 +98,16 @@ pub async fn begin_with<D: Dialect>(
     })?;
     (log.stream, log.clocks) = (true, reply.clocks());
     let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
-    let mut begun = Begun { dialect: call.dialect, stream: true, joined: false, reply, registration, choices_per_prompt: 1 };
+    let mut begun = Begun {
+        dialect: call.dialect,
+        stream: true,
+        joined: false,
+        reply,
+        registration,
+        choices_per_prompt: 1,
+        is_free_text: false,
+        notice: None,
+    };
     let mut frames = Vec::new();
     if lacks_only_its_end {
         let finished = Event::Finished { reason: FinishReason::ToolCalls, usage };
@@ -121,18 +156,13 @@ struct Begun<D> {
     /// `None`: the reply cannot be asked for by an id.
     registration: Option<Registration>,
     choices_per_prompt: usize,
+    is_free_text: bool,
+    /// To be said before the first word.
+    notice: Option<String>,
 }
 
-async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D>, ApiError> {
-    let (parts, body) = request.into_parts();
-    let identity = Identity::of(&parts.headers);
-    // Cheap, and before the work: a server that is full says so at once, but to one who may be asking again for what is running.
-    let room = state.served().map_or(Ok(()), |served| served.engine.room());
-    if let (Err(error), None) = (room, &identity) {
-        body::discard(body).await;
-        return Err(admission_error(error, D::PROMPT_FIELD));
-    }
-    let body = body::read(&parts.headers, body, state.config(), state.bodies()).await?;
+async fn begin<D: Dialect>(state: &AppState, headers: &HeaderMap, body: HeldBody) -> Result<Begun<D>, ApiError> {
+    let identity = Identity::of(headers);
     if state.phase() != Phase::Serving {
         return Err(ApiError::draining());
     }
@@ -153,7 +183,9 @@ async fn begin<D: Dialect>(state: &AppState, request: Request) -> Result<Begun<D
     }
     let choices_per_prompt = call.request.choices_per_prompt;
     let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
-    Ok(Begun { dialect: call.dialect, stream: call.stream, joined, reply, registration, choices_per_prompt })
+    // A line of ours would be no JSON, and log-probabilities are counted by characters.
+    let is_free_text = call.request.output_format == OutputFormat::Text && call.request.top_logprobs.is_none();
+    Ok(Begun { dialect: call.dialect, stream: call.stream, joined, reply, registration, choices_per_prompt, is_free_text, notice: None })
 }
 
 /// A request as it goes to the engine.
@@ -189,6 +221,13 @@ fn prepare<D: Dialect>(state: &AppState, body: &[u8], identity: Option<&Identity
     let jobs = jobs::<D>(state, &call.request)?;
     let key = identity.map(|identity| identity.key(D::NAME, &call.request));
     Ok(Prepared { call, jobs, key })
+}
+
+/// Reads the prompts of a request for nobody: what is computed of them stays in the cache. `None`: the engine has no room for it, or it
+/// cannot be read.
+pub fn read_prompts<D: Dialect>(state: &AppState, request: &chat::Request) -> Option<Choices> {
+    let jobs = jobs::<D>(state, request).ok()?;
+    submit::<D>(state, jobs, request.choices_per_prompt, &mut Vec::new()).ok().map(|(_, choices)| choices)
 }
 
 fn jobs<D: Dialect>(state: &AppState, request: &chat::Request) -> Result<Vec<Job>, ApiError> {
@@ -280,8 +319,9 @@ impl<D: Dialect> Begun<D> {
 
     async fn fold(&mut self, log: &mut RequestLog) -> Result<Vec<Reply>, ApiError> {
         let mut replies = vec![Reply::default(); self.reply.head().choices];
-        while let Some(Told { choice, event, first_token_at, .. }) = self.reply.next().await {
+        while let Some(Told { choice, mut event, first_token_at, .. }) = self.reply.next().await {
             log.first_token_at = first_token_at;
+            announce(&mut self.notice, &mut event);
             replies[choice].push(event).map_err(|message| ApiError::engine_failed(&message))?;
         }
         Ok(replies)
@@ -304,6 +344,15 @@ impl<D: Dialect> Begun<D> {
             let span = stream.log.span.clone();
             stream.next_bytes().instrument(span).await.map(|bytes| (Ok::<_, Infallible>(bytes), stream))
         }))
+    }
+}
+
+/// Says who speaks, once, before the first text.
+fn announce(notice: &mut Option<String>, event: &mut Event) {
+    if let Event::Text(delta) = event
+        && let Some(notice) = notice.take()
+    {
+        delta.text.insert_str(0, &format!("{notice}\n\n"));
     }
 }
 
@@ -351,8 +400,8 @@ impl<D: Dialect> EventStream<D> {
     }
 
     fn told(&mut self, told: Option<Told>) {
-        let Begun { dialect, reply, choices_per_prompt, .. } = &mut self.begun;
-        let Some(Told { choice, event, usage, first_token_at }) = told else {
+        let Begun { dialect, reply, choices_per_prompt, notice, .. } = &mut self.begun;
+        let Some(Told { choice, mut event, usage, first_token_at }) = told else {
             self.over = true;
             self.log.outcome = Outcome::Completed;
             dialect.close(reply.head(), total_usage(&self.usages, *choices_per_prompt), &mut self.frames);
@@ -367,6 +416,7 @@ impl<D: Dialect> EventStream<D> {
             }
             _ => {}
         }
+        announce(notice, &mut event);
         dialect.progress(choice, usage);
         dialect.event(reply.head(), choice, event, &mut self.frames);
     }

@@ -5,10 +5,13 @@
 pub mod choices;
 pub mod count_tokens;
 pub mod embeddings;
+pub mod front_door;
+pub mod gateway_status;
 pub mod generate;
 pub mod metrics;
 pub mod responses;
 pub mod run;
+pub mod shadow;
 pub mod status;
 pub mod tokenize;
 
@@ -43,6 +46,7 @@ use crate::api::openai_responses::OpenAiResponses;
 use crate::chat::prepare::TextModel;
 use crate::embedding::Embeddings;
 use crate::engine::Engine;
+use crate::gateway::door::Gateway;
 use body::BodyBudget;
 use config::ServerConfig;
 pub use listen::serve;
@@ -52,12 +56,12 @@ use run::Runs;
 /// Every route of the server.
 pub fn router(state: AppState) -> Router {
     Router::new()
-        .route("/v1/chat/completions", post(generate::generate::<OpenAiChat>))
-        .route("/v1/completions", post(generate::generate::<OpenAiCompletions>))
+        .route("/v1/chat/completions", post(front_door::generate::<OpenAiChat>))
+        .route("/v1/completions", post(front_door::generate::<OpenAiCompletions>))
         .route("/infill", post(generate::generate::<LlamaInfill>))
-        .route("/v1/messages", post(generate::generate::<AnthropicMessages>))
+        .route("/v1/messages", post(front_door::generate::<AnthropicMessages>))
         .route("/v1/messages/count_tokens", post(count_tokens::count_tokens))
-        .route("/v1/responses", post(generate::generate::<OpenAiResponses>))
+        .route("/v1/responses", post(front_door::generate::<OpenAiResponses>))
         .route("/v1/responses/input_tokens", post(responses::input_tokens))
         .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
@@ -78,6 +82,8 @@ pub fn router(state: AppState) -> Router {
         .route("/readyz", get(status::readyz))
         .route("/health", get(status::readyz))
         .route("/metrics", get(metrics::metrics))
+        .route("/understudy/status", get(gateway_status::status))
+        .route("/understudy/use", post(gateway_status::set_use))
         .route("/", get(status::hello))
         .fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)
@@ -102,6 +108,7 @@ struct Shared {
     served: OnceLock<Served>,
     phase: watch::Sender<Phase>,
     bound_to: OnceLock<IpAddr>,
+    gateway: OnceLock<Gateway>,
     /// Seconds since 1970.
     clock: Box<dyn Fn() -> i64 + Send + Sync>,
 }
@@ -143,15 +150,26 @@ impl AppState {
         let phase = watch::Sender::new(Phase::Serving);
         let bodies = BodyBudget::new(config.bodies_bytes_max.max(config.body_bytes_max));
         let preparing = Arc::new(Semaphore::new(PREPARING_MAX));
-        let (served, bound_to) = (OnceLock::new(), OnceLock::new());
+        let (served, bound_to, gateway) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let (runs, replies) = (Runs::default(), ReplyStore::new(config.replies_kept));
-        Self(Arc::new(Shared { config, bodies, runs, replies, preparing, served, phase, bound_to, clock: Box::new(clock) }))
+        Self(Arc::new(Shared { config, bodies, runs, replies, preparing, served, phase, bound_to, gateway, clock: Box::new(clock) }))
     }
 
     /// The model is there: from now on requests are answered. Only the first call counts.
     pub fn set_served(&self, served: Served) {
         let first = self.0.served.set(served).is_ok();
         assert!(first, "the model of a server is set once");
+    }
+
+    /// Requests go through this front door from now on. Only the first call counts.
+    pub fn set_gateway(&self, gateway: Gateway) {
+        let first = self.0.gateway.set(gateway).is_ok();
+        assert!(first, "the gateway of a server is set once");
+    }
+
+    /// `None`: there are no upstreams.
+    pub fn gateway(&self) -> Option<&Gateway> {
+        self.0.gateway.get()
     }
 
     /// Errors: the model is still loading.

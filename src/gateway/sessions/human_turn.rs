@@ -11,6 +11,8 @@ pub fn is_human_turn(protocol: Protocol, body: &Value) -> bool {
     let list = match protocol {
         Protocol::AnthropicMessages | Protocol::OpenAiChat => &body["messages"],
         Protocol::OpenAiResponses => &body["input"],
+        // A text has no turns.
+        Protocol::OpenAiCompletions => return true,
     };
     let mut from_the_last = list.as_array().into_iter().flatten().rev();
     let Some(last) = from_the_last.find(|message| !is_system(message)) else { return true };
@@ -18,6 +20,7 @@ pub fn is_human_turn(protocol: Protocol, body: &Value) -> bool {
         Protocol::AnthropicMessages => last["role"] != "assistant" && !has_tool_result(&last["content"]),
         Protocol::OpenAiChat => !matches!(last["role"].as_str(), Some("assistant" | "tool" | "function")),
         // Items of other types than messages are the model's own, or what its calls came to.
+        Protocol::OpenAiCompletions => true,
         Protocol::OpenAiResponses => matches!(last["type"].as_str(), None | Some("message")) && last["role"] != "assistant",
     }
 }

@@ -17,20 +17,12 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 
 use super::fault::Fault;
+pub use super::protocol::Protocol;
 use super::sse_splitter::SseEvent;
 pub use seen::{Obstacle, Part, Seen, WirePiece};
 
 /// This many events that are not JSON end a stream: one may be a slip, three are a pattern.
 const MALFORMED_MAX: usize = 3;
-
-/// What a stream is written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    AnthropicMessages,
-    OpenAiChat,
-    OpenAiCompletions,
-    OpenAiResponses,
-}
 
 /// What an event means to whoever waits for the reply.
 #[derive(Debug, Clone, Copy, PartialEq)]

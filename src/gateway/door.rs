@@ -1,0 +1,675 @@
+//! The front door itself: which upstream is asked, how often, and when the local model answers instead. The decisions are in the pure
+//! parts; here they are asked in their order, under one lock that is never held across a wait.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use http_body_util::Full;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
+
+use super::asked::About;
+use super::attempt::{Attempted, Original, Patience, Reads, attempt};
+use super::auth_outage::AuthHistory;
+use super::circuit_breaker::{
+    self, BreakerConfig, BreakerState, Breakers, CredentialId, EdgeAnswer, Outcome, Permit, ProbeId, ScopeKey, Target,
+};
+use super::duty::Duty;
+use super::fault::Fault;
+use super::forwarding;
+use super::history::{self, Author, Departure, Ledger, UnknownThinking};
+use super::latency::{Latencies, LatencyConfig, LatencyKey, SizeBucket};
+use super::limits::{Delivery, Limits};
+use super::power;
+use super::protocol::Protocol;
+use super::relayed::Relayed;
+use super::retry::{Failure, Next, RetryBudget, RetryPolicy};
+use super::sessions::{self, SessionConfig, SessionKey, Sessions, Spoken, Switch, Turn};
+use super::status::{State, Status, UpstreamStatus, Use};
+use super::takeover::{TakeoverConfig, aborts_are_retried};
+use super::tap::Seen;
+use super::upstream::{Origin, Upstream};
+use crate::config::gateway::{self as config, AuthOutage, Credential, Kind, Scheme};
+
+/// How long an upstream that failed is not trusted to be well.
+const DEGRADED_FOR: Duration = Duration::from_secs(600);
+/// Thoughts whose authors are remembered: more than the conversations of a day have.
+const LEDGER_MAX: usize = 65_536;
+/// Of the time, for reading along.
+const SHADOW_SHARE: f64 = 0.1;
+const SHADOW_SAVED_MAX: Duration = Duration::from_secs(60);
+
+/// The front door; clones share it.
+#[derive(Debug, Clone)]
+pub struct Gateway(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    config: config::Gateway,
+    limits: Limits,
+    retry: RetryPolicy,
+    tiers: Vec<Arc<Tier>>,
+    brain: Mutex<Brain>,
+    started: Instant,
+    notice: OnceLock<String>,
+    local_turns: AtomicU64,
+    takeovers: AtomicU64,
+}
+
+/// An upstream and the way to it.
+#[derive(Debug)]
+pub struct Tier {
+    pub config: config::Upstream,
+    pub connections: Upstream,
+    name: Arc<str>,
+    host: Arc<str>,
+}
+
+/// What is remembered between requests.
+#[derive(Debug)]
+struct Brain {
+    breakers: Breakers,
+    latencies: Latencies,
+    sessions: Sessions,
+    budget: RetryBudget,
+    auth: AuthHistory,
+    ledger: Ledger,
+    duty: Duty,
+    /// Who reads along.
+    shadow: Option<AbortHandle>,
+    /// When an upstream last failed.
+    failed_at: Option<Duration>,
+    random: u64,
+}
+
+/// A request that may go up.
+pub struct Asked<'a> {
+    pub protocol: Protocol,
+    pub method: Method,
+    pub path_and_query: &'a str,
+    pub headers: &'a HeaderMap,
+    pub body: Bytes,
+    pub about: &'a About,
+    pub session: SessionKey,
+    /// A person speaks, and no tool has just answered.
+    pub human_turn: bool,
+    /// A local model could answer.
+    pub local: bool,
+    /// The body in another protocol, for an upstream that speaks only that; `None`: it cannot be said there.
+    pub translate: &'a (dyn Fn(Protocol, &str) -> Option<Bytes> + Sync),
+}
+
+/// Who answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// The upstream, as it speaks. `translated`: in another protocol than was asked.
+    Stream { status: u16, headers: HeaderMap, relayed: Box<Relayed>, translated: Option<Protocol> },
+    /// The upstream, in one piece: its reply, or what it says against the request.
+    Whole { original: Original, upstream: Arc<str>, translated: Option<Protocol> },
+    /// Nobody up there. `instead`: what the last of them said, for when the local model cannot answer either.
+    Local { reason: Reason, instead: Option<Original> },
+    /// It may not be relayed: a setting forbids it.
+    LoginNotRelayed { upstream: Arc<str> },
+}
+
+/// Why the local model answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// An upstream failed just now.
+    Failed(Fault),
+    /// It failed a moment ago and is left in peace.
+    Resting(Fault),
+    /// This conversation goes on with who has it until a person speaks.
+    Stays,
+    /// A person said so.
+    Told,
+    /// The prompt is too long for the upstream.
+    ContextTooLong,
+    /// No upstream takes this model or this protocol.
+    NoUpstream,
+}
+
+impl Reason {
+    /// As headers, the journal and the notice have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Failed(fault) | Self::Resting(fault) => fault.name(),
+            Self::Stays => "stays_until_a_human_turn",
+            Self::Told => "told_to",
+            Self::ContextTooLong => "context_too_long",
+            Self::NoUpstream => "no_upstream",
+        }
+    }
+}
+
+/// A request on its way through one upstream. What became of it is told once; dropped before, it speaks against nobody.
+#[derive(Debug)]
+pub struct Passage {
+    gateway: Gateway,
+    tier: Arc<Tier>,
+    /// Its place in the order.
+    index: usize,
+    target: Target,
+    probe: Option<ProbeId>,
+    latency: LatencyKey,
+    stream: bool,
+    is_told: bool,
+}
+
+impl Passage {
+    pub fn upstream(&self) -> &Arc<str> {
+        &self.tier.name
+    }
+
+    pub fn tier(&self) -> &Arc<Tier> {
+        &self.tier
+    }
+
+    pub fn succeeded(&mut self, seen: Option<&Seen>) {
+        let outcome = Outcome::Success { whole_stream: self.stream };
+        self.tell(outcome);
+        let mut brain = self.gateway.brain();
+        if let Some(credential) = self.target.credential {
+            brain.auth.worked(credential, self.gateway.now());
+        }
+        let author = Author::Upstream(self.index);
+        for signature in seen.into_iter().flat_map(Seen::signatures) {
+            brain.ledger.note(signature, author);
+        }
+    }
+
+    pub fn failed(&mut self, fault: Fault, retry_after: Option<Duration>) {
+        self.tell(Outcome::Failed { fault, retry_after });
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        if std::mem::replace(&mut self.is_told, true) {
+            return;
+        }
+        let now = self.gateway.now();
+        let mut brain = self.gateway.brain();
+        brain.breakers.report(&self.target, self.probe, outcome, now);
+        if matches!(outcome, Outcome::Failed { .. }) {
+            brain.failed_at = Some(now);
+        }
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.tell(Outcome::Abandoned);
+    }
+}
+
+impl Gateway {
+    pub fn new(config: config::Gateway, seed: u64) -> Self {
+        Self::with_limits(config, seed, Limits::default(), RetryPolicy::default(), BreakerConfig::default())
+    }
+
+    /// The limits that the configuration names come from it, all others from here.
+    pub fn with_limits(config: config::Gateway, seed: u64, limits: Limits, retry: RetryPolicy, breakers: BreakerConfig) -> Self {
+        let told = config.limits;
+        let limits = Limits {
+            connect: told.connect,
+            first_content: told.first_content,
+            first_content_max: told.first_content_max,
+            whole_reply_max: told.whole_reply,
+            byte_silence: told.byte_silence,
+            progress_text: told.progress_text,
+            progress_thinking: told.progress_other,
+            progress_tool: told.progress_other,
+            ..limits
+        };
+        let tiers = config.upstreams.iter().map(|upstream| Arc::new(Tier::new(upstream, limits.connect))).collect();
+        let brain = Brain {
+            breakers: Breakers::new(breakers, seed),
+            latencies: Latencies::new(LatencyConfig::default()),
+            sessions: Sessions::new(SessionConfig::default()),
+            budget: RetryBudget::default(),
+            auth: AuthHistory::default(),
+            ledger: Ledger::new(LEDGER_MAX),
+            duty: Duty::new(SHADOW_SHARE, SHADOW_SAVED_MAX),
+            shadow: None,
+            failed_at: None,
+            random: seed,
+        };
+        Self(Arc::new(Shared {
+            config,
+            limits,
+            retry,
+            tiers,
+            brain: Mutex::new(brain),
+            started: Instant::now(),
+            notice: OnceLock::new(),
+            local_turns: AtomicU64::new(0),
+            takeovers: AtomicU64::new(0),
+        }))
+    }
+
+    pub fn config(&self) -> &config::Gateway {
+        &self.0.config
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// Since the start: the clock of all decisions.
+    pub fn now(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    pub(super) fn instant(&self, at: Duration) -> Instant {
+        self.0.started + at
+    }
+
+    fn brain(&self) -> MutexGuard<'_, Brain> {
+        self.0.brain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the upstreams in their order. `slow` is called once, when it is time for the local model to read the prompt.
+    pub async fn ask(&self, asked: &Asked<'_>, slow: &mut (dyn FnMut() + Send)) -> Answer {
+        let began = Instant::now();
+        let mut reason = Reason::NoUpstream;
+        let mut instead = None;
+        let mut is_prepared = false;
+        let mut slow = || {
+            if !std::mem::replace(&mut is_prepared, true) {
+                slow();
+            }
+        };
+        self.brain().budget.deposit(self.now());
+        let decision = self.brain().sessions.decide(asked.session, Turn { human: asked.human_turn }, self.now());
+        let may_return = decision.may_return;
+        // Whom the conversation left a moment ago is not asked, unless there is nobody after them.
+        let first = if asked.local || decision.first.0 < self.0.tiers.len() { decision.first.0 } else { 0 };
+        if first == self.0.tiers.len() {
+            reason = Reason::Stays;
+        }
+        for (index, tier) in self.0.tiers.iter().enumerate().skip(self.told_cloud().map_or(first, |()| 0)) {
+            let Some(up) = Up::of(tier, asked) else { continue };
+            if tier.config.key == Credential::OfClient
+                && !tier.config.subscription_login
+                && forwarding::is_subscription_login(asked.headers)
+            {
+                return Answer::LoginNotRelayed { upstream: tier.name.clone() };
+            }
+            let target = up.target(tier, asked);
+            let asks = circuit_breaker::Asked { human_turn: may_return };
+            let permit = self.brain().breakers.permit(&target, asks, self.now());
+            match permit {
+                Permit::Closed | Permit::Probe(_) => {}
+                Permit::Open { fault, .. } => {
+                    // What just failed before the eyes of this request says more than what is resting.
+                    if !matches!(reason, Reason::Failed(_)) {
+                        reason = Reason::Resting(fault);
+                    }
+                    continue;
+                }
+                Permit::ToldLocal => return Answer::Local { reason: Reason::Told, instead },
+            }
+            let mut passage = Passage {
+                gateway: self.clone(),
+                tier: tier.clone(),
+                index,
+                latency: LatencyKey {
+                    upstream: tier.name.clone(),
+                    model: target.model.clone(),
+                    size: SizeBucket::of_tokens(asked.about.rough_tokens as u64),
+                },
+                target,
+                probe: permit.probe(),
+                stream: asked.about.stream,
+                is_told: false,
+            };
+            match self.through(&mut passage, &up, asked, began, &mut slow).await {
+                Through::Stream(committed) => {
+                    let (status, headers) = (committed.status, forwarding::downwards(&committed.headers, false));
+                    self.spoke(asked.session, sessions::Tier(index));
+                    let user_agent = asked.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
+                    let client =
+                        Client { aborts_are_retried: aborts_are_retried(user_agent), prompt_tokens_estimate: asked.about.rough_tokens };
+                    let relayed = Box::new(Relayed::new(self.clone(), passage, *committed, client));
+                    return Answer::Stream { status, headers, relayed, translated: up.translated };
+                }
+                Through::Whole(original) => {
+                    self.spoke(asked.session, sessions::Tier(index));
+                    return Answer::Whole { original, upstream: tier.name.clone(), translated: up.translated };
+                }
+                Through::Failed { reason: failed, original } => {
+                    reason = failed;
+                    instead = original.or(instead);
+                }
+            }
+        }
+        Answer::Local { reason, instead }
+    }
+
+    fn told_cloud(&self) -> Option<()> {
+        (self.brain().breakers.used() == circuit_breaker::Use::Cloud).then_some(())
+    }
+
+    fn spoke(&self, session: SessionKey, tier: sessions::Tier) -> Switch {
+        let now = self.now();
+        self.brain().sessions.spoke(session, Spoken { began: tier, ended: tier }, now)
+    }
+
+    fn local_tier(&self) -> sessions::Tier {
+        sessions::Tier(self.0.tiers.len())
+    }
+
+    /// One upstream, until it answers or is given up.
+    async fn through(&self, passage: &mut Passage, up: &Up, asked: &Asked<'_>, began: Instant, slow: &mut (dyn FnMut() + Send)) -> Through {
+        let started = Instant::now();
+        let (limit, slow_after) = self.patience(passage, asked);
+        for attempts in 1.. {
+            let request = up.request(passage, asked);
+            let spent = started.elapsed();
+            let patience = Patience {
+                first_content: limit.saturating_sub(spent),
+                whole_reply: limit.saturating_sub(spent),
+                slow_at: asked.local.then_some(began + slow_after),
+                slow: &mut *slow,
+            };
+            let reads = Reads { protocol: up.protocol, stream: asked.about.stream, now_unix_s: unix_s() };
+            let (fault, retry_after, original) = match attempt(&passage.tier.connections, request, reads, patience).await {
+                Attempted::Stream(committed) => {
+                    let now = self.now();
+                    self.brain().latencies.record(&passage.latency, committed.first_content_after, now);
+                    return Through::Stream(committed);
+                }
+                Attempted::Whole { original, .. } => {
+                    passage.succeeded(None);
+                    return Through::Whole(original);
+                }
+                Attempted::Clients(original) if self.is_auth_outage(passage, original.status) => {
+                    (Fault::Unauthorised(original.status), None, Some(original))
+                }
+                Attempted::Clients(original) => {
+                    passage.tell(Outcome::Neutral);
+                    return Through::Whole(original);
+                }
+                Attempted::ContextTooLong(original) => {
+                    passage.tell(Outcome::Neutral);
+                    return Through::Failed { reason: Reason::ContextTooLong, original: Some(original) };
+                }
+                Attempted::Failed { fault, retry_after, original } => (fault, retry_after, original),
+            };
+            let failure = Failure { fault, retry_after, attempts, elapsed: started.elapsed() };
+            let now = self.now();
+            let next = {
+                let mut brain = self.brain();
+                let random = brain.random();
+                let policy = &self.0.retry;
+                policy.next(failure, random, &mut brain.budget, now)
+            };
+            match next {
+                Next::SameUpstream { after } => {
+                    self.brain().breakers.retried(&passage.target, fault, now);
+                    sleep(after).await;
+                }
+                Next::NextTier => {
+                    passage.failed(fault, retry_after);
+                    return Through::Failed { reason: Reason::Failed(fault), original };
+                }
+            }
+        }
+        unreachable!("the retry policy ends the loop")
+    }
+
+    /// How long the first content may take, and when the local model begins to read.
+    fn patience(&self, passage: &Passage, asked: &Asked<'_>) -> (Duration, Duration) {
+        let now = self.now();
+        let mut brain = self.brain();
+        let p95 = brain.latencies.quantile(&passage.latency, 0.95, now);
+        let p75 = brain.latencies.quantile(&passage.latency, 0.75, now);
+        let delivery = if asked.about.stream { Delivery::Stream } else { Delivery::Whole { tokens_max: asked.about.tokens_max } };
+        let limit = self.0.limits.first_content(delivery, asked.about.rough_tokens as u64, p95);
+        (limit, self.0.limits.prefill_start(p75, limit))
+    }
+
+    fn is_auth_outage(&self, passage: &Passage, status: u16) -> bool {
+        let now = self.now();
+        let Some(credential) = passage.target.credential.filter(|_| matches!(status, 401 | 403)) else { return false };
+        let mut brain = self.brain();
+        let edge = brain.breakers.edge(&passage.tier.host);
+        brain.auth.is_outage(credential, edge, now) && self.0.config.auth_outage == AuthOutage::Local
+    }
+
+    /// Upstreams to be asked now whether they are there.
+    pub(super) fn edge_probes_due(&self) -> Vec<Arc<Tier>> {
+        let now = self.now();
+        let hosts = self.brain().breakers.edge_probes_due(now);
+        hosts.iter().filter_map(|host| self.0.tiers.iter().find(|tier| tier.host == *host)).cloned().collect()
+    }
+
+    pub(super) fn edge_probe_result(&self, tier: &Tier, answer: EdgeAnswer) {
+        let now = self.now();
+        self.brain().breakers.edge_probe_result(&tier.host, answer, now);
+    }
+
+    /// What the local model thought and announced is not for the cloud. All other bytes stay as they are.
+    fn without_local_words(&self, protocol: Protocol, body: &Bytes, upstream: usize) -> Bytes {
+        let brain = self.brain();
+        let notice = self.0.notice.get().map(String::as_str);
+        let departure = Departure { protocol, upstream, ledger: &brain.ledger, notice, unknown: UnknownThinking::Keep };
+        match history::prepare(body, &departure).body {
+            Cow::Borrowed(_) => body.clone(),
+            Cow::Owned(changed) => Bytes::from(changed),
+        }
+    }
+
+    /// The line that opens the first local text after a switch, once the local model is known; `None`: none does.
+    pub fn notice(&self, model: &str) -> Option<&str> {
+        let line = self.0.notice.get_or_init(|| self.0.config.notice.replace("{model}", model));
+        Some(line.as_str()).filter(|line| !line.is_empty())
+    }
+
+    pub(super) fn takeover_config(&self) -> TakeoverConfig {
+        TakeoverConfig { text: self.0.config.takeover, tool_calls: self.0.config.takeover }
+    }
+
+    /// The local model answers this request. Whether the conversation is to be told so.
+    pub fn local_turn(&self, session: SessionKey, reason: Reason) -> bool {
+        self.0.local_turns.fetch_add(1, Ordering::Relaxed);
+        let tier = self.local_tier();
+        let switch = self.spoke(session, tier);
+        tracing::info!(reason = reason.name(), switched = switch != Switch::None, "the local model answers");
+        self.brain().sessions.take_notice(session)
+    }
+
+    /// The local model goes on with what the upstream began.
+    pub fn taken_over(&self, session: SessionKey, upstream: &str, fault: Fault) {
+        self.0.takeovers.fetch_add(1, Ordering::Relaxed);
+        let now = self.now();
+        let began = self.0.tiers.iter().position(|tier| &*tier.name == upstream).unwrap_or(0);
+        let spoken = Spoken { began: sessions::Tier(began), ended: self.local_tier() };
+        self.brain().sessions.spoke(session, spoken, now);
+        tracing::info!(upstream, fault = fault.name(), "the local model goes on with a reply that broke off");
+    }
+
+    /// Whether the local model may read along now: as it is configured, while an upstream is not well, on mains, within its balance.
+    pub fn may_shadow(&self) -> bool {
+        let wanted = match self.0.config.shadow {
+            config::Shadow::Off => false,
+            config::Shadow::OnDegraded => self.brain().failed_at.is_some_and(|at| self.now() < at + DEGRADED_FOR),
+            config::Shadow::Always => true,
+        };
+        let now = self.now();
+        wanted && self.0.config.local && !power::is_on_battery() && self.brain().duty.may_begin(now)
+    }
+
+    /// The local model has read along for so long.
+    pub fn shadowed(&self, work: Duration) {
+        self.brain().duty.spent(work);
+    }
+
+    /// Who reads along now. A conversation's next turn takes the place of the one before, and so does another conversation's.
+    pub fn shadows(&self, task: AbortHandle) {
+        if let Some(before) = self.brain().shadow.replace(task) {
+            before.abort();
+        }
+    }
+
+    pub fn status(&self, local_model: Option<String>) -> Status {
+        let now = self.now();
+        let brain = self.brain();
+        let scopes = brain.breakers.status(now);
+        let of = |tier: &Arc<Tier>| {
+            // The worst of what is known of it: its host, its models, credentials at it are not its fault.
+            let concerns = |key: &ScopeKey| match key {
+                ScopeKey::Host(host) => *host == tier.host,
+                ScopeKey::Model { upstream, .. } => *upstream == tier.name,
+                ScopeKey::Credential(_) => false,
+            };
+            let rank = |state: BreakerState| match state {
+                BreakerState::Open => 2,
+                BreakerState::HalfOpen => 1,
+                BreakerState::Closed => 0,
+            };
+            let worst = scopes.iter().filter(|scope| concerns(&scope.key)).max_by_key(|scope| rank(scope.state));
+            let worst = worst.filter(|scope| scope.state != BreakerState::Closed);
+            UpstreamStatus {
+                name: tier.name.to_string(),
+                state: match worst.map(|scope| scope.state) {
+                    Some(BreakerState::Open) => State::Down,
+                    Some(BreakerState::HalfOpen) => State::Trying,
+                    Some(BreakerState::Closed) | None => State::Well,
+                },
+                for_s: now.saturating_sub(worst.and_then(|scope| scope.since).unwrap_or_default()).as_secs(),
+                fault: worst.and_then(|scope| scope.fault).map(|fault| fault.name().to_owned()),
+                next_try_in_s: worst.and_then(|scope| scope.cooldown_left).map(|left| left.as_secs()),
+            }
+        };
+        Status {
+            mode: match brain.breakers.used() {
+                circuit_breaker::Use::Auto => Use::Auto,
+                circuit_breaker::Use::Cloud => Use::Cloud,
+                circuit_breaker::Use::Local => Use::Local,
+            },
+            upstreams: self.0.tiers.iter().map(of).collect(),
+            local_model,
+            local_turns: self.0.local_turns.load(Ordering::Relaxed),
+            takeovers: self.0.takeovers.load(Ordering::Relaxed),
+        }
+    }
+
+    pub fn set_use(&self, mode: Use) {
+        let used = match mode {
+            Use::Auto => circuit_breaker::Use::Auto,
+            Use::Cloud => circuit_breaker::Use::Cloud,
+            Use::Local => circuit_breaker::Use::Local,
+        };
+        self.brain().breakers.set_use(used);
+    }
+}
+
+/// What matters of a client when its reply breaks off.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    /// A connection that ends early makes it ask again.
+    pub aborts_are_retried: bool,
+    pub prompt_tokens_estimate: usize,
+}
+
+/// What became of one upstream.
+enum Through {
+    Stream(Box<super::attempt::Committed>),
+    Whole(Original),
+    Failed { reason: Reason, original: Option<Original> },
+}
+
+/// A request as one upstream gets it.
+struct Up {
+    protocol: Protocol,
+    translated: Option<Protocol>,
+    path: String,
+    body: Bytes,
+    model: Arc<str>,
+}
+
+impl Up {
+    /// `None`: this upstream is not asked.
+    fn of(tier: &Tier, asked: &Asked<'_>) -> Option<Self> {
+        let config = &tier.config;
+        if !config.takes(&asked.about.model) {
+            return None;
+        }
+        let model = config.model.as_deref().unwrap_or(&asked.about.model);
+        let speaks = match asked.protocol {
+            Protocol::AnthropicMessages => Kind::Anthropic,
+            _ => Kind::Openai,
+        };
+        if speaks == config.kind {
+            let body = match &config.model {
+                Some(model) => asked.about.with_model(&asked.body, model),
+                None => asked.body.clone(),
+            };
+            return Some(Self {
+                protocol: asked.protocol,
+                translated: None,
+                path: asked.path_and_query.to_owned(),
+                body,
+                model: model.into(),
+            });
+        }
+        let (protocol, path) = match config.kind {
+            Kind::Anthropic => (Protocol::AnthropicMessages, "/v1/messages"),
+            Kind::Openai => (Protocol::OpenAiChat, "/v1/chat/completions"),
+        };
+        let body = (asked.translate)(protocol, model)?;
+        Some(Self { protocol, translated: Some(protocol), path: path.to_owned(), body, model: model.into() })
+    }
+
+    fn target(&self, tier: &Tier, asked: &Asked<'_>) -> Target {
+        let credential = match tier.config.key {
+            Credential::OfClient => Some(CredentialId(forwarding::credential_of(asked.headers))),
+            // There is only one, and its upstream's name says which.
+            Credential::Own(_) => None,
+        };
+        Target { host: tier.host.clone(), upstream: tier.name.clone(), model: self.model.clone(), credential }
+    }
+
+    fn request(&self, passage: &Passage, asked: &Asked<'_>) -> http::Request<Full<Bytes>> {
+        let tier = &passage.tier;
+        let body = match self.translated {
+            None => passage.gateway.without_local_words(self.protocol, &self.body, passage.index),
+            Some(_) => self.body.clone(),
+        };
+        let mut request = http::Request::new(Full::new(body));
+        *request.method_mut() = asked.method.clone();
+        let path = format!("{}{}", tier.config.base_path, self.path);
+        // A path that came in as one goes out as one.
+        *request.uri_mut() = path.parse().unwrap_or_else(|_| http::Uri::from_static("/"));
+        *request.headers_mut() = forwarding::upwards(asked.headers, tier.config.kind, &tier.config.key);
+        if let Ok(host) = tier.connections.origin().authority().parse() {
+            request.headers_mut().insert(http::header::HOST, host);
+        }
+        request
+    }
+}
+
+impl Tier {
+    fn new(config: &config::Upstream, connect_limit: Duration) -> Self {
+        let origin = Origin { tls: config.scheme == Scheme::Https, host: config.host.clone(), port: config.port };
+        let scheme = if origin.tls { "https" } else { "http" };
+        let host = format!("{scheme}://{}", origin.authority()).into();
+        Self { name: config.name.as_str().into(), host, connections: Upstream::new(origin, connect_limit), config: config.clone() }
+    }
+}
+
+impl Brain {
+    /// In 0..1.
+    fn random(&mut self) -> f64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

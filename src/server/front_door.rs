@@ -1,0 +1,337 @@
+//! Requests that may go up to a cloud first. The gateway decides; here its answer becomes the client's: bytes as they came, or the local
+//! model's words, or the one after the other in one stream.
+
+use std::io;
+use std::marker::PhantomData;
+
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, unfold};
+use serde_json::Value;
+
+use super::body::HeldBody;
+use super::edge::{OWN_KEY, shows_our_key};
+use super::generate;
+use super::request_id::RequestId;
+use super::request_log::{Outcome, RequestLog};
+use super::{AppState, body, shadow};
+use crate::api::Dialect;
+use crate::api::anthropic_messages::AnthropicMessages;
+use crate::api::errors::{ApiError, ErrorKind};
+use crate::api::openai_chat::OpenAiChat;
+use crate::api::openai_completions::OpenAiCompletions;
+use crate::api::openai_responses::OpenAiResponses;
+use crate::chat::begun::BegunReply;
+use crate::gateway::asked::About;
+use crate::gateway::attempt::Original;
+use crate::gateway::door::{Answer, Asked, Gateway, Reason};
+use crate::gateway::forwarding;
+use crate::gateway::protocol::Protocol;
+use crate::gateway::relayed::{Interruption, Relayed, Step};
+use crate::gateway::sessions::{SessionKey, is_human_turn, session_key};
+use crate::gateway::takeover::Takeover;
+
+pub const SERVED_BY: &str = "x-understudy-served-by";
+pub const REASON: &str = "x-understudy-reason";
+
+/// In which protocol a dialect's requests go up.
+pub trait GoesUp: Dialect {
+    const PROTOCOL: Protocol;
+}
+
+impl GoesUp for AnthropicMessages {
+    const PROTOCOL: Protocol = Protocol::AnthropicMessages;
+}
+
+impl GoesUp for OpenAiChat {
+    const PROTOCOL: Protocol = Protocol::OpenAiChat;
+}
+
+impl GoesUp for OpenAiCompletions {
+    const PROTOCOL: Protocol = Protocol::OpenAiCompletions;
+}
+
+impl GoesUp for OpenAiResponses {
+    const PROTOCOL: Protocol = Protocol::OpenAiResponses;
+}
+
+/// `POST` of a dialect: through the front door where there is one.
+pub async fn generate<D: GoesUp>(State(state): State<AppState>, Extension(id): Extension<RequestId>, request: Request) -> Response {
+    match state.gateway().cloned() {
+        Some(gateway) => through::<D>(state, gateway, D::PROTOCOL, id, request).await,
+        None => generate::generate::<D>(State(state), Extension(id), request).await,
+    }
+}
+
+/// A request that came through the front door, as far as it is needed again.
+struct Visitor {
+    parts: request::Parts,
+    body: HeldBody,
+    about: About,
+    session: SessionKey,
+    human_turn: bool,
+}
+
+async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protocol, id: RequestId, request: Request) -> Response {
+    let mut log = RequestLog::new(id.0, D::NAME);
+    let (parts, body) = request.into_parts();
+    let body = match body::read(&parts.headers, body, state.config(), state.bodies()).await {
+        Ok(body) => body,
+        Err(error) => {
+            log.outcome = Outcome::of(&error);
+            return error.into_response();
+        }
+    };
+    // What no API could read, and what is meant for this machine, does not go up.
+    let about = About::of(&body.bytes).filter(|about| !is_ours(&state, &parts.headers, about));
+    let json = about.as_ref().and_then(|_| serde_json::from_slice::<Value>(&body.bytes).ok());
+    let (Some(about), Some(json)) = (about, json) else { return generate::answer::<D>(state, &parts.headers, body, log, None).await };
+    let session = session_key(&parts.headers, protocol, &json);
+    let visitor = Visitor { parts, body, about, session, human_turn: is_human_turn(protocol, &json) };
+    match ask::<D>(&state, &gateway, protocol, &visitor).await {
+        Answer::Stream { status, headers, relayed, translated: None } => {
+            log.stream = true;
+            let served_by = relayed.upstream().clone();
+            let stream = FrontStream::<D> { state, gateway, visitor, log: Some(log), phase: Phase::Relayed(relayed), dialect: PhantomData };
+            let mut response = response(status, headers, stream.into_body());
+            said_by(response.headers_mut(), &served_by, None);
+            response
+        }
+        Answer::Stream { translated: Some(_), .. } => unreachable!("nothing is translated"),
+        Answer::Whole { original, upstream, .. } => {
+            log.outcome = outcome(original.status);
+            as_it_came(original, &upstream)
+        }
+        Answer::Local { reason, instead } => local::<D>(state, gateway, visitor, reason, instead, log).await,
+        Answer::LoginNotRelayed { upstream } => {
+            let message = format!(
+                "the login of a subscription is not relayed to {upstream}; to have it relayed, set `relay_subscription_login = true` for this \
+                 upstream, or use an API key"
+            );
+            let error = ApiError::new(ErrorKind::Forbidden, message).with_code("subscription_login_not_relayed");
+            log.outcome = Outcome::of(&error);
+            error.into_response()
+        }
+    }
+}
+
+/// Asked of the local model by its own name, or with a key that is ours: nothing of it is anybody else's business.
+fn is_ours(state: &AppState, headers: &HeaderMap, about: &About) -> bool {
+    let by_name = about.model == "local" || state.served().is_ok_and(|served| served.card.id == about.model);
+    by_name || (!headers.contains_key(OWN_KEY) && shows_our_key(state, headers))
+}
+
+async fn ask<D: Dialect>(state: &AppState, gateway: &Gateway, protocol: Protocol, visitor: &Visitor) -> Answer {
+    let translate = |_: Protocol, _: &str| None;
+    let asked = Asked {
+        protocol,
+        method: visitor.parts.method.clone(),
+        path_and_query: visitor.parts.uri.path_and_query().map_or("/", |path| path.as_str()),
+        headers: &visitor.parts.headers,
+        body: visitor.body.bytes.clone(),
+        about: &visitor.about,
+        session: visitor.session,
+        human_turn: visitor.human_turn,
+        local: gateway.config().local && state.served().is_ok(),
+        translate: &translate,
+    };
+    // Held while the cloud is waited for; dropped, it ends, and what it has computed stays in the cache.
+    let mut prefill = None;
+    let answer = gateway.ask(&asked, &mut || prefill = Some(shadow::prefill::<D>(state, visitor.body.bytes.clone()))).await;
+    drop(prefill);
+    answer
+}
+
+/// The local model answers in the cloud's place.
+async fn local<D: Dialect>(
+    state: AppState,
+    gateway: Gateway,
+    visitor: Visitor,
+    reason: Reason,
+    instead: Option<Original>,
+    mut log: RequestLog,
+) -> Response {
+    let Visitor { parts, body, session, .. } = visitor;
+    if !gateway.config().local || state.served().is_err() {
+        if let Some(original) = instead {
+            log.outcome = outcome(original.status);
+            return as_it_came(original, "upstream");
+        }
+        let error = match state.served() {
+            Err(error) => error,
+            Ok(_) => ApiError::new(ErrorKind::Unavailable, format!("no upstream answers ({}), and the local model may not", reason.name()))
+                .with_retry_after_s(5),
+        };
+        log.outcome = Outcome::of(&error);
+        return error.into_response();
+    }
+    let is_switch = gateway.local_turn(session, reason);
+    let model = state.served().map(|served| served.card.id.clone()).unwrap_or_default();
+    let notice = gateway.notice(&model).filter(|_| is_switch).map(str::to_owned);
+    let mut response = generate::answer::<D>(state, &parts.headers, body, log, notice).await;
+    // Who cannot answer does not hide what the cloud said: it may be the better word.
+    if let Some(original) = instead.filter(|_| !response.status().is_success() && reason == Reason::ContextTooLong) {
+        return as_it_came(original, "upstream");
+    }
+    said_by(response.headers_mut(), &model, Some(reason.name()));
+    response
+}
+
+fn said_by(headers: &mut HeaderMap, who: &str, reason: Option<&str>) {
+    if let Ok(who) = HeaderValue::from_str(who) {
+        headers.insert(SERVED_BY, who);
+    }
+    if let Some(Ok(reason)) = reason.map(HeaderValue::from_str) {
+        headers.insert(REASON, reason);
+    }
+}
+
+fn response(status: u16, headers: HeaderMap, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.headers_mut() = headers;
+    response
+}
+
+fn as_it_came(original: Original, upstream: &str) -> Response {
+    let headers = forwarding::downwards(&original.headers, true);
+    let mut response = response(original.status, headers, Body::from(original.body));
+    said_by(response.headers_mut(), upstream, None);
+    response
+}
+
+fn outcome(status: u16) -> Outcome {
+    match status {
+        200..300 => Outcome::Completed,
+        status => Outcome::Error { status, reason: "said by the upstream".to_owned() },
+    }
+}
+
+/// A stream that a cloud begins, and the local model ends where the cloud does not.
+struct FrontStream<D> {
+    state: AppState,
+    gateway: Gateway,
+    visitor: Visitor,
+    /// `None`: the local model has it.
+    log: Option<RequestLog>,
+    phase: Phase,
+    dialect: PhantomData<fn() -> D>,
+}
+
+enum Phase {
+    Relayed(Box<Relayed>),
+    Local(BoxStream<'static, Bytes>),
+    /// Frames that end it.
+    Last(std::vec::IntoIter<Bytes>),
+    /// The connection ends without a last chunk.
+    Broken,
+    Over,
+}
+
+impl<D: Dialect> FrontStream<D> {
+    fn into_body(self) -> Body {
+        Body::from_stream(unfold(self, |mut stream| async move { stream.next().await.map(|bytes| (bytes, stream)) }))
+    }
+
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            match &mut self.phase {
+                Phase::Relayed(relayed) => match relayed.next().await {
+                    Step::Bytes(bytes) => return Some(Ok(bytes)),
+                    Step::End => {
+                        let reply = relayed.seen().map(|seen| seen.reply.clone());
+                        shadow::follow::<D>(&self.state, &self.gateway, &self.visitor.body.bytes, reply);
+                        self.ended(Outcome::Completed);
+                        self.phase = Phase::Over;
+                    }
+                    Step::Interrupted(interruption) => {
+                        if let Some(bytes) = self.interrupted(interruption).await {
+                            return Some(Ok(bytes));
+                        }
+                    }
+                },
+                Phase::Local(bytes) => match bytes.next().await {
+                    Some(bytes) => return Some(Ok(bytes)),
+                    None => self.phase = Phase::Over,
+                },
+                Phase::Last(frames) => match frames.next() {
+                    Some(bytes) => return Some(Ok(bytes)),
+                    None => self.phase = Phase::Over,
+                },
+                Phase::Broken => {
+                    self.phase = Phase::Over;
+                    return Some(Err(io::Error::other("the upstream broke off, and this client asks again")));
+                }
+                Phase::Over => return None,
+            }
+        }
+    }
+
+    fn ended(&mut self, outcome: Outcome) {
+        if let Some(log) = &mut self.log {
+            log.outcome = outcome;
+        }
+    }
+
+    /// Chooses who goes on. What it returns goes to the client first.
+    async fn interrupted(&mut self, interruption: Interruption) -> Option<Bytes> {
+        let Interruption { fault, takeover, begun, failed } = interruption;
+        let broken_off = || Outcome::Error { status: 502, reason: fault.name().to_owned() };
+        let first = match takeover {
+            Takeover::Finish(frames) => {
+                self.ended(Outcome::Completed);
+                self.phase = Phase::Last(frames.into_iter());
+                return None;
+            }
+            Takeover::InBandError(frames) => {
+                self.ended(broken_off());
+                self.phase = Phase::Last(frames.into_iter());
+                return None;
+            }
+            Takeover::Abort => {
+                self.ended(broken_off());
+                self.phase = Phase::Broken;
+                return None;
+            }
+            Takeover::ContinueText { first } | Takeover::FreshText { first } => first,
+            Takeover::PlainSwitch | Takeover::ContinueToolCall { .. } => Vec::new(),
+        };
+        let upstream = if let Phase::Relayed(relayed) = &self.phase { relayed.upstream().to_string() } else { String::new() };
+        let Ok((model, rest)) = self.go_on(begun).await else {
+            tracing::warn!(upstream, fault = fault.name(), "nobody can go on with a reply that broke off");
+            self.ended(broken_off());
+            self.phase = Phase::Last(failed.into_iter());
+            return None;
+        };
+        self.gateway.taken_over(self.visitor.session, &upstream, fault);
+        self.phase = Phase::Local(rest);
+        // The seam: a line that says so, and the frames that lead over.
+        let mut bytes = format!(": understudy: {model} goes on from here ({})\n\n", fault.name()).into_bytes();
+        first.iter().for_each(|frame| bytes.extend_from_slice(frame));
+        Some(Bytes::from(bytes))
+    }
+
+    /// The local model's name, and the rest of the reply.
+    async fn go_on(&mut self, begun: BegunReply) -> Result<(String, BoxStream<'static, Bytes>), ()> {
+        if !self.gateway.config().local || !D::resumes() {
+            return Err(());
+        }
+        let model = self.state.served().map_err(drop)?.card.id.clone();
+        let body = std::mem::replace(&mut self.visitor.body, HeldBody::empty());
+        let read = generate::read_aside(&self.state, body, |state, body| D::parse_with(body, state.replies())).await;
+        let call =
+            read.inspect_err(|error| tracing::debug!(error = error.message.as_str(), "the request cannot be read here")).map_err(drop)?;
+        let log = self.log.take().ok_or(())?;
+        match generate::begin_with::<D>(&self.state, call, begun, log).await {
+            Ok(rest) => Ok((model, rest.boxed())),
+            Err(cannot) => {
+                tracing::warn!(error = cannot.error.message.as_str(), "the local model cannot go on");
+                Err(())
+            }
+        }
+    }
+}
