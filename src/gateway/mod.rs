@@ -2,4 +2,5 @@
 //!
 //! The decisions are pure (time is an argument); `relay` and `upstream` are the thin shell that carries bytes.
 
+pub mod drill;
 pub mod fault;

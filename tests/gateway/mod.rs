@@ -1,1 +1,3 @@
 //! The front door: its decisions, its relay, and what becomes of every fault.
+
+mod fault_upstream;
