@@ -8,6 +8,7 @@ pub mod auth_outage;
 pub mod circuit_breaker;
 pub mod classify;
 pub mod door;
+pub mod drill;
 pub mod duty;
 pub mod edge_probe;
 pub mod fault;

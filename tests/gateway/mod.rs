@@ -1,3 +1,4 @@
 //! The front door: its decisions, its relay, and what becomes of every fault.
 
+mod fault_upstream;
 mod sse_splitter;
