@@ -210,6 +210,7 @@ impl AnthropicMessages {
             FinishReason::StopString(stop) if self.stop_sequences.contains(stop) => ("stop_sequence", Some(stop.as_str())),
             FinishReason::EndOfTurn | FinishReason::StopString(_) => ("end_turn", None),
             FinishReason::ToolCalls => ("tool_use", None),
+            FinishReason::Refused => ("refusal", None),
             FinishReason::Length if used.completion_tokens < self.tokens_max => ("model_context_window_exceeded", None),
             FinishReason::Length => ("max_tokens", None),
         }
