@@ -292,7 +292,7 @@ fn signature(thoughts: &str) -> String {
 }
 
 /// What is no JSON object is handed on as Claude Code does it when it sends such a call back.
-fn input_of_arguments(arguments: &str) -> Value {
+pub fn input_of_arguments(arguments: &str) -> Value {
     match serde_json::from_str(arguments) {
         Ok(Value::Object(input)) => Value::Object(input),
         _ if arguments.trim().is_empty() => json!({}),
