@@ -228,6 +228,7 @@ impl AnthropicMessages {
             FinishReason::StopString(stop) if self.stop_sequences.contains(stop) => ("stop_sequence", Some(stop.as_str())),
             FinishReason::EndOfTurn | FinishReason::StopString(_) => ("end_turn", None),
             FinishReason::ToolCalls => ("tool_use", None),
+            FinishReason::Refused => ("refusal", None),
             FinishReason::Length if used.completion_tokens < self.tokens_max => ("model_context_window_exceeded", None),
             FinishReason::Length => ("max_tokens", None),
         }
@@ -309,7 +310,7 @@ fn signature(thoughts: &str) -> String {
 }
 
 /// What is no JSON object is handed on as Claude Code does it when it sends such a call back.
-fn input_of_arguments(arguments: &str) -> Value {
+pub fn input_of_arguments(arguments: &str) -> Value {
     match serde_json::from_str(arguments) {
         Ok(Value::Object(input)) => Value::Object(input),
         _ if arguments.trim().is_empty() => json!({}),

@@ -91,7 +91,7 @@ impl LlamaInfill {
         let (stop_type, stopping_word) = match finish {
             Some(FinishReason::StopString(word)) => ("word", word.as_str()),
             Some(FinishReason::Length) => ("limit", ""),
-            Some(FinishReason::EndOfTurn | FinishReason::ToolCalls) => ("eos", ""),
+            Some(FinishReason::EndOfTurn | FinishReason::ToolCalls | FinishReason::Refused) => ("eos", ""),
             None => ("none", ""),
         };
         let predicted = if self.warms_only { 0 } else { usage.completion_tokens };

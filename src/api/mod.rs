@@ -16,6 +16,7 @@ pub mod openai_responses;
 pub mod openai_shared;
 pub mod openai_tools;
 pub mod openai_types;
+pub mod outgoing;
 pub mod output_format;
 pub mod sampling_fields;
 pub mod thinking_fields;

@@ -104,7 +104,7 @@ impl Dialect for OpenAiResponses {
 
     fn close(&mut self, head: &ReplyHead, usage: Usage, frames: &mut Vec<Frame>) {
         self.usage = Some(usage);
-        let event = if self.progress.status == Status::Incomplete { "response.incomplete" } else { "response.completed" };
+        let event = if matches!(self.progress.status, Status::Incomplete(_)) { "response.incomplete" } else { "response.completed" };
         frames.push(self.lifecycle(event, head));
     }
 
@@ -157,7 +157,7 @@ impl OpenAiResponses {
         // Until the end it tells nothing of its items: the events do.
         let output = if *status == Status::InProgress { Vec::new() } else { progress.output() };
         let error = if let Status::Failed(error) = status { error.clone() } else { Value::Null };
-        let incomplete = (*status == Status::Incomplete).then(|| json!({"reason": "max_output_tokens"}));
+        let incomplete = if let Status::Incomplete(reason) = status { json!({"reason": reason}) } else { Value::Null };
         let (created_unix_s, model) = match &self.began {
             None => (head.created_unix_s, &head.model),
             Some(began) => (began.created_unix_s, &began.model),

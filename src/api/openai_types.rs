@@ -197,6 +197,7 @@ pub enum Finish {
     Stop,
     Length,
     ToolCalls,
+    ContentFilter,
 }
 
 /// `prefix` and the reply's own name.
@@ -245,6 +246,7 @@ impl From<&FinishReason> for Finish {
             FinishReason::EndOfTurn | FinishReason::StopString(_) => Self::Stop,
             FinishReason::Length => Self::Length,
             FinishReason::ToolCalls => Self::ToolCalls,
+            FinishReason::Refused => Self::ContentFilter,
         }
     }
 }

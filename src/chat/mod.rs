@@ -349,6 +349,8 @@ pub enum FinishReason {
     Length,
     /// The reply calls tools and waits for their results.
     ToolCalls,
+    /// A provider's filter ended it, or its model would not answer. Only replies of other servers end so.
+    Refused,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

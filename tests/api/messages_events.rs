@@ -159,6 +159,7 @@ fn reasons() {
         (FinishReason::ToolCalls, 9, json!(["tool_use", null])),
         (FinishReason::StopString("END".into()), 9, json!(["stop_sequence", "END"])),
         (FinishReason::StopString("<|im_end|>".into()), 9, json!(["end_turn", null])),
+        (FinishReason::Refused, 9, json!(["refusal", null])),
         (FinishReason::Length, 50, json!(["max_tokens", null])),
         (FinishReason::Length, 49, json!(["model_context_window_exceeded", null])),
     ] {

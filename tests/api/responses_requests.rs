@@ -534,8 +534,9 @@ fn any_order_of_events_keeps_the_grammar() {
                 }
             }
         }
-        let reason = [FinishReason::EndOfTurn, FinishReason::Length, FinishReason::ToolCalls, FinishReason::StopString("x".into())];
-        events.push(finished(reason[random.below(4) as usize].clone()));
+        let stopped = FinishReason::StopString("x".into());
+        let reason = [FinishReason::EndOfTurn, FinishReason::Length, FinishReason::ToolCalls, FinishReason::Refused, stopped];
+        events.push(finished(reason[random.below(5) as usize].clone()));
         let include = if random.chance(500) { json!(["message.output_text.logprobs"]) } else { json!([]) };
         play(&json!({"input": "x", "tools": tools, "include": include}), &events);
     }

@@ -34,8 +34,8 @@ pub enum Status {
     #[default]
     InProgress,
     Completed,
-    /// `max_output_tokens` or the context is reached.
-    Incomplete,
+    /// `max_output_tokens` (or the context is reached) or `content_filter`.
+    Incomplete(&'static str),
     Cancelled,
     /// `{"code", "message"}`.
     Failed(Value),
@@ -46,7 +46,7 @@ impl Status {
         match self {
             Self::InProgress => "in_progress",
             Self::Completed => "completed",
-            Self::Incomplete => "incomplete",
+            Self::Incomplete(_) => "incomplete",
             Self::Cancelled => "cancelled",
             Self::Failed(_) => "failed",
         }
@@ -185,7 +185,8 @@ impl Progress {
     fn finish(&mut self, context: Context<'_>, reason: &FinishReason, frames: &mut Vec<Frame>) {
         self.status = match reason {
             FinishReason::EndOfTurn | FinishReason::StopString(_) | FinishReason::ToolCalls => Status::Completed,
-            FinishReason::Length => Status::Incomplete,
+            FinishReason::Length => Status::Incomplete("max_output_tokens"),
+            FinishReason::Refused => Status::Incomplete("content_filter"),
         };
         // Clients look for a message, and Codex for the end of one: silence is a message without words.
         if self.items.is_empty() && self.open.is_none() {
