@@ -60,6 +60,44 @@ struct Shared {
     takeovers: AtomicU64,
 }
 
+/// All that the decisions go by.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    pub limits: Limits,
+    pub retry: RetryPolicy,
+    pub breakers: BreakerConfig,
+    pub sessions: SessionConfig,
+}
+
+impl Rules {
+    /// All times divided: for tests with sockets.
+    pub fn scaled(self, divisor: u32) -> Self {
+        Self {
+            limits: self.limits.scaled(divisor),
+            retry: self.retry.scaled(divisor),
+            breakers: self.breakers.scaled(divisor),
+            sessions: self.sessions.scaled(divisor),
+        }
+    }
+
+    /// With the limits that a configuration names.
+    pub fn of(config: &config::Gateway) -> Self {
+        let told = config.limits;
+        let limits = Limits {
+            connect: told.connect,
+            first_content: told.first_content,
+            first_content_max: told.first_content_max,
+            whole_reply_max: told.whole_reply,
+            byte_silence: told.byte_silence,
+            progress_text: told.progress_text,
+            progress_thinking: told.progress_other,
+            progress_tool: told.progress_other,
+            ..Limits::default()
+        };
+        Self { limits, ..Self::default() }
+    }
+}
+
 /// An upstream and the way to it.
 #[derive(Debug)]
 pub struct Tier {
@@ -206,29 +244,13 @@ impl Drop for Passage {
 }
 
 impl Gateway {
-    pub fn new(config: config::Gateway, seed: u64) -> Self {
-        Self::with_limits(config, seed, Limits::default(), RetryPolicy::default(), BreakerConfig::default())
-    }
-
-    /// The limits that the configuration names come from it, all others from here.
-    pub fn with_limits(config: config::Gateway, seed: u64, limits: Limits, retry: RetryPolicy, breakers: BreakerConfig) -> Self {
-        let told = config.limits;
-        let limits = Limits {
-            connect: told.connect,
-            first_content: told.first_content,
-            first_content_max: told.first_content_max,
-            whole_reply_max: told.whole_reply,
-            byte_silence: told.byte_silence,
-            progress_text: told.progress_text,
-            progress_thinking: told.progress_other,
-            progress_tool: told.progress_other,
-            ..limits
-        };
+    pub fn new(config: config::Gateway, rules: Rules, seed: u64) -> Self {
+        let Rules { limits, retry, breakers, sessions } = rules;
         let tiers = config.upstreams.iter().map(|upstream| Arc::new(Tier::new(upstream, limits.connect))).collect();
         let brain = Brain {
             breakers: Breakers::new(breakers, seed),
             latencies: Latencies::new(LatencyConfig::default()),
-            sessions: Sessions::new(SessionConfig::default()),
+            sessions: Sessions::new(sessions),
             budget: RetryBudget::default(),
             auth: AuthHistory::default(),
             ledger: Ledger::new(LEDGER_MAX),

@@ -7,6 +7,7 @@ pub mod exposition;
 pub mod fake_embedder;
 pub mod fake_hub;
 pub mod fake_model;
+pub mod front_door;
 pub mod http_client;
 pub mod memory_store;
 pub mod messages_stream;
