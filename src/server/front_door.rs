@@ -197,7 +197,8 @@ fn response(status: u16, headers: HeaderMap, body: Body) -> Response {
     response
 }
 
-fn as_it_came(original: Original, upstream: &str) -> Response {
+/// An upstream's reply in one piece.
+pub fn as_it_came(original: Original, upstream: &str) -> Response {
     let headers = forwarding::downwards(&original.headers, true);
     let mut response = response(original.status, headers, Body::from(original.body));
     said_by(response.headers_mut(), upstream, None);
