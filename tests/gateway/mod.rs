@@ -1,1 +1,5 @@
 //! The front door: its decisions, its relay, and what becomes of every fault.
+
+mod breaker;
+mod breaker_simulation;
+mod sessions;
