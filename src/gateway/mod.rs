@@ -3,6 +3,8 @@
 //! The decisions are pure (time is an argument); `relay` and `upstream` are the thin shell that carries bytes.
 
 pub mod fault;
+pub mod history;
 pub mod hold;
 pub mod sse_splitter;
+pub mod takeover;
 pub mod tap;

@@ -121,6 +121,8 @@ pub(super) fn read(seen: &mut Seen, text: &str) -> serde_json::Result<Told> {
             told = louder(told, Told::Progress);
         }
     }
+    // Some count along with every chunk; only what is told after the end is the whole.
+    seen.is_reply_counted |= counted && seen.finish.is_some();
     Ok(told)
 }
 
@@ -225,7 +227,6 @@ pub(super) fn count(seen: &mut Seen, told: &Usage) {
     usage.cached_tokens = told.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens).unwrap_or(0);
     usage.thinking_tokens = told.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens).unwrap_or(0);
     seen.is_prompt_counted = true;
-    seen.is_reply_counted = true;
 }
 
 /// A field that is there, even if it is `null`.

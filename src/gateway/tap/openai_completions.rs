@@ -59,5 +59,7 @@ pub(super) fn read(seen: &mut Seen, text: &str) -> serde_json::Result<Told> {
             told = openai_chat::louder(told, Told::Progress);
         }
     }
+    // Some count along with every chunk; only what is told after the end is the whole.
+    seen.is_reply_counted |= counted && seen.finish.is_some();
     Ok(told)
 }

@@ -214,7 +214,10 @@ fn part(seen: &mut Seen, event: &Event<'_>, part: Part) -> Told {
     let Some(at) = seen.find(event.output_index) else { return Told::Unknown };
     seen.wire[at].part = part;
     match &seen.reply.pieces[at].content {
-        BegunContent::Thinking(thoughts) if part == Part::Open => seen.wire[at].part_starts.push(thoughts.len()),
+        BegunContent::Thinking(thoughts) if part == Part::Open => {
+            seen.wire[at].part_starts.push(thoughts.len());
+            seen.wire[at].has_summary = event.kind.as_str().contains("summary");
+        }
         // A second part is text that would have to go elsewhere than where the first went.
         BegunContent::Text(_) if event.content_index > 0 => seen.hinder(Obstacle::UnknownForm),
         _ => {}

@@ -27,7 +27,7 @@ pub struct Seen {
     pub malformed: usize,
     /// The prompt's length was told.
     pub is_prompt_counted: bool,
-    /// The reply's length was told.
+    /// The reply's length was told, and not only as far as it had come.
     pub is_reply_counted: bool,
     /// Chunks have a field for the usage, which was asked for: chat completions.
     pub has_usage_field: bool,
@@ -60,6 +60,8 @@ pub struct WirePiece {
     pub part: Part,
     /// Where the parts of an item's thinking begin.
     pub part_starts: Vec<usize>,
+    /// Its thinking comes as a summary, and not as it was thought.
+    pub has_summary: bool,
     /// A call whose input is text of the tool's own kind, and not JSON.
     pub is_custom: bool,
 }
@@ -101,11 +103,13 @@ impl Seen {
         self.reply.pieces.iter().zip(&self.wire)
     }
 
-    /// What proves who thought the thinking that is finished, for the ledger. In chats it is the thought itself.
+    /// What proves who thought the thinking that is finished, for the ledger. In chats it is the thought itself, and an item of a
+    /// response that is kept by its author is known by its id.
     pub fn signatures(&self) -> impl Iterator<Item = &str> {
         self.pieces().filter(|(piece, _)| !piece.open).filter_map(|(piece, wire)| match &piece.content {
             BegunContent::Thinking(thoughts) if self.protocol == Protocol::OpenAiChat => Some(thoughts.as_str()),
             BegunContent::Thinking(_) if !wire.signature.is_empty() => Some(wire.signature.as_str()),
+            BegunContent::Thinking(_) if self.protocol == Protocol::OpenAiResponses => piece.id.as_deref(),
             _ => None,
         })
     }

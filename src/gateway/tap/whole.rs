@@ -16,7 +16,7 @@ pub struct Whole {
     pub model: String,
     pub usage: Usage,
     pub is_refusal: bool,
-    /// What proves who thought its thinking, for the ledger. In chats it is the thought itself.
+    /// What proves who thought its thinking, for the ledger: as of [`Seen::signatures`].
     pub signatures: Vec<String>,
 }
 
@@ -48,6 +48,8 @@ struct Body<'a> {
 struct Block<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Text<'a>,
+    #[serde(borrow, default)]
+    id: Option<Text<'a>>,
     #[serde(borrow, default)]
     signature: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -133,7 +135,7 @@ impl Block<'_> {
         let proof = match self.kind.as_str() {
             "thinking" => str_of(&self.signature).to_owned(),
             "redacted_thinking" => self.data.and_then(|data| serde_json::from_str(data.get()).ok())?,
-            "reasoning" => str_of(&self.encrypted_content).to_owned(),
+            "reasoning" => self.encrypted_content.as_ref().or(self.id.as_ref())?.as_str().to_owned(),
             _ => return None,
         };
         Some(proof).filter(|proof| !proof.is_empty())
