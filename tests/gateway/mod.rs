@@ -6,3 +6,6 @@ mod fault_upstream;
 mod relay;
 mod sessions;
 mod sse_splitter;
+mod replies;
+mod takeover;
+mod tap;
