@@ -20,6 +20,7 @@ pub mod history;
 pub mod hold;
 pub mod latency;
 pub mod limits;
+pub mod local_token;
 pub mod lru;
 pub mod pass;
 pub mod passage;
