@@ -2,14 +2,13 @@
 //!
 //! The decisions are pure (time is an argument); `relay` and `upstream` are the thin shell that carries bytes.
 
-mod door_status;
-mod up;
 pub mod asked;
 pub mod attempt;
 pub mod auth_outage;
 pub mod circuit_breaker;
 pub mod classify;
 pub mod door;
+mod door_status;
 pub mod drill;
 pub mod duty;
 pub mod edge_probe;
@@ -33,4 +32,5 @@ pub mod sse_splitter;
 pub mod status;
 pub mod takeover;
 pub mod tap;
+mod up;
 pub mod upstream;

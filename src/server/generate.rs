@@ -128,7 +128,8 @@ pub struct CannotGoOn {
     pub told: Bytes,
 }
 
-async fn go_on<D: Dialect>(state: &AppState, request: chat::Request) -> Result<Listener, ApiError> {
+/// The local model, from where a request's begun reply ends.
+pub async fn go_on<D: Dialect>(state: &AppState, request: chat::Request) -> Result<Listener, ApiError> {
     let turn = state.turn_to_prepare().await;
     let aside = state.clone();
     let task = tokio::task::spawn_blocking(move || {
@@ -144,6 +145,16 @@ async fn go_on<D: Dialect>(state: &AppState, request: chat::Request) -> Result<L
         admission.decided().await.map_err(|error| admission_error(error, D::PROMPT_FIELD))?;
     }
     Ok(Listener::Alone { head, choices })
+}
+
+/// A reply that comes from elsewhere, in the client's dialect.
+pub async fn respond<D: Dialect>(state: AppState, call: Call<D>, reply: Listener, mut log: RequestLog) -> Response {
+    log.stream = call.stream;
+    let span = log.span.clone();
+    let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
+    let Call { dialect, stream, .. } = call;
+    let begun = Begun { dialect, stream, joined: false, reply, registration, choices_per_prompt: 1, is_free_text: false, notice: None };
+    if stream { begun.into_stream(state, log) } else { begun.into_whole(state, log).instrument(span).await }
 }
 
 /// A request that the engine has taken.

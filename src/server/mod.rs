@@ -15,6 +15,7 @@ pub mod run;
 pub mod shadow;
 pub mod status;
 pub mod tokenize;
+pub mod translated;
 
 pub mod edge;
 pub mod who_may_ask;
