@@ -2,4 +2,6 @@
 
 mod breaker;
 mod breaker_simulation;
+mod classify;
+mod limits;
 mod sessions;
