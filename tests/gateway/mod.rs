@@ -2,12 +2,14 @@
 
 mod breaker;
 mod breaker_simulation;
+mod classify;
 mod fault_upstream;
+mod limits;
 mod relay;
 mod replies;
-pub mod seam;
-pub mod seam_tokens;
 mod sessions;
 mod sse_splitter;
 mod takeover;
 mod tap;
+pub mod seam;
+pub mod seam_tokens;
