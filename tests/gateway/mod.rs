@@ -4,3 +4,4 @@ mod sse_splitter;
 mod replies;
 mod takeover;
 mod tap;
+mod history;
