@@ -4,6 +4,7 @@ mod breaker;
 mod breaker_simulation;
 mod classify;
 mod fault_upstream;
+mod history;
 mod limits;
 mod relay;
 mod replies;
