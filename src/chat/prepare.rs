@@ -266,7 +266,7 @@ impl TextModel {
             reasoning: reasoning.map(|format| (format, start)),
             tools,
             thinking_tokens_max: conversation.thinking.budget_tokens,
-            continues_prompt: prefill.is_some() || matches!(open, Some(BegunContent::Text(_))),
+            continues_prompt: prefill.is_some() || !so_far.is_empty(),
             begun: texts_begun,
             goes_on,
         })

@@ -12,5 +12,7 @@ mod sessions;
 mod sse_splitter;
 mod takeover;
 mod tap;
+pub mod schema_check;
 pub mod seam;
+pub mod seam_streams;
 pub mod seam_tokens;
