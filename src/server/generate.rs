@@ -20,7 +20,7 @@ use super::request_id::{RequestId, random, random_name};
 use super::request_log::{Outcome, RequestLog};
 use super::run::{Identity, Listener, RunKey};
 use super::status::check_model;
-use super::{AppState, Phase, body, sse};
+use super::{AppState, Phase, body, load_headers, sse};
 use crate::api::errors::{ApiError, ErrorKind, admission_error, prepare_error_of};
 use crate::api::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::prepare::{Job, Surroundings};
@@ -35,15 +35,18 @@ const LARGE_BODY_BYTES: usize = 4 << 10;
 pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): Extension<RequestId>, request: Request) -> Response {
     let mut log = RequestLog::new(id.0, D::NAME);
     let span = log.span.clone();
-    let begun = match begin::<D>(&state, request).instrument(span.clone()).await {
-        Ok(begun) => begun,
+    let mut response = match begin::<D>(&state, request).instrument(span.clone()).await {
+        Ok(begun) => {
+            (log.stream, log.joined, log.clocks) = (begun.stream, begun.joined, begun.reply.clocks());
+            if begun.stream { begun.into_stream(state.clone(), log) } else { begun.into_whole(state.clone(), log).instrument(span).await }
+        }
         Err(error) => {
             log.outcome = Outcome::of(&error);
-            return error.into_response();
+            error.into_response()
         }
     };
-    (log.stream, log.joined, log.clocks) = (begun.stream, begun.joined, begun.reply.clocks());
-    if begun.stream { begun.into_stream(state, log) } else { begun.into_whole(state, log).instrument(span).await }
+    load_headers::add(&state, response.headers_mut());
+    response
 }
 
 /// A request that the engine has taken.
