@@ -104,6 +104,9 @@ pub struct ServerArgs {
     /// How long a shutdown waits for running requests [default: 30]
     #[arg(long, value_name = "SECONDS")]
     drain_timeout: Option<String>,
+    /// Behind a proxy: pool-member (a long wait is answered 503, --max-wait is 30) or last-resort (who comes waits, --queue is 512)
+    #[arg(long, value_name = "ROLE")]
+    role: Option<String>,
 }
 
 /// A server that runs.
@@ -365,6 +368,7 @@ impl ServerArgs {
         layers.flag("strict_model", one(&self.strict_model));
         layers.flag("body_max", one(&self.body_max));
         layers.flag("drain_timeout", one(&self.drain_timeout));
+        layers.flag("role", one(&self.role));
     }
 }
 

@@ -23,6 +23,7 @@ pub mod who_may_ask;
 pub mod body;
 pub mod config;
 pub mod listen;
+pub mod load_headers;
 pub mod reply_store;
 pub mod request_id;
 pub mod request_log;
