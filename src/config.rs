@@ -208,6 +208,8 @@ pub const DRAFTS: usize = 16;
 pub const DRAFTS_MAX: usize = 64;
 /// An agent's prompt of 100,000 tokens is half a megabyte. JSON takes up to 60 times its size while it is read.
 pub const BODY_BYTES_MAX: u64 = 8 << 20;
+/// Anthropic's own limit.
+pub const RELAYED_BODY_BYTES_MAX: u64 = 32 << 20;
 pub const DRAIN_S: u64 = 30;
 /// A conversation of 20,000 tokens takes 0.5 GiB with Qwen2.5-1.5B (28 KiB a token in f16), 3.7 GiB with Qwen2.5-14B (192 KiB).
 pub const DISK_CACHE_BYTES: u64 = 4 << 30;
@@ -216,7 +218,7 @@ impl Config {
     /// Decides every value. `keys` reads files and variables that hold keys; errors name where the offending value came from.
     pub fn resolve(layers: &Layers, machine: Machine, keys: &Keys<'_>) -> Result<Self, ConfigError> {
         let role = layers.one("role", values::role)?;
-        let config = Self {
+        let mut config = Self {
             server: Server {
                 host: layers.one("host", values::host)?.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
                 port: layers.one("port", values::port)?.unwrap_or(PORT),
@@ -256,6 +258,10 @@ impl Config {
             gateway: layers.gateway(keys)?,
             sources: layers.sources(),
         };
+        // What a cloud takes, the way to it takes.
+        if !config.gateway.upstreams.is_empty() && layers.one("body_max", values::bytes)?.is_none() {
+            config.server.body_bytes_max = RELAYED_BODY_BYTES_MAX;
+        }
         let without_key_on_purpose = layers.one("unsafe_no_key", values::boolean)?.unwrap_or(false);
         if !config.server.host.is_loopback() && config.server.api_keys.is_empty() && !without_key_on_purpose {
             return Err(layers.error(

@@ -98,7 +98,7 @@ pub struct ServerArgs {
     /// Answer 404 to any model name but the loaded one's
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     strict_model: Option<String>,
-    /// Longest request body [default: 8M]
+    /// Longest request body [default: 8M; 32M where there are upstreams]
     #[arg(long, value_name = "SIZE")]
     body_max: Option<String>,
     /// How long a shutdown waits for running requests [default: 30]

@@ -342,8 +342,8 @@ impl Gateway {
                     self.brain().latencies.record(&passage.latency, committed.first_content_after, now);
                     return Through::Stream(committed);
                 }
-                Attempted::Whole { original, .. } => {
-                    passage.succeeded(None);
+                Attempted::Whole { original, whole } => {
+                    passage.succeeded(whole.iter().flat_map(|whole| &whole.signatures).map(String::as_str));
                     return Through::Whole(original);
                 }
                 Attempted::Clients(original) if self.is_auth_outage(passage, original.status) => {

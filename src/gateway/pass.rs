@@ -1,5 +1,6 @@
 //! What is no conversation (counts of tokens, lists of models, files, batches) goes up as it came and comes back in one piece.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -30,9 +31,9 @@ pub struct Plain<'a> {
 }
 
 impl Gateway {
-    /// The upstream's reply, whatever it says. `None`: there is no upstream of this kind, or it is not well. Nothing is tried twice: who
+    /// The upstream's reply, whatever it says, and its name. `None`: there is no upstream of this kind, or it is not well. Nothing is tried twice: who
     /// knows what a second time does.
-    pub async fn pass(&self, plain: &Plain<'_>) -> Option<Original> {
+    pub async fn pass(&self, plain: &Plain<'_>) -> Option<(Original, Arc<str>)> {
         let tier = self.0.tiers.iter().find(|tier| tier.config.kind == plain.kind)?;
         let of_client = tier.config.key == Credential::OfClient;
         if of_client && !tier.config.subscription_login && forwarding::is_subscription_login(plain.headers) {
@@ -55,7 +56,7 @@ impl Gateway {
         let now = self.now();
         let probe = if let Permit::Probe(probe) = permit { Some(probe) } else { None };
         self.brain().breakers.report(&target, probe, outcome, now);
-        reply.ok()
+        reply.ok().map(|original| (original, tier.name.clone()))
     }
 }
 

@@ -33,16 +33,21 @@ impl Passage {
         &self.tier
     }
 
-    pub fn succeeded(&mut self, seen: Option<&Seen>) {
-        let outcome = Outcome::Success { whole_stream: self.stream };
-        self.tell(outcome);
+    /// A stream that came to its end.
+    pub fn streamed(&mut self, seen: Option<&Seen>) {
+        self.succeeded(seen.into_iter().flat_map(Seen::signatures));
+    }
+
+    /// `signatures`: of what the upstream thought, so that it is known when it comes back.
+    pub fn succeeded<'a>(&mut self, signatures: impl Iterator<Item = &'a str>) {
+        self.tell(Outcome::Success { whole_stream: self.stream });
+        let now = self.gateway.now();
         let mut brain = self.gateway.brain();
         if let Some(credential) = self.target.credential {
-            brain.auth.worked(credential, self.gateway.now());
+            brain.auth.worked(credential, now);
         }
-        let author = Author::Upstream(self.index);
-        for signature in seen.into_iter().flat_map(Seen::signatures) {
-            brain.ledger.note(signature, author);
+        for signature in signatures {
+            brain.ledger.note(signature, Author::Upstream(self.index));
         }
     }
 

