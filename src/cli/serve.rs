@@ -14,7 +14,7 @@ use super::memory_plan::Size;
 use super::print;
 use crate::api::openai_models::ModelCard;
 use crate::config::{Config, DiskCache, LogFormat, Server};
-use crate::gateway::door::Gateway;
+use crate::gateway::door::{Gateway, Rules};
 use crate::gateway::edge_probe;
 use crate::server::config::{ApiKeys, ServerConfig};
 use crate::server::{self, AppState, Served, signals};
@@ -38,7 +38,7 @@ async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Re
     let listener = tokio::net::TcpListener::from_std(listener).context("the bound address")?;
     let state = AppState::new(server_config(&config.server), || unix_s(SystemTime::now()));
     if !config.gateway.upstreams.is_empty() {
-        let gateway = Gateway::new(config.gateway.clone(), server::request_id::random());
+        let gateway = Gateway::new(config.gateway.clone(), Rules::of(&config.gateway), server::request_id::random());
         edge_probe::begin(gateway.clone(), EDGE_PROBE_INTERVAL);
         state.set_gateway(gateway);
     }

@@ -8,32 +8,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use http_body_util::Full;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use super::asked::About;
 use super::attempt::{Attempted, Original, Patience, Reads, attempt};
 use super::auth_outage::AuthHistory;
-use super::circuit_breaker::{
-    self, BreakerConfig, BreakerState, Breakers, CredentialId, EdgeAnswer, Outcome, Permit, ProbeId, ScopeKey, Target,
-};
+use super::circuit_breaker::{self, BreakerConfig, Breakers, EdgeAnswer, Outcome, Permit};
 use super::duty::Duty;
 use super::fault::Fault;
 use super::forwarding;
-use super::history::{self, Author, Departure, Ledger, UnknownThinking};
+use super::history::{self, Departure, Ledger, UnknownThinking};
 use super::latency::{Latencies, LatencyConfig, LatencyKey, SizeBucket};
 use super::limits::{Delivery, Limits};
+use super::passage::Passage;
 use super::power;
 use super::protocol::Protocol;
 use super::relayed::Relayed;
 use super::retry::{Failure, Next, RetryBudget, RetryPolicy};
 use super::sessions::{self, SessionConfig, SessionKey, Sessions, Spoken, Switch, Turn};
-use super::status::{State, Status, UpstreamStatus, Use};
 use super::takeover::{TakeoverConfig, aborts_are_retried};
-use super::tap::Seen;
+use super::up::Up;
 use super::upstream::{Origin, Upstream};
-use crate::config::gateway::{self as config, AuthOutage, Credential, Kind, Scheme};
+use crate::config::gateway::{self as config, AuthOutage, Credential, Scheme};
 
 /// How long an upstream that failed is not trusted to be well.
 const DEGRADED_FOR: Duration = Duration::from_secs(600);
@@ -45,19 +42,57 @@ const SHADOW_SAVED_MAX: Duration = Duration::from_secs(60);
 
 /// The front door; clones share it.
 #[derive(Debug, Clone)]
-pub struct Gateway(Arc<Shared>);
+pub struct Gateway(pub(super) Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     config: config::Gateway,
     limits: Limits,
     retry: RetryPolicy,
-    tiers: Vec<Arc<Tier>>,
+    pub(super) tiers: Vec<Arc<Tier>>,
     brain: Mutex<Brain>,
     started: Instant,
     notice: OnceLock<String>,
-    local_turns: AtomicU64,
-    takeovers: AtomicU64,
+    pub(super) local_turns: AtomicU64,
+    pub(super) takeovers: AtomicU64,
+}
+
+/// All that the decisions go by.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    pub limits: Limits,
+    pub retry: RetryPolicy,
+    pub breakers: BreakerConfig,
+    pub sessions: SessionConfig,
+}
+
+impl Rules {
+    /// All times divided: for tests with sockets.
+    pub fn scaled(self, divisor: u32) -> Self {
+        Self {
+            limits: self.limits.scaled(divisor),
+            retry: self.retry.scaled(divisor),
+            breakers: self.breakers.scaled(divisor),
+            sessions: self.sessions.scaled(divisor),
+        }
+    }
+
+    /// With the limits that a configuration names.
+    pub fn of(config: &config::Gateway) -> Self {
+        let told = config.limits;
+        let limits = Limits {
+            connect: told.connect,
+            first_content: told.first_content,
+            first_content_max: told.first_content_max,
+            whole_reply_max: told.whole_reply,
+            byte_silence: told.byte_silence,
+            progress_text: told.progress_text,
+            progress_thinking: told.progress_other,
+            progress_tool: told.progress_other,
+            ..Limits::default()
+        };
+        Self { limits, ..Self::default() }
+    }
 }
 
 /// An upstream and the way to it.
@@ -65,24 +100,24 @@ struct Shared {
 pub struct Tier {
     pub config: config::Upstream,
     pub connections: Upstream,
-    name: Arc<str>,
-    host: Arc<str>,
+    pub(super) name: Arc<str>,
+    pub(super) host: Arc<str>,
 }
 
 /// What is remembered between requests.
 #[derive(Debug)]
-struct Brain {
-    breakers: Breakers,
+pub(super) struct Brain {
+    pub(super) breakers: Breakers,
     latencies: Latencies,
     sessions: Sessions,
     budget: RetryBudget,
-    auth: AuthHistory,
-    ledger: Ledger,
+    pub(super) auth: AuthHistory,
+    pub(super) ledger: Ledger,
     duty: Duty,
     /// Who reads along.
     shadow: Option<AbortHandle>,
     /// When an upstream last failed.
-    failed_at: Option<Duration>,
+    pub(super) failed_at: Option<Duration>,
     random: u64,
 }
 
@@ -146,89 +181,14 @@ impl Reason {
     }
 }
 
-/// A request on its way through one upstream. What became of it is told once; dropped before, it speaks against nobody.
-#[derive(Debug)]
-pub struct Passage {
-    gateway: Gateway,
-    tier: Arc<Tier>,
-    /// Its place in the order.
-    index: usize,
-    target: Target,
-    probe: Option<ProbeId>,
-    latency: LatencyKey,
-    stream: bool,
-    is_told: bool,
-}
-
-impl Passage {
-    pub fn upstream(&self) -> &Arc<str> {
-        &self.tier.name
-    }
-
-    pub fn tier(&self) -> &Arc<Tier> {
-        &self.tier
-    }
-
-    pub fn succeeded(&mut self, seen: Option<&Seen>) {
-        let outcome = Outcome::Success { whole_stream: self.stream };
-        self.tell(outcome);
-        let mut brain = self.gateway.brain();
-        if let Some(credential) = self.target.credential {
-            brain.auth.worked(credential, self.gateway.now());
-        }
-        let author = Author::Upstream(self.index);
-        for signature in seen.into_iter().flat_map(Seen::signatures) {
-            brain.ledger.note(signature, author);
-        }
-    }
-
-    pub fn failed(&mut self, fault: Fault, retry_after: Option<Duration>) {
-        self.tell(Outcome::Failed { fault, retry_after });
-    }
-
-    fn tell(&mut self, outcome: Outcome) {
-        if std::mem::replace(&mut self.is_told, true) {
-            return;
-        }
-        let now = self.gateway.now();
-        let mut brain = self.gateway.brain();
-        brain.breakers.report(&self.target, self.probe, outcome, now);
-        if matches!(outcome, Outcome::Failed { .. }) {
-            brain.failed_at = Some(now);
-        }
-    }
-}
-
-impl Drop for Passage {
-    fn drop(&mut self) {
-        self.tell(Outcome::Abandoned);
-    }
-}
-
 impl Gateway {
-    pub fn new(config: config::Gateway, seed: u64) -> Self {
-        Self::with_limits(config, seed, Limits::default(), RetryPolicy::default(), BreakerConfig::default())
-    }
-
-    /// The limits that the configuration names come from it, all others from here.
-    pub fn with_limits(config: config::Gateway, seed: u64, limits: Limits, retry: RetryPolicy, breakers: BreakerConfig) -> Self {
-        let told = config.limits;
-        let limits = Limits {
-            connect: told.connect,
-            first_content: told.first_content,
-            first_content_max: told.first_content_max,
-            whole_reply_max: told.whole_reply,
-            byte_silence: told.byte_silence,
-            progress_text: told.progress_text,
-            progress_thinking: told.progress_other,
-            progress_tool: told.progress_other,
-            ..limits
-        };
+    pub fn new(config: config::Gateway, rules: Rules, seed: u64) -> Self {
+        let Rules { limits, retry, breakers, sessions } = rules;
         let tiers = config.upstreams.iter().map(|upstream| Arc::new(Tier::new(upstream, limits.connect))).collect();
         let brain = Brain {
             breakers: Breakers::new(breakers, seed),
             latencies: Latencies::new(LatencyConfig::default()),
-            sessions: Sessions::new(SessionConfig::default()),
+            sessions: Sessions::new(sessions),
             budget: RetryBudget::default(),
             auth: AuthHistory::default(),
             ledger: Ledger::new(LEDGER_MAX),
@@ -267,7 +227,7 @@ impl Gateway {
         self.0.started + at
     }
 
-    fn brain(&self) -> MutexGuard<'_, Brain> {
+    pub(super) fn brain(&self) -> MutexGuard<'_, Brain> {
         self.0.brain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -453,7 +413,7 @@ impl Gateway {
     }
 
     /// What the local model thought and announced is not for the cloud. All other bytes stay as they are.
-    fn without_local_words(&self, protocol: Protocol, body: &Bytes, upstream: usize) -> Bytes {
+    pub(super) fn without_local_words(&self, protocol: Protocol, body: &Bytes, upstream: usize) -> Bytes {
         let brain = self.brain();
         let notice = self.0.notice.get().map(String::as_str);
         let departure = Departure { protocol, upstream, ledger: &brain.ledger, notice, unknown: UnknownThinking::Keep };
@@ -514,58 +474,6 @@ impl Gateway {
             before.abort();
         }
     }
-
-    pub fn status(&self, local_model: Option<String>) -> Status {
-        let now = self.now();
-        let brain = self.brain();
-        let scopes = brain.breakers.status(now);
-        let of = |tier: &Arc<Tier>| {
-            // The worst of what is known of it: its host, its models, credentials at it are not its fault.
-            let concerns = |key: &ScopeKey| match key {
-                ScopeKey::Host(host) => *host == tier.host,
-                ScopeKey::Model { upstream, .. } => *upstream == tier.name,
-                ScopeKey::Credential(_) => false,
-            };
-            let rank = |state: BreakerState| match state {
-                BreakerState::Open => 2,
-                BreakerState::HalfOpen => 1,
-                BreakerState::Closed => 0,
-            };
-            let worst = scopes.iter().filter(|scope| concerns(&scope.key)).max_by_key(|scope| rank(scope.state));
-            let worst = worst.filter(|scope| scope.state != BreakerState::Closed);
-            UpstreamStatus {
-                name: tier.name.to_string(),
-                state: match worst.map(|scope| scope.state) {
-                    Some(BreakerState::Open) => State::Down,
-                    Some(BreakerState::HalfOpen) => State::Trying,
-                    Some(BreakerState::Closed) | None => State::Well,
-                },
-                for_s: now.saturating_sub(worst.and_then(|scope| scope.since).unwrap_or_default()).as_secs(),
-                fault: worst.and_then(|scope| scope.fault).map(|fault| fault.name().to_owned()),
-                next_try_in_s: worst.and_then(|scope| scope.cooldown_left).map(|left| left.as_secs()),
-            }
-        };
-        Status {
-            mode: match brain.breakers.used() {
-                circuit_breaker::Use::Auto => Use::Auto,
-                circuit_breaker::Use::Cloud => Use::Cloud,
-                circuit_breaker::Use::Local => Use::Local,
-            },
-            upstreams: self.0.tiers.iter().map(of).collect(),
-            local_model,
-            local_turns: self.0.local_turns.load(Ordering::Relaxed),
-            takeovers: self.0.takeovers.load(Ordering::Relaxed),
-        }
-    }
-
-    pub fn set_use(&self, mode: Use) {
-        let used = match mode {
-            Use::Auto => circuit_breaker::Use::Auto,
-            Use::Cloud => circuit_breaker::Use::Cloud,
-            Use::Local => circuit_breaker::Use::Local,
-        };
-        self.brain().breakers.set_use(used);
-    }
 }
 
 /// What matters of a client when its reply breaks off.
@@ -581,76 +489,6 @@ enum Through {
     Stream(Box<super::attempt::Committed>),
     Whole(Original),
     Failed { reason: Reason, original: Option<Original> },
-}
-
-/// A request as one upstream gets it.
-struct Up {
-    protocol: Protocol,
-    translated: Option<Protocol>,
-    path: String,
-    body: Bytes,
-    model: Arc<str>,
-}
-
-impl Up {
-    /// `None`: this upstream is not asked.
-    fn of(tier: &Tier, asked: &Asked<'_>) -> Option<Self> {
-        let config = &tier.config;
-        if !config.takes(&asked.about.model) {
-            return None;
-        }
-        let model = config.model.as_deref().unwrap_or(&asked.about.model);
-        let speaks = match asked.protocol {
-            Protocol::AnthropicMessages => Kind::Anthropic,
-            _ => Kind::Openai,
-        };
-        if speaks == config.kind {
-            let body = match &config.model {
-                Some(model) => asked.about.with_model(&asked.body, model),
-                None => asked.body.clone(),
-            };
-            return Some(Self {
-                protocol: asked.protocol,
-                translated: None,
-                path: asked.path_and_query.to_owned(),
-                body,
-                model: model.into(),
-            });
-        }
-        let (protocol, path) = match config.kind {
-            Kind::Anthropic => (Protocol::AnthropicMessages, "/v1/messages"),
-            Kind::Openai => (Protocol::OpenAiChat, "/v1/chat/completions"),
-        };
-        let body = (asked.translate)(protocol, model)?;
-        Some(Self { protocol, translated: Some(protocol), path: path.to_owned(), body, model: model.into() })
-    }
-
-    fn target(&self, tier: &Tier, asked: &Asked<'_>) -> Target {
-        let credential = match tier.config.key {
-            Credential::OfClient => Some(CredentialId(forwarding::credential_of(asked.headers))),
-            // There is only one, and its upstream's name says which.
-            Credential::Own(_) => None,
-        };
-        Target { host: tier.host.clone(), upstream: tier.name.clone(), model: self.model.clone(), credential }
-    }
-
-    fn request(&self, passage: &Passage, asked: &Asked<'_>) -> http::Request<Full<Bytes>> {
-        let tier = &passage.tier;
-        let body = match self.translated {
-            None => passage.gateway.without_local_words(self.protocol, &self.body, passage.index),
-            Some(_) => self.body.clone(),
-        };
-        let mut request = http::Request::new(Full::new(body));
-        *request.method_mut() = asked.method.clone();
-        let path = format!("{}{}", tier.config.base_path, self.path);
-        // A path that came in as one goes out as one.
-        *request.uri_mut() = path.parse().unwrap_or_else(|_| http::Uri::from_static("/"));
-        *request.headers_mut() = forwarding::upwards(asked.headers, tier.config.kind, &tier.config.key);
-        if let Ok(host) = tier.connections.origin().authority().parse() {
-            request.headers_mut().insert(http::header::HOST, host);
-        }
-        request
-    }
 }
 
 impl Tier {

@@ -18,6 +18,7 @@ use super::edge::{OWN_KEY, shows_our_key};
 use super::generate;
 use super::request_id::RequestId;
 use super::request_log::{Outcome, RequestLog};
+use super::translated::{self, Source};
 use super::{AppState, body, shadow};
 use crate::api::Dialect;
 use crate::api::anthropic_messages::AnthropicMessages;
@@ -101,10 +102,26 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
             said_by(response.headers_mut(), &served_by, None);
             response
         }
-        Answer::Stream { translated: Some(_), .. } => unreachable!("nothing is translated"),
-        Answer::Whole { original, upstream, .. } => {
+        Answer::Stream { relayed, translated: Some(protocol), .. } => {
+            let served_by = relayed.upstream().clone();
+            let source = Source { protocol, gateway, session: visitor.session };
+            let mut response = translated::stream::<D>(state, visitor.body, source, *relayed, log).await;
+            said_by(response.headers_mut(), &served_by, None);
+            response
+        }
+        Answer::Whole { original, upstream, translated: Some(protocol) } if original.status == 200 => {
+            let source = Source { protocol, gateway, session: visitor.session };
+            let mut response = translated::whole::<D>(state, visitor.body, source, &original, &upstream, log).await;
+            said_by(response.headers_mut(), &upstream, None);
+            response
+        }
+        Answer::Whole { original, upstream, translated } => {
             log.outcome = outcome(original.status);
-            as_it_came(original, &upstream)
+            match translated {
+                None => as_it_came(original, &upstream),
+                // Its words are in another protocol's shape.
+                Some(_) => error_of(&original).into_response(),
+            }
         }
         Answer::Local { reason, instead } => local::<D>(state, gateway, visitor, reason, instead, log).await,
         Answer::LoginNotRelayed { upstream } => {
@@ -126,7 +143,7 @@ fn is_ours(state: &AppState, headers: &HeaderMap, about: &About) -> bool {
 }
 
 async fn ask<D: Dialect>(state: &AppState, gateway: &Gateway, protocol: Protocol, visitor: &Visitor) -> Answer {
-    let translate = |_: Protocol, _: &str| None;
+    let translate = |protocol: Protocol, model: &str| translated::request::<D>(state, &visitor.body.bytes, protocol, model);
     let asked = Asked {
         protocol,
         method: visitor.parts.method.clone(),
@@ -197,11 +214,27 @@ fn response(status: u16, headers: HeaderMap, body: Body) -> Response {
     response
 }
 
-fn as_it_came(original: Original, upstream: &str) -> Response {
+/// An upstream's reply in one piece.
+pub fn as_it_came(original: Original, upstream: &str) -> Response {
     let headers = forwarding::downwards(&original.headers, true);
     let mut response = response(original.status, headers, Body::from(original.body));
     said_by(response.headers_mut(), upstream, None);
     response
+}
+
+/// What an upstream of another protocol says against a request, in the client's shape.
+fn error_of(original: &Original) -> ApiError {
+    let body: Value = serde_json::from_slice(&original.body).unwrap_or_default();
+    let message = body["error"]["message"].as_str().unwrap_or("the upstream refuses this request and gives no reason");
+    let kind = match original.status {
+        401 => ErrorKind::Unauthorized,
+        403 => ErrorKind::Forbidden,
+        404 => ErrorKind::NotFound,
+        413 => ErrorKind::TooLarge,
+        400..500 => ErrorKind::InvalidRequest,
+        _ => ErrorKind::Unavailable,
+    };
+    ApiError::new(kind, message)
 }
 
 fn outcome(status: u16) -> Outcome {

@@ -163,6 +163,11 @@ impl TestApp {
         Self { address, tokenizer, engine, state, broken, embedder_held, shutdown: Some(shutdown), server: Some(server), runtime }
     }
 
+    /// Where the server's tasks run; for what else belongs to a test.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     pub fn connect(&self) -> Connection {
         Connection::open(self.address)
     }

@@ -1,0 +1,76 @@
+//! While an upstream is well, nobody notices the front door; and when it is not, the local model goes on.
+
+use understudy::gateway::drill::answer::{Answer, Ending, ErrorKind, Point, SIXTY_WORDS};
+use understudy::gateway::drill::http::Dialect;
+use understudy::gateway::drill::plan::Plan;
+use understudy::gateway::drill::raw_client::{End, RawClient};
+
+use crate::support::front_door::{CLOUD, FrontDoor, HANGS, LOCAL, Setup, request, text};
+
+const DIALECTS: [Dialect; 3] = [Dialect::AnthropicMessages, Dialect::OpenaiChat, Dialect::OpenaiResponses];
+
+fn kind(dialect: Dialect) -> &'static str {
+    if dialect == Dialect::AnthropicMessages { "anthropic" } else { "openai" }
+}
+
+/// The upstream numbers its replies: sixteen hexadecimal digits, each time others.
+fn without_ids(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let is_id = |at: usize| bytes.get(at..at + 16).is_some_and(|run| run.iter().all(u8::is_ascii_hexdigit));
+    let (mut out, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        if is_id(at) {
+            at += 16;
+        } else {
+            out.push(bytes[at]);
+            at += 1;
+        }
+    }
+    String::from_utf8(out).expect("ids are ASCII")
+}
+
+#[test]
+fn a_healthy_reply_comes_through_byte_for_byte() {
+    for dialect in DIALECTS {
+        let door = FrontDoor::start(Setup { plans: vec![Plan::healthy()], kind: kind(dialect), scale: 1, ..Setup::default() });
+        for stream in [true, false] {
+            let request = request(dialect, stream).header("authorization", "Bearer mine").header("anthropic-beta", "a,b");
+            let direct = door.app.runtime().block_on(RawClient::exchange(door.upstream().address(), &request, HANGS));
+            let through = door.exchange(&request);
+            assert_eq!((through.status(), &through.end), (Some(200), &End::Whole), "{dialect:?}");
+            assert!(without_ids(&through.text()) == without_ids(&direct.text()), "{dialect:?} {stream}: {}", through.text());
+            assert_eq!(through.header("x-understudy-served-by"), Some("cloud-0"));
+            assert_eq!(through.header("content-type"), direct.header("content-type"));
+            let attempt = door.attempts().pop().unwrap();
+            assert_eq!(attempt.body, request.body, "{dialect:?}");
+            assert_eq!((attempt.header("authorization"), attempt.header("anthropic-beta")), (Some("Bearer mine"), Some("a,b")));
+        }
+    }
+}
+
+#[test]
+fn a_reply_that_is_cut_in_its_text_goes_on_without_a_seam() {
+    for dialect in DIALECTS {
+        let plan = Plan::always(Answer::cut(Point::Tokens(17), Ending::Reset));
+        let door = FrontDoor::start(Setup { plans: vec![plan], kind: kind(dialect), ..Setup::default() });
+        let exchange = door.ask(dialect);
+        assert_eq!(text(dialect, &exchange), SIXTY_WORDS, "{dialect:?}: {}", exchange.text());
+        assert_eq!(exchange.end, End::Whole);
+        assert!(exchange.text().contains(": understudy: "), "the seam is told");
+    }
+}
+
+#[test]
+fn an_upstream_that_is_overloaded_is_answered_for() {
+    for dialect in DIALECTS {
+        let plan = Plan::always(Answer::error(ErrorKind::Overloaded));
+        let door = FrontDoor::start(Setup { plans: vec![plan], kind: kind(dialect), ..Setup::default() });
+        let exchange = door.ask(dialect);
+        assert_eq!(text(dialect, &exchange), SIXTY_WORDS, "{dialect:?}: {}", exchange.text());
+        assert_eq!((exchange.header("x-understudy-served-by"), exchange.header("x-understudy-reason")), (Some(LOCAL), Some("overloaded")));
+        assert!(exchange.text().contains(LOCAL) && !exchange.text().contains(CLOUD));
+        assert!(exchange.text().contains("in the cloud's place]"), "the first answer after a switch says who speaks");
+        assert_eq!(door.attempts().len(), 1);
+        assert!(!door.ask(dialect).text().contains("in the cloud's place]"), "and it says so once");
+    }
+}

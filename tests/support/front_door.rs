@@ -1,0 +1,149 @@
+//! A front door between a client and upstreams that misbehave: the real server, gateway and engine on loopback sockets. The local model says
+//! what the prompt orders, so that whoever goes on with a reply has the same text to say: the seam is checked byte for byte.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use understudy::config::gateway::{self as config, Keys, Tables};
+use understudy::gateway::door::{Gateway, Rules};
+use understudy::gateway::drill::answer::SIXTY_WORDS;
+use understudy::gateway::drill::fault_upstream::{Attempt, FaultUpstream};
+use understudy::gateway::drill::http::Dialect;
+use understudy::gateway::drill::plan::Plan;
+use understudy::gateway::drill::raw_client::{Exchange, RawClient, RawRequest, SseEvent};
+use understudy::gateway::edge_probe;
+
+use super::test_app::{MODEL, Options, TestApp};
+
+/// Of all limits, so that a silence of fifteen seconds is one of 150 ms.
+pub const SCALE: u32 = 100;
+/// Beyond all limits: what has not ended by then hangs.
+pub const HANGS: Duration = Duration::from_secs(30);
+pub const LOCAL: &str = MODEL;
+/// The model that clients ask for.
+pub const CLOUD: &str = "claude-test";
+
+pub struct FrontDoor {
+    pub app: TestApp,
+    pub gateway: Gateway,
+    pub upstreams: Vec<FaultUpstream>,
+}
+
+/// How the door is set up.
+pub struct Setup {
+    pub plans: Vec<Plan>,
+    /// `openai` where a dialect of OpenAI's is tested.
+    pub kind: &'static str,
+    /// Lines of the table `[gateway]`.
+    pub gateway: &'static str,
+    /// Lines for the first upstream.
+    pub upstream: &'static str,
+    /// 1: the limits that users have.
+    pub scale: u32,
+    pub options: Options,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { plans: Vec::new(), kind: "anthropic", gateway: "", upstream: "", scale: SCALE, options: Options::default() }
+    }
+}
+
+impl FrontDoor {
+    /// One upstream of Anthropic's kind.
+    pub fn before(plan: Plan) -> Self {
+        Self::start(Setup { plans: vec![plan], ..Setup::default() })
+    }
+
+    pub fn start(setup: Setup) -> Self {
+        let app = TestApp::start(setup.options);
+        let (gateway, upstreams) = app.runtime().block_on(async {
+            let mut upstreams = Vec::new();
+            let mut file = format!("[gateway]\n{}\n", setup.gateway);
+            for (index, plan) in setup.plans.into_iter().enumerate() {
+                let upstream = FaultUpstream::start(plan).await.expect("a loopback port is free");
+                let more = if index == 0 { setup.upstream } else { "key_env = \"SECOND\"" };
+                file +=
+                    &format!("[[upstream]]\nname = \"cloud-{index}\"\nkind = \"{}\"\nurl = \"{}\"\n{more}\n", setup.kind, upstream.url());
+                upstreams.push(upstream);
+            }
+            let keys = Keys { variable: &|_| Some("second-key".to_owned()), file: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+            let config = Tables::parse(&file, false).and_then(|tables| tables.resolve(&[], &keys)).expect("the setup is a configuration");
+            let rules = Rules::of(&config).scaled(setup.scale);
+            let interval = rules.breakers.edge_probe_interval.expect("edges are asked");
+            let gateway = Gateway::new(config, rules, 1);
+            edge_probe::begin(gateway.clone(), interval);
+            (gateway, upstreams)
+        });
+        app.state.set_gateway(gateway.clone());
+        Self { app, gateway, upstreams }
+    }
+
+    pub fn config(&self) -> &config::Gateway {
+        self.gateway.config()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.app.address
+    }
+
+    /// Of the first upstream.
+    pub fn upstream(&self) -> &FaultUpstream {
+        &self.upstreams[0]
+    }
+
+    /// Requests to generate that reached the first upstream.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.upstream().generations()
+    }
+
+    pub fn exchange(&self, request: &RawRequest) -> Exchange {
+        self.app.runtime().block_on(RawClient::exchange(self.address(), request, HANGS))
+    }
+
+    /// A streaming request whose answer, whoever gives it, is the sixty words.
+    pub fn ask(&self, dialect: Dialect) -> Exchange {
+        self.exchange(&request(dialect, true))
+    }
+
+    /// The next request of a client must be answered, whatever was before: by whom, is the answer.
+    #[track_caller]
+    pub fn is_healthy(&self) -> String {
+        let exchange = self.ask(Dialect::AnthropicMessages);
+        assert_eq!(exchange.status(), Some(200), "{}", exchange.text());
+        assert_eq!(text(Dialect::AnthropicMessages, &exchange), SIXTY_WORDS);
+        exchange.header("x-understudy-served-by").expect("who speaks is told").to_owned()
+    }
+}
+
+/// Asks for the sixty words: an upstream says them anyway, and the local model does as it is told.
+pub fn request(dialect: Dialect, stream: bool) -> RawRequest {
+    let order = format!("SAY[[{SIXTY_WORDS}]]");
+    let mut body = match dialect {
+        Dialect::OpenaiResponses => json!({"model": CLOUD, "input": order, "max_output_tokens": 500}),
+        _ => json!({"model": CLOUD, "messages": [{"role": "user", "content": order}], "max_tokens": 500}),
+    };
+    body["stream"] = Value::from(stream);
+    RawRequest::post(dialect.path(), &body)
+}
+
+/// The text of a streamed reply, without the notice of a switch.
+pub fn text(dialect: Dialect, exchange: &Exchange) -> String {
+    let text: String = exchange.events().iter().filter_map(|event| delta(dialect, event)).collect();
+    match text.split_once("in the cloud's place]\n\n") {
+        Some((_, rest)) => rest.to_owned(),
+        None => text,
+    }
+}
+
+fn delta(dialect: Dialect, event: &SseEvent) -> Option<String> {
+    let json = event.json();
+    let text = match dialect {
+        Dialect::AnthropicMessages => &json["delta"]["text"],
+        Dialect::OpenaiChat => &json["choices"][0]["delta"]["content"],
+        Dialect::OpenaiResponses if json["type"] == "response.output_text.delta" => &json["delta"],
+        Dialect::OpenaiResponses => return None,
+    };
+    text.as_str().map(str::to_owned)
+}
