@@ -216,15 +216,42 @@ fn what_the_upstream_asks_for_is_capped() {
     assert_eq!(breakers.permit(&target, HUMAN, s(0.0)), Permit::Closed);
 }
 
+/// While a probe is under way, a request of before the opening is told to wait: the probe that then fails, or succeeds, forgets none of it.
+#[test]
+fn what_a_latecomer_was_asked_outlives_the_probe() {
+    for outcome in [failed(Fault::Overloaded), WHOLE] {
+        let (mut breakers, target) = opened();
+        request(&mut breakers, &target, WHOLE, s(6.0));
+        let Permit::Probe(probe) = breakers.permit(&target, HUMAN, s(7.0)) else { panic!("a probe") };
+        breakers.report(&target, None, asks_to_wait(Fault::Overloaded, 100), s(8.0));
+        breakers.report(&target, Some(probe), outcome, s(9.0));
+        assert!(!breakers.permit(&target, HUMAN, s(107.9)).allows(), "{outcome:?}");
+        assert!(breakers.permit(&target, HUMAN, s(108.0)).probe().is_some(), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_sign_of_life_of_before_the_opening_is_none() {
+    let (mut breakers, target) = (Breakers::new(BreakerConfig::default(), 1), target("large", 1));
+    request(&mut breakers, &target, failed(Fault::Overloaded), s(0.0));
+    request(&mut breakers, &target, failed(Fault::Overloaded), s(0.0));
+    breakers.edge_probes_due(s(1.0));
+    breakers.edge_probe_result(&target.host, EdgeAnswer::Alive, s(1.0));
+    assert!(request(&mut breakers, &target, failed(Fault::Overloaded), s(6.0)).allows());
+    assert!(!breakers.permit(&target, HUMAN, s(30.0)).allows(), "nobody has asked since it opened again");
+    breakers.edge_probe_result(&target.host, EdgeAnswer::Alive, s(30.0));
+    assert!(breakers.permit(&target, HUMAN, s(30.0)).allows());
+}
+
 #[test]
 fn the_free_question_goes_first() {
     let (mut breakers, target) = (Breakers::new(BreakerConfig::default(), 1), target("large", 1));
     assert!(breakers.edge_probes_due(s(0.0)).is_empty(), "nobody is asked while all is well");
     request(&mut breakers, &target, failed(Fault::Refused), s(0.0));
     request(&mut breakers, &target, failed(Fault::Refused), s(0.0));
-    assert_eq!(breakers.edge_probes_due(s(0.0)), [target.host.clone()]);
+    assert_eq!(breakers.edge_probes_due(s(0.0)), std::slice::from_ref(&target.host));
     assert!(breakers.edge_probes_due(s(4.9)).is_empty());
-    assert_eq!(breakers.edge_probes_due(s(5.0)), [target.host.clone()]);
+    assert_eq!(breakers.edge_probes_due(s(5.0)), std::slice::from_ref(&target.host));
     breakers.edge_probe_result(&target.host, EdgeAnswer::Unreachable, s(5.0));
     assert!(!breakers.permit(&target, HUMAN, s(3600.0 * 10.0)).allows(), "as long as nobody answers");
     breakers.edge_probe_result(&target.host, EdgeAnswer::Alive, s(3600.0 * 10.0));

@@ -172,7 +172,11 @@ struct Flapping;
 
 impl Day for Flapping {
     fn fault(&self, second: u64, _: &mut Random) -> Option<Fault> {
-        (OUTAGE_FROM_S..OUTAGE_UNTIL_S).contains(&second).then_some(()).filter(|()| second / 60 % 2 == 0).map(|()| Fault::Status(503))
+        (OUTAGE_FROM_S..OUTAGE_UNTIL_S)
+            .contains(&second)
+            .then_some(())
+            .filter(|()| (second / 60).is_multiple_of(2))
+            .map(|()| Fault::Status(503))
     }
     fn edge(&self, second: u64) -> EdgeAnswer {
         if self.fault(second, &mut Random(0)).is_some() { EdgeAnswer::ServerError } else { EdgeAnswer::Alive }
