@@ -428,6 +428,11 @@ fn what_cannot_be_gone_on_with_ends_in_an_error() {
     assert!(matches!(decided(Protocol::OpenAiChat, &by_turns), Takeover::InBandError(_)));
     // A call before the last one that is not whole would be executed.
     assert!(matches!(decided(Protocol::OpenAiChat, &by_turns[..2]), Takeover::InBandError(_)));
+    // In chats nothing says whether a call without arguments was to have none.
+    let silent = part(0, "");
+    assert_eq!(decided(Protocol::OpenAiChat, &[&silent]), Takeover::ContinueToolCall { index: 0 });
+    assert!(matches!(decided(Protocol::OpenAiChat, &[&silent, &part(1, "{}")]), Takeover::InBandError(_)));
+    assert_eq!(decided(Protocol::OpenAiChat, &[&part(0, "7")]), Takeover::ContinueToolCall { index: 0 }, "JSON, and no object");
     let created = r#"{"type":"response.created","sequence_number":0,"response":{"id":"resp_1","model":"gpt","output":[]}}"#;
     let added = r#"{"type":"response.output_item.added","output_index":0,"item":{"id":"ctc_1","type":"custom_tool_call","call_id":"call_1","name":"patch","input":""}}"#;
     assert!(matches!(decided(Protocol::OpenAiResponses, &[created, added]), Takeover::InBandError(_)));
