@@ -226,7 +226,7 @@ fn signal(process: &Child, name: &str) {
 
 #[test]
 fn signals_are_the_client_s_and_so_is_its_end() {
-    let script = "#!/bin/sh\ntrap 'echo heard; exit 5' TERM INT\necho ready\nwhile :; do sleep 0.05; done\n";
+    let script = "#!/bin/sh\ntrap 'echo heard; exit 5' TERM INT\necho ready\nfor _ in $(seq 200); do sleep 0.05; done\n";
     let program = with_client("claude", script);
     let server = program.serve(&["--port", "0"]);
     let url = format!("http://{}", server.address);
@@ -245,6 +245,26 @@ fn signals_are_the_client_s_and_so_is_its_end() {
     let program = with_client("claude", "#!/bin/sh\nkill -KILL $$\n");
     let ended = program.run(&["run", "--server", &url, "claude"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(128 + 9), ""), "as a shell tells it");
+    nothing_is_left(&program);
+}
+
+#[test]
+fn what_is_typed_on_the_terminal_does_not_stop_the_server() {
+    let script = "#!/bin/sh\ntrap 'heard=1' INT\necho ready\nfor _ in $(seq 200); do [ -n \"$heard\" ] || sleep 0.05; done\nsleep 0.3\n\
+                  curl --silent --output /dev/null --write-out '%{http_code}' \"$ANTHROPIC_BASE_URL/readyz\"\n";
+    let program = with_client("claude", script);
+    // Ctrl-C goes to all in the foreground's group: here a group of its own.
+    let mut command = program.command(&["run", "--server", &free_url(), "claude"]);
+    let mut running = std::os::unix::process::CommandExt::process_group(&mut command, 0).stdin(Stdio::null()).spawn().unwrap();
+    let mut out = BufReader::new(running.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let sent = Command::new("kill").args(["-INT", "--", &format!("-{}", running.id())]).status().expect("kill is there");
+    assert!(sent.success());
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert_eq!((rest.as_str(), running.wait().unwrap().code()), ("200", Some(0)));
     nothing_is_left(&program);
 }
 
