@@ -33,6 +33,7 @@ pub mod machine;
 pub mod memory_plan;
 mod model_digest;
 mod print;
+mod state_folder;
 
 use args::{Args, Command, CommonArgs};
 use failure::Failure;

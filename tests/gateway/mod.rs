@@ -1,7 +1,5 @@
 //! The front door: its decisions, its relay, and what becomes of every fault.
 
-
-
 /// Cases by their names; what they check stands in the modules, by theme.
 macro_rules! cases {
     ($($case:ident => $theme:ident::$check:ident,)*) => {
@@ -62,13 +60,13 @@ mod limits;
 mod relay;
 mod replies;
 mod report;
+pub mod schema_check;
+pub mod seam;
+pub mod seam_streams;
+pub mod seam_tokens;
 mod sessions;
 mod silences;
 mod sse_splitter;
 mod strict_client;
 mod takeover;
 mod tap;
-pub mod schema_check;
-pub mod seam;
-pub mod seam_streams;
-pub mod seam_tokens;
