@@ -18,3 +18,4 @@ mod sessions;
 mod sse_splitter;
 mod takeover;
 mod tap;
+mod verdicts;
