@@ -17,9 +17,11 @@ mod failure;
 mod bench;
 mod cache;
 mod chat;
+mod drill;
 mod gateway;
 mod models;
 mod pull;
+mod report;
 mod run;
 mod serve;
 mod version;
@@ -92,6 +94,11 @@ fn run(args: Args) -> Result<(), Failure> {
         }
         Command::Status(args) => gateway::status(&args),
         Command::Use(args) => gateway::switch(&args),
+        Command::Report(args) => {
+            args.common.tell(&mut layers);
+            report::run(&resolve_locally(layers, &args.common)?, &args)
+        }
+        Command::Drill(args) => drill::run(&args),
         Command::Version => version::run(),
     }
 }

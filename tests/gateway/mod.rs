@@ -70,3 +70,4 @@ mod sse_splitter;
 mod strict_client;
 mod takeover;
 mod tap;
+mod verdicts;
