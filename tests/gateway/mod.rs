@@ -1,7 +1,7 @@
 //! The front door: its decisions, its relay, and what becomes of every fault.
 
-mod sse_splitter;
+mod history;
 mod replies;
+mod sse_splitter;
 mod takeover;
 mod tap;
-mod history;
