@@ -3,6 +3,7 @@
 mod breaker;
 mod breaker_simulation;
 mod classify;
+mod fault_plans;
 mod fault_upstream;
 mod history;
 mod journal;
