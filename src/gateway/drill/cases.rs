@@ -83,7 +83,10 @@ impl Case {
             let schema = json!({"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]});
             body["tools"] = json!([{"name": "read_file", "description": "Reads a file.", "input_schema": schema}]);
         }
-        let request = RawRequest::post(self.dialect.path(), &body).header("authorization", &format!("Bearer drill-{}", self.name));
+        // Each case is a conversation of its own, with a credential of its own: none is to suffer for another's fault.
+        let request = RawRequest::post(self.dialect.path(), &body)
+            .header("authorization", &format!("Bearer drill-{}", self.name))
+            .header("x-session-id", &self.name);
         if self.dialect == Dialect::AnthropicMessages { request.header("anthropic-version", "2023-06-01") } else { request }
     }
 
