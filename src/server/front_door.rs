@@ -90,13 +90,12 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
         }
     };
     // What no API could read, and what is meant for this machine, does not go up.
-    let about = About::of(&body.bytes).filter(|about| !is_ours(&state, &parts.headers, about));
-    let json = about.as_ref().and_then(|_| serde_json::from_slice::<Value>(&body.bytes).ok());
-    let (Some(about), Some(json)) = (about, json) else {
+    let read = About::read(&body.bytes).filter(|(about, _)| !is_ours(&state, &parts.headers, about));
+    let read = read.map(|(about, members)| (about, session_key(&parts.headers, protocol, &members), is_human_turn(protocol, &members)));
+    let Some((about, session, human_turn)) = read else {
         return generate::answer::<D>(state, &parts.headers, body, log, Opening::default()).await;
     };
-    let session = session_key(&parts.headers, protocol, &json);
-    let visitor = Visitor { parts, body, about, session, human_turn: is_human_turn(protocol, &json) };
+    let visitor = Visitor { parts, body, about, session, human_turn };
     match ask::<D>(&state, &gateway, protocol, &visitor).await {
         Answer::Stream { status, headers, relayed, translated: None } => {
             log.stream = true;
