@@ -267,7 +267,7 @@ const TEXT: &str = "the lamp above the stage door burns all night because someon
     without an understudy is a house that closes";
 
 fn whole_reply() -> Vec<u8> {
-    let text = TEXT.repeat(5);
+    let text = TEXT.repeat(6);
     let reply = format!(
         r#"{{"id":"msg_01","type":"message","role":"assistant","model":"claude-bench","content":[{{"type":"text","text":"{}"}}],"stop_reason":"end_turn","stop_sequence":null,"usage":{{"input_tokens":500,"output_tokens":200}}}}"#,
         &text[..820]

@@ -229,7 +229,7 @@ fn response(status: u16, headers: HeaderMap, body: Body) -> Response {
 
 /// An upstream's reply in one piece.
 pub fn as_it_came(original: Original, upstream: &str) -> Response {
-    let headers = forwarding::downwards(&original.headers, true);
+    let headers = forwarding::downwards(original.headers, true);
     let mut response = response(original.status, headers, Body::from(original.body));
     said_by(response.headers_mut(), upstream, None);
     response
@@ -282,7 +282,8 @@ enum Phase {
 
 impl<D: Dialect> FrontStream<D> {
     fn into_body(self) -> Body {
-        Body::from_stream(unfold(self, |mut stream| async move { stream.next().await.map(|bytes| (bytes, stream)) }))
+        // Each frame moves the state of an `unfold` in and out.
+        Body::from_stream(unfold(Box::new(self), |mut stream| async move { stream.next().await.map(|bytes| (bytes, stream)) }))
     }
 
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
@@ -291,7 +292,7 @@ impl<D: Dialect> FrontStream<D> {
                 Phase::Relayed(relayed) => match relayed.next().await {
                     Step::Bytes(bytes) => return Some(Ok(bytes)),
                     Step::End => {
-                        let reply = relayed.seen().map(|seen| seen.reply.clone());
+                        let reply = relayed.seen().map(|seen| &seen.reply);
                         shadow::follow::<D>(&self.state, &self.gateway, &self.visitor.body.bytes, reply);
                         self.ended(Outcome::Completed);
                         self.phase = Phase::Over;
