@@ -1,14 +1,15 @@
 //! What the gateway needs to know of a request before it goes up, read without touching the bytes.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+
+use super::json::{Members, offset, text_of};
 
 /// Bytes of a body for one token, roughly: JSON of prose and code.
 const BYTES_PER_TOKEN: usize = 4;
+/// What the protocols call the most tokens of a reply.
+const TOKENS_MAX: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
 
 /// A request's own words about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,31 +25,28 @@ pub struct About {
     model_span: Option<Range<usize>>,
 }
 
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow, default)]
-    model: Option<&'a RawValue>,
-    #[serde(default)]
-    stream: Option<bool>,
-    #[serde(default, alias = "max_completion_tokens", alias = "max_output_tokens")]
-    max_tokens: Option<serde_json::Number>,
-}
-
 impl About {
     /// `None`: the body is no JSON object, or says these things in a way that no API takes.
     pub fn of(body: &[u8]) -> Option<Self> {
-        // serde would read a list as the fields of a struct, in their order.
-        let text = std::str::from_utf8(body).ok().filter(|text| text.trim_ascii_start().starts_with('{'))?;
-        let fields: Fields<'_> = serde_json::from_str(text).ok()?;
-        let mut about = Self { stream: fields.stream.unwrap_or(false), rough_tokens: body.len() / BYTES_PER_TOKEN, ..Self::default() };
-        about.tokens_max = fields.max_tokens.and_then(|number| number.as_u64());
-        if let Some(model) = fields.model {
-            about.model = serde_json::from_str::<Cow<'_, str>>(model.get()).ok()?.into_owned();
-            // The raw value is a part of the very text that was read.
-            let start = model.get().as_ptr() as usize - text.as_ptr() as usize;
+        Self::read(body).map(|(about, _)| about)
+    }
+
+    /// The same, with the members of the body for whoever wants more of it: it may be megabytes, and is read once.
+    pub fn read(body: &[u8]) -> Option<(Self, Members<'_>)> {
+        let text = std::str::from_utf8(body).ok()?;
+        let members = Members::of(text)?;
+        let told = |name: &str| members.get(name).filter(|value| value.get() != "null");
+        let stream = told("stream").map_or(Ok(false), |stream| serde_json::from_str(stream.get())).ok()?;
+        let mut about = Self { stream, rough_tokens: body.len() / BYTES_PER_TOKEN, ..Self::default() };
+        if let Some(most) = TOKENS_MAX.iter().find_map(|name| told(name)) {
+            about.tokens_max = serde_json::from_str::<serde_json::Number>(most.get()).ok()?.as_u64();
+        }
+        if let Some(model) = told("model") {
+            about.model = text_of(model)?.into_owned();
+            let start = offset(text, model.get());
             about.model_span = Some(start..start + model.get().len());
         }
-        Some(about)
+        Some((about, members))
     }
 
     /// The body with another model's name in its place, or in front where it names none; all other bytes stay.
@@ -83,7 +81,16 @@ mod tests {
         let about = About::of(body.as_bytes()).unwrap();
         assert_eq!((about.model.as_str(), about.stream, about.rough_tokens), ("claude", true, body.len() / 4));
         assert_eq!(About::of(b"{}").unwrap(), About::default());
-        for wrong in ["", "[]", "{\"model\":3}", "{\"stream\":\"yes\"}", "\u{feff}{}"] {
+        assert_eq!(
+            About::of(br#"{"model":null,"stream":null,"max_tokens":null}"#).unwrap(),
+            About { rough_tokens: 11, ..About::default() }
+        );
+        // As everybody who reads JSON into a map does, the last of two counts.
+        let twice = About::of(br#"{"model":"a","max_output_tokens":7,"model":"b"}"#).unwrap();
+        assert_eq!((twice.model.as_str(), twice.tokens_max), ("b", Some(7)));
+        for wrong in
+            ["", "[]", "{\"model\":3}", "{\"max_tokens\":\"7\"}", "{\"messages\":[}", "{} {}", "{\"stream\":\"yes\"}", "\u{feff}{}"]
+        {
             assert_eq!(About::of(wrong.as_bytes()), None, "{wrong}");
         }
     }

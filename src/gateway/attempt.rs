@@ -162,7 +162,7 @@ async fn failed(upstream: &Upstream, mut reply: Reply, reads: Reads) -> Attempte
         Ok(Ok(body)) => body,
         _ => Bytes::new(),
     };
-    let original = Original { status: reply.status, headers: reply.headers.clone(), body };
+    let original = Original { status: reply.status, headers: std::mem::take(&mut reply.headers), body };
     let head = Head { status: original.status, headers: &original.headers, body_start: &original.body, body_ended: true };
     let expected = if reads.stream { Expected::Stream } else { Expected::Json };
     let verdict = classify::classify(&head, expected, reads.now_unix_s);
@@ -188,7 +188,7 @@ async fn whole(
     deadline: Instant,
 ) -> Result<Attempted, Fault> {
     let body = patience.wait(deadline, read_all(&mut reply, WHOLE_BYTES_MAX)).await??;
-    let original = Original { status: reply.status, headers: reply.headers.clone(), body };
+    let original = Original { status: reply.status, headers: std::mem::take(&mut reply.headers), body };
     let whole = if is_encoded(&original.headers) { None } else { Some(fold_whole(reads.protocol, &original.body)?) };
     upstream.keep(reply);
     Ok(Attempted::Whole { original, whole })
@@ -202,7 +202,7 @@ async fn committed(
     started: Instant,
     deadline: Instant,
 ) -> Result<Attempted, Fault> {
-    let (status, headers) = (reply.status, reply.headers.clone());
+    let (status, headers) = (reply.status, std::mem::take(&mut reply.headers));
     if is_encoded(&headers) {
         let held = patience.wait(deadline, reply.next()).await??.ok_or(Fault::Cut)?;
         let (first_content_after, content) = (started.elapsed(), ContentKind::Other);

@@ -54,6 +54,8 @@ pub(super) struct Shared {
     retry: RetryPolicy,
     pub(super) tiers: Vec<Arc<Tier>>,
     brain: Mutex<Brain>,
+    /// Beside the rest, because long conversations are looked through with it in hand.
+    ledger: Mutex<Ledger>,
     pub(super) journal: Journal,
     started: Instant,
     notice: OnceLock<String>,
@@ -116,7 +118,6 @@ pub(super) struct Brain {
     sessions: Sessions,
     budget: RetryBudget,
     pub(super) auth: AuthHistory,
-    pub(super) ledger: Ledger,
     duty: Duty,
     /// Who reads along.
     shadow: Option<AbortHandle>,
@@ -197,7 +198,6 @@ impl Gateway {
             sessions: Sessions::new(sessions),
             budget: RetryBudget::default(),
             auth: AuthHistory::default(),
-            ledger: Ledger::new(LEDGER_MAX),
             duty: Duty::new(SHADOW_SHARE, SHADOW_SAVED_MAX),
             shadow: None,
             failed_at: None,
@@ -210,6 +210,7 @@ impl Gateway {
             retry,
             tiers,
             brain: Mutex::new(brain),
+            ledger: Mutex::new(Ledger::new(LEDGER_MAX)),
             journal,
             started: Instant::now(),
             notice: OnceLock::new(),
@@ -241,6 +242,10 @@ impl Gateway {
 
     pub(super) fn brain(&self) -> MutexGuard<'_, Brain> {
         self.0.brain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the upstreams in their order. `slow` is called once, when it is time for the local model to read the prompt.
@@ -300,8 +305,9 @@ impl Gateway {
                 evidence: Evidence::default(),
             };
             match self.through(&mut passage, &up, asked, began, &mut slow).await {
-                Through::Stream(committed) => {
-                    let (status, headers) = (committed.status, forwarding::downwards(&committed.headers, false));
+                Through::Stream(mut committed) => {
+                    let headers = forwarding::downwards(std::mem::take(&mut committed.headers), false);
+                    let status = committed.status;
                     self.spoke(asked.session, sessions::Tier(index));
                     let user_agent = asked.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
                     let client =
@@ -431,9 +437,9 @@ impl Gateway {
 
     /// What the local model thought and announced is not for the cloud. All other bytes stay as they are.
     pub(super) fn without_local_words(&self, protocol: Protocol, body: &Bytes, upstream: usize) -> Bytes {
-        let brain = self.brain();
+        let ledger = self.ledger();
         let notice = self.0.notice.get().map(String::as_str);
-        let departure = Departure { protocol, upstream, ledger: &brain.ledger, notice, unknown: UnknownThinking::Keep };
+        let departure = Departure { protocol, upstream, ledger: &ledger, notice, unknown: UnknownThinking::Keep };
         match history::prepare(body, &departure).body {
             Cow::Borrowed(_) => body.clone(),
             Cow::Owned(changed) => Bytes::from(changed),

@@ -19,12 +19,13 @@ impl Headers for HeaderMap {
 const OURS: &str = "x-understudy-";
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const HOPS: [HeaderName; 8] = [CONNECTION, KEEP_ALIVE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 /// Of Anthropic's subscriptions (Pro, Max): a login, not an API key.
 const SUBSCRIPTION_TOKEN: &str = "sk-ant-oat";
 
 /// What a client's request brings that an upstream gets.
 pub fn upwards(headers: &HeaderMap, kind: Kind, credential: &Credential) -> HeaderMap {
-    let mut up = end_to_end(headers);
+    let mut up = end_to_end(headers.clone());
     // The body is sent whole and is measured anew; the reply is to be read as it is.
     for name in [HOST, CONTENT_LENGTH, EXPECT, ACCEPT_ENCODING] {
         up.remove(name);
@@ -47,7 +48,7 @@ pub fn upwards(headers: &HeaderMap, kind: Kind, credential: &Credential) -> Head
 }
 
 /// What an upstream's reply brings that the client gets. `same_length`: its body goes on as it came.
-pub fn downwards(headers: &HeaderMap, same_length: bool) -> HeaderMap {
+pub fn downwards(headers: HeaderMap, same_length: bool) -> HeaderMap {
     let mut down = end_to_end(headers);
     if !same_length {
         down.remove(CONTENT_LENGTH);
@@ -58,19 +59,16 @@ pub fn downwards(headers: &HeaderMap, same_length: bool) -> HeaderMap {
 }
 
 /// RFC 9110, section 7.6.1: not what is about the connection, nor what the connection's own header names.
-fn end_to_end(headers: &HeaderMap) -> HeaderMap {
-    let named: Vec<&str> =
-        headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect();
-    let is_hop = |name: &HeaderName| {
-        [CONNECTION, KEEP_ALIVE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
-            || name.as_str().starts_with(OURS)
-            || named.iter().any(|word| word.trim().eq_ignore_ascii_case(name.as_str()))
-    };
-    let mut kept = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers.iter().filter(|(name, _)| !is_hop(name)) {
-        kept.append(name, value.clone());
+fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
+    let ours = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned();
+    let named = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    // What is no name is nobody's.
+    let named = named.filter_map(|word| word.trim().parse().ok());
+    let hops: Vec<HeaderName> = ours.chain(named).collect();
+    for name in hops.iter().chain(&HOPS) {
+        headers.remove(name);
     }
-    kept
+    headers
 }
 
 /// The client's credential, as one opaque number that differs from every other's.
@@ -147,11 +145,11 @@ mod tests {
             ("request-id", "req_1"),
             ("retry-after", "3"),
         ]);
-        let down = downwards(&of_upstream, false);
+        let down = downwards(of_upstream.clone(), false);
         let mut names: Vec<&str> = down.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["request-id", "retry-after"]);
-        assert!(downwards(&of_upstream, true).contains_key("content-length"));
+        assert!(downwards(of_upstream, true).contains_key("content-length"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod headers;
 pub mod history;
 pub mod hold;
 pub mod journal;
+pub mod json;
 pub mod latency;
 pub mod limits;
 pub mod local_token;

@@ -77,7 +77,7 @@ async fn exchange(tier: &Tier, plain: &Plain<'_>) -> Result<Original, Fault> {
         }
         body.extend_from_slice(&bytes);
     }
-    let original = Original { status: reply.status, headers: reply.headers.clone(), body: body.freeze() };
+    let original = Original { status: reply.status, headers: std::mem::take(&mut reply.headers), body: body.freeze() };
     tier.connections.keep(reply);
     Ok(original)
 }

@@ -45,13 +45,11 @@ impl Passage {
     pub fn succeeded<'a>(&mut self, signatures: impl Iterator<Item = &'a str>) {
         self.tell(Outcome::Success { whole_stream: self.stream });
         let now = self.gateway.now();
-        let mut brain = self.gateway.brain();
         if let Some(credential) = self.target.credential {
-            brain.auth.worked(credential, now);
+            self.gateway.brain().auth.worked(credential, now);
         }
-        for signature in signatures {
-            brain.ledger.note(signature, Author::Upstream(self.index));
-        }
+        let mut ledger = self.gateway.ledger();
+        signatures.for_each(|signature| ledger.note(signature, Author::Upstream(self.index)));
     }
 
     pub fn failed(&mut self, fault: Fault, retry_after: Option<Duration>) {

@@ -2,11 +2,12 @@
 //! upstream breaks off, what the client has is handed over.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::attempt::{Committed, Reading};
 use super::door::{Client, Gateway};
@@ -56,6 +57,8 @@ pub struct Relayed {
     reading: Option<Reading>,
     ready: VecDeque<Bytes>,
     progress: Progress,
+    /// Never later than the deadline, and set anew only when it rings: most frames push the deadline away, and none of them has to tell it.
+    alarm: Pin<Box<Sleep>>,
     client: Client,
     ended: bool,
     fault: Option<Fault>,
@@ -69,7 +72,9 @@ impl Relayed {
         progress.on_commit();
         let Committed { reply, reading, held, .. } = committed;
         let ended = reading.as_ref().is_some_and(|reading| reading.tap.seen().is_terminal);
-        let mut relayed = Self { gateway, passage, reply: Some(reply), reading, ready: held.into(), progress, client, ended, fault: None };
+        let alarm = Box::pin(sleep_until(gateway.instant(progress.next_deadline().0)));
+        let mut relayed =
+            Self { gateway, passage, reply: Some(reply), reading, ready: held.into(), progress, alarm, client, ended, fault: None };
         relayed.drain_if_over();
         relayed
     }
@@ -106,10 +111,20 @@ impl Relayed {
         let Some(reply) = &mut self.reply else { return Err(Fault::Cut) };
         let (deadline, fault) = self.progress.next_deadline();
         let deadline = self.gateway.instant(deadline);
-        let bytes = tokio::select! {
-            biased;
-            bytes = reply.next() => bytes?,
-            () = sleep_until(deadline) => return Err(fault),
+        if deadline < self.alarm.deadline() {
+            self.alarm.as_mut().reset(deadline);
+        }
+        let bytes = loop {
+            tokio::select! {
+                biased;
+                bytes = reply.next() => break bytes?,
+                () = self.alarm.as_mut() => {
+                    if Instant::now() >= deadline {
+                        return Err(fault);
+                    }
+                    self.alarm.as_mut().reset(deadline);
+                }
+            }
         };
         let now = self.gateway.now();
         self.progress.on_bytes(now);

@@ -10,9 +10,10 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::headers::Headers;
+use super::json::{Members, elements, text_of};
 use super::lru::Lru;
 use super::protocol::Protocol;
 pub use human_turn::is_human_turn;
@@ -201,45 +202,43 @@ const SESSION_HEADERS: &[&[&str]] = &[
 ];
 
 /// What the client calls it; else its system prompt and the first words in it, which every request repeats.
-pub fn session_key<H: Headers + ?Sized>(headers: &H, protocol: Protocol, body: &Value) -> SessionKey {
+pub fn session_key<H: Headers + ?Sized>(headers: &H, protocol: Protocol, body: &Members<'_>) -> SessionKey {
     let mut hasher = DefaultHasher::new();
     let named = SESSION_HEADERS.iter().find(|names| headers.value(names[0]).is_some());
     if let Some(names) = named {
         names.iter().for_each(|name| headers.value(name).hash(&mut hasher));
-    } else if let Some(name) = body["prompt_cache_key"].as_str().filter(|_| protocol == Protocol::OpenAiResponses) {
+    } else if let Some(name) = body.text("prompt_cache_key").filter(|_| protocol == Protocol::OpenAiResponses) {
         name.hash(&mut hasher);
     } else {
-        opening(protocol, body).hash(&mut hasher);
+        opening(protocol, body, &mut hasher);
     }
     SessionKey(hasher.finish())
 }
 
 /// Everything up to the first words of the user, as text: `"x"` and `[{"type": "text", "text": "x"}]` are one, and cache marks are nothing.
-fn opening(protocol: Protocol, body: &Value) -> String {
+fn opening(protocol: Protocol, body: &Members<'_>, hasher: &mut impl Hasher) {
     let (system, messages) = match protocol {
-        Protocol::AnthropicMessages => (&body["system"], &body["messages"]),
-        Protocol::OpenAiChat => (&Value::Null, &body["messages"]),
-        Protocol::OpenAiCompletions => (&Value::Null, &body["prompt"]),
-        Protocol::OpenAiResponses => (&body["instructions"], &body["input"]),
+        Protocol::AnthropicMessages => (body.get("system"), body.get("messages")),
+        Protocol::OpenAiChat => (None, body.get("messages")),
+        Protocol::OpenAiCompletions => (None, body.get("prompt")),
+        Protocol::OpenAiResponses => (body.get("instructions"), body.get("input")),
     };
-    let mut text = String::new();
-    push_text(system, &mut text);
-    if messages.is_string() {
-        push_text(messages, &mut text);
-    }
-    for message in messages.as_array().into_iter().flatten() {
-        push_text(&message["content"], &mut text);
-        if message["role"] == "user" {
+    system.into_iter().for_each(|system| hash_text(system, hasher));
+    let Some(messages) = messages else { return };
+    let Some(list) = elements(messages) else { return hash_text(messages, hasher) };
+    for message in list.iter().filter_map(|message| Members::of(message.get())) {
+        message.get("content").into_iter().for_each(|content| hash_text(content, hasher));
+        if message.text("role").is_some_and(|role| role == "user") {
             break;
         }
     }
-    text
 }
 
-fn push_text(content: &Value, text: &mut String) {
-    let parts = content.as_array().into_iter().flatten().filter_map(|part| part["text"].as_str());
-    for part in content.as_str().into_iter().chain(parts) {
-        text.push_str(part);
-        text.push('\0');
-    }
+fn hash_text(content: &RawValue, hasher: &mut impl Hasher) {
+    let Some(parts) = elements(content) else {
+        // What is neither a list nor text says nothing.
+        return text_of(content).into_iter().for_each(|text| text.hash(hasher));
+    };
+    let parts = parts.iter().filter_map(|part| Members::of(part.get()));
+    parts.filter_map(|part| part.text("text")).for_each(|text| text.hash(hasher));
 }

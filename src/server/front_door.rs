@@ -90,13 +90,12 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
         }
     };
     // What no API could read, and what is meant for this machine, does not go up.
-    let about = About::of(&body.bytes).filter(|about| !is_ours(&state, &parts.headers, about));
-    let json = about.as_ref().and_then(|_| serde_json::from_slice::<Value>(&body.bytes).ok());
-    let (Some(about), Some(json)) = (about, json) else {
+    let read = About::read(&body.bytes).filter(|(about, _)| !is_ours(&state, &parts.headers, about));
+    let read = read.map(|(about, members)| (about, session_key(&parts.headers, protocol, &members), is_human_turn(protocol, &members)));
+    let Some((about, session, human_turn)) = read else {
         return generate::answer::<D>(state, &parts.headers, body, log, Opening::default()).await;
     };
-    let session = session_key(&parts.headers, protocol, &json);
-    let visitor = Visitor { parts, body, about, session, human_turn: is_human_turn(protocol, &json) };
+    let visitor = Visitor { parts, body, about, session, human_turn };
     match ask::<D>(&state, &gateway, protocol, &visitor).await {
         Answer::Stream { status, headers, relayed, translated: None } => {
             log.stream = true;
@@ -230,7 +229,7 @@ fn response(status: u16, headers: HeaderMap, body: Body) -> Response {
 
 /// An upstream's reply in one piece.
 pub fn as_it_came(original: Original, upstream: &str) -> Response {
-    let headers = forwarding::downwards(&original.headers, true);
+    let headers = forwarding::downwards(original.headers, true);
     let mut response = response(original.status, headers, Body::from(original.body));
     said_by(response.headers_mut(), upstream, None);
     response
@@ -283,7 +282,8 @@ enum Phase {
 
 impl<D: Dialect> FrontStream<D> {
     fn into_body(self) -> Body {
-        Body::from_stream(unfold(self, |mut stream| async move { stream.next().await.map(|bytes| (bytes, stream)) }))
+        // Each frame moves the state of an `unfold` in and out.
+        Body::from_stream(unfold(Box::new(self), |mut stream| async move { stream.next().await.map(|bytes| (bytes, stream)) }))
     }
 
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
@@ -292,7 +292,7 @@ impl<D: Dialect> FrontStream<D> {
                 Phase::Relayed(relayed) => match relayed.next().await {
                     Step::Bytes(bytes) => return Some(Ok(bytes)),
                     Step::End => {
-                        let reply = relayed.seen().map(|seen| seen.reply.clone());
+                        let reply = relayed.seen().map(|seen| &seen.reply);
                         shadow::follow::<D>(&self.state, &self.gateway, &self.visitor.body.bytes, reply);
                         self.ended(Outcome::Completed);
                         self.phase = Phase::Over;

@@ -31,12 +31,12 @@ pub fn prefill<D: Dialect>(state: &AppState, body: Bytes) -> Prefill {
 }
 
 /// After a turn of a cloud: reads the conversation with its reply, if the configuration, the battery and the balance allow.
-pub fn follow<D: Dialect>(state: &AppState, gateway: &Gateway, body: &Bytes, reply: Option<BegunReply>) {
+pub fn follow<D: Dialect>(state: &AppState, gateway: &Gateway, body: &Bytes, reply: Option<&BegunReply>) {
     let Some(reply) = reply else { return };
     if state.served().is_err() || !gateway.may_shadow() {
         return;
     }
-    let (state, body, of_task) = (state.clone(), body.clone(), gateway.clone());
+    let (state, body, reply, of_task) = (state.clone(), body.clone(), reply.clone(), gateway.clone());
     let task = tokio::spawn(async move {
         let began = Instant::now();
         read::<D>(&state, body, Some(reply)).await;

@@ -79,6 +79,19 @@ fn an_unsigned_thought_is_nobodys() {
 }
 
 #[test]
+fn escapes_hide_nobody() {
+    let hidden =
+        |rest: &str| format!(r#"{{"messages":[{{"r\u006fle":"\u0061ssistant","content":[{rest}{{"type":"text","text":"a"}}]}}]}}"#);
+    check(Protocol::AnthropicMessages, &hidden(r#"{"type":"thinking","thinking":"x","signature":"others"},"#), &hidden(""));
+    let item = r#"{"type":"reas\u006Fning","id":"others"}"#;
+    check(
+        Protocol::OpenAiResponses,
+        &format!(r#"{{"input":[{item},{{"role":"user","content":"a"}}]}}"#),
+        r#"{"input":[{"role":"user","content":"a"}]}"#,
+    );
+}
+
+#[test]
 fn a_message_of_which_nothing_is_left_goes_with_its_comma() {
     let empty = r#"{"role":"assistant","content":[{"type":"thinking","thinking":"x","signature":"others"}]}"#;
     let user = r#"{"role":"user","content":"hi"}"#;

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use understudy::gateway::json::Members;
 use understudy::gateway::protocol::Protocol::{self, AnthropicMessages, OpenAiChat, OpenAiResponses};
-use understudy::gateway::sessions::{
-    Decision, SessionConfig, SessionKey, Sessions, Spoken, Switch, Tier, Turn, is_human_turn, session_key,
-};
+use understudy::gateway::sessions::{self, Decision, SessionConfig, SessionKey, Sessions, Spoken, Switch, Tier, Turn};
 
 const KEY: SessionKey = SessionKey(7);
 const HUMAN: Turn = Turn { human: true };
@@ -170,7 +169,14 @@ proptest! {
 }
 
 fn check_human(protocol: Protocol, expected: bool, body: Value) {
-    assert_eq!(is_human_turn(protocol, &body), expected, "{body}");
+    let text = body.to_string();
+    let members = Members::of(&text).expect("an object");
+    assert_eq!(sessions::is_human_turn(protocol, &members), expected, "{body}");
+}
+
+fn session_key(headers: &[(&str, &str)], protocol: Protocol, body: &Value) -> SessionKey {
+    let text = body.to_string();
+    sessions::session_key(headers, protocol, &Members::of(&text).expect("an object"))
 }
 
 #[test]
@@ -191,6 +197,7 @@ fn a_human_turn_is_one_without_results_of_tools() {
     anthropic(false, json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": "begun"}]));
     anthropic(true, json!([]));
     anthropic(true, json!("nonsense"));
+    anthropic(true, json!([{"role": "assistant", "content": "x"}, 7]));
 
     let chat = |expected, messages: Value| check_human(OpenAiChat, expected, json!({ "messages": messages }));
     chat(true, json!([{"role": "system", "content": "s"}, {"role": "user", "content": "hello"}]));
@@ -208,7 +215,7 @@ fn a_human_turn_is_one_without_results_of_tools() {
 
 #[test]
 fn a_conversation_is_known_again() {
-    let none: [(&str, &str); 0] = [];
+    let none = [];
     let key = |headers: &[(&str, &str)], body: &Value| session_key(headers, AnthropicMessages, body);
     let first = json!({"system": "be brief", "messages": [{"role": "user", "content": "hello"}]});
     let later = json!({
@@ -229,5 +236,5 @@ fn a_conversation_is_known_again() {
     assert_ne!(key(&named, &first), key(&[named[0], ("x-claude-code-agent-id", "1")], &first));
     let body = json!({"input": "hello", "prompt_cache_key": "k"});
     let next = json!({"input": [{"role": "user", "content": "more"}], "prompt_cache_key": "k"});
-    assert_eq!(session_key(&none[..], OpenAiResponses, &body), session_key(&none[..], OpenAiResponses, &next));
+    assert_eq!(session_key(&none, OpenAiResponses, &body), session_key(&none, OpenAiResponses, &next));
 }

@@ -13,9 +13,10 @@ use std::ops::Range;
 
 use serde_json::value::RawValue;
 
+use super::json::{Members, elements, offset, text_of};
 use super::tap::Protocol;
 pub use ledger::{Author, Ledger};
-use spans::{Members, cut_elements, elements, offset, text_of, without};
+use spans::{cut_elements, without};
 
 /// Thinking of this machine is signed with this and a hash.
 pub const LOCAL_SIGNATURE_PREFIX: &str = "understudy-";
@@ -39,6 +40,9 @@ pub enum UnknownThinking {
     Keep,
     Remove,
 }
+
+/// Without one of these a message is nobody's whose words may have to go: a role, a kind of item, and what these might be written with.
+const MARKS: [&str; 3] = ["assistant", "reasoning", "\\u00"];
 
 /// A body that can go up.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,9 +88,9 @@ enum Fate {
 
 impl<'a> Editor<'a> {
     fn conversation(&mut self) -> Option<()> {
-        let body: Members<'a> = serde_json::from_str(self.text).ok()?;
+        let body = Members::of(self.text)?;
         let field = if self.departure.protocol == Protocol::OpenAiResponses { "input" } else { "messages" };
-        let messages = elements(body.get(field)?)?;
+        let messages = body.elements(field)?;
         let fates: Vec<Fate> = messages.iter().map(|message| self.message(message)).collect();
         self.cut(&messages, &fates);
         Some(())
@@ -94,7 +98,11 @@ impl<'a> Editor<'a> {
 
     /// A message, or an item of a response.
     fn message(&mut self, message: &'a RawValue) -> Fate {
-        let Ok(members) = serde_json::from_str::<Members<'a>>(message.get()) else { return Fate::Stays };
+        // Most of a long conversation are results of tools. They are passed over at the speed of a search.
+        if !MARKS.iter().any(|mark| message.get().contains(mark)) {
+            return Fate::Stays;
+        }
+        let Some(members) = Members::of(message.get()) else { return Fate::Stays };
         if self.departure.protocol == Protocol::OpenAiResponses && members.text("type").is_some_and(|kind| kind == "reasoning") {
             let proof = members.text("encrypted_content").or_else(|| members.text("id"));
             return self.thinking(proof.as_deref().unwrap_or_default());
@@ -137,7 +145,7 @@ impl<'a> Editor<'a> {
     }
 
     fn block(&mut self, block: &'a RawValue) -> Fate {
-        let Ok(members) = serde_json::from_str::<Members<'a>>(block.get()) else { return Fate::Stays };
+        let Some(members) = Members::of(block.get()) else { return Fate::Stays };
         match members.text("type").as_deref() {
             Some("thinking") => self.thinking(members.text("signature").as_deref().unwrap_or_default()),
             Some("redacted_thinking") => self.thinking(members.text("data").as_deref().unwrap_or_default()),

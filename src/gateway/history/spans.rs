@@ -1,72 +1,10 @@
-//! Where the values of a JSON text stand in it, and the text without some of them.
+//! What has to be cut out of a JSON text so that some of its values are gone, and the text without it.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// An object: its members in their order, each value as it was written.
-pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> Members<'a> {
-    /// The last one counts, as for everybody who reads JSON into a map.
-    pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(member, _)| member == name).map(|(_, value)| *value)
-    }
-
-    /// The value, if it is text.
-    pub(super) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
-        text_of(self.get(name)?)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
-        self.0.iter().map(|(name, value)| (name.as_ref(), *value))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
-                    members.push((name.0, value));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
-    }
-}
-
-/// Borrowed where it has no escapes.
-#[derive(serde::Deserialize)]
-#[serde(transparent)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-pub(super) fn elements(array: &RawValue) -> Option<Vec<&RawValue>> {
-    if array.get().starts_with('[') { serde_json::from_str(array.get()).ok() } else { None }
-}
-
-pub(super) fn text_of(value: &RawValue) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<Name<'_>>(value.get()).ok().map(|name| name.0)
-}
-
-/// Where `part` stands in `text`, of which it is a slice.
-pub(super) fn offset(text: &str, part: &str) -> usize {
-    let offset = (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
-    assert!(offset + part.len() <= text.len(), "a part of another text");
-    offset
-}
+use super::super::json::offset;
 
 /// A member of an object, from its name to the end of its value.
 pub(super) fn member(text: &str, value: &RawValue) -> Range<usize> {

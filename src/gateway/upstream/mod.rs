@@ -59,6 +59,7 @@ struct Idle {
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
+    /// For whoever takes them: nothing here needs them.
     pub headers: hyper::HeaderMap,
     body: Incoming,
     /// `None`: the reply is over.
