@@ -29,6 +29,8 @@ pub struct Args {
     pub serve: ServeArgs,
 }
 
+// There is one of it in a process.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a model (what happens without a command, too)

@@ -90,6 +90,11 @@ cases! {
     fault_30_successes_that_are_none => event_streams::successes_that_are_none,
 }
 
+pub mod schema_check;
+pub mod seam;
+pub mod seam_streams;
+pub mod seam_tokens;
+
 mod breaker;
 mod breaker_simulation;
 mod calls;
@@ -106,6 +111,10 @@ mod limits;
 mod relay;
 mod replies;
 mod report;
+mod schema_check;
+mod seam;
+mod seam_streams;
+mod seam_tokens;
 mod sessions;
 mod silences;
 mod sse_splitter;
@@ -113,7 +122,3 @@ mod strict_client;
 mod takeover;
 mod tap;
 mod verdicts;
-pub mod schema_check;
-pub mod seam;
-pub mod seam_streams;
-pub mod seam_tokens;

@@ -82,7 +82,7 @@ impl OpenAi {
         if name.starts_with("gpt-oss") {
             return Self::Other;
         }
-        let generation = name.strip_prefix("gpt-").and_then(|rest| version_in(rest));
+        let generation = name.strip_prefix("gpt-").and_then(version_in);
         let is_o = name.strip_prefix('o').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
         match generation {
             // `gpt-5-chat-latest` is one of the last that does not reason.

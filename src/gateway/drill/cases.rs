@@ -90,7 +90,7 @@ impl Case {
         // Each case is a conversation of its own, with a credential of its own: none is to suffer for another's fault.
         let request = RawRequest::post(self.dialect.path(), &body)
             .header("authorization", &format!("Bearer drill-{}", self.name))
-            .header("x-session-id", &self.name);
+            .header("x-session-id", self.name);
         if self.dialect == Dialect::AnthropicMessages { request.header("anthropic-version", "2023-06-01") } else { request }
     }
 
