@@ -137,7 +137,11 @@ impl Relayed {
             return Ok(());
         };
         let Some(bytes) = bytes else {
-            // Cleanly or not: a reply without its last event is cut.
+            // Cleanly or not: a reply without its last event is cut. Some providers leave that event out; where all has been said, and the
+            // end is clean, it speaks against nobody.
+            if reading.tap.seen().finish.is_some() {
+                self.passage.succeeded(Some(reading.tap.seen()));
+            }
             return Err(Fault::Cut);
         };
         reading.splitter.push(bytes);

@@ -7,11 +7,12 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::RawRequest;
 use understudy::gateway::status::Use;
 
-use super::invariants::{DIALECTS, Expected, ask_with, door, next_is_answered, settled, status};
+use super::invariants::{DIALECTS, Expected, ask_with, door, next_is_answered, send, settled, status};
 use super::strict_client::Ended;
 use crate::support::front_door::CLOUD;
 
-pub const WEATHER: &str = r#"{"city": "Zo\u00eb's \"Ålesund\"", "days": 12.5, "units": ["metric"], "at": {"lat": -1.2e3, "sea": true}}"#;
+pub const WEATHER: &str = r#"{"city": "Zoë's \"Ålesund\"\n", "days": 12.5, "units": ["metric"], "at": {"lat": -1.2e3, "sea": true}}"#;
+const ESCAPED: &str = r#"{"city": "Zo\u00eb", "days": 2}"#;
 const CLOCK: &str = r#"{"zone": "Europe/Oslo"}"#;
 
 /// Offers tools and orders the calls that the upstream makes, in the local model's own form.
@@ -44,41 +45,47 @@ pub fn value(arguments: &str) -> Value {
     serde_json::from_str(arguments).expect("arguments are JSON")
 }
 
+fn cut_at(arguments: &str, bytes: usize) -> Plan {
+    let at = Point::Arguments { call: 0, bytes };
+    let calls = Reply::calls(vec![Call::new("weather", arguments)]);
+    Plan::always(Answer::saying(calls).and_wrong(Misbehaviour::Cut { at, how: Ending::Fin }))
+}
+
 pub fn cut_in_tool_arguments() {
-    let calls = Reply::calls(vec![Call::new("weather", WEATHER)]);
-    let cut_at = |bytes| {
-        let at = Point::Arguments { call: 0, bytes };
-        Plan::always(Answer::saying(calls.clone()).and_wrong(Misbehaviour::Cut { at, how: Ending::Fin }))
-    };
     let within = |part: &str, bytes: usize| WEATHER.find(part).expect("a part of the arguments") + bytes;
-    let told = [
-        ("after the brace", 1),
-        ("in a string", within("Zo", 1)),
-        ("in an escape", within("u00eb", 3)),
-        ("in a number", within("12.5", 3)),
-    ];
-    for dialect in DIALECTS {
-        let expected = Expected { text: "", calls: &[("weather", value(WEATHER))] };
-        for (place, bytes) in told {
-            let door = door(dialect, cut_at(bytes));
-            let turn = ask_with(&door, dialect, request_with_tools(dialect, &[("weather", WEATHER)], &["weather"]), expected);
-            turn.assert_taken_over("cut");
-            assert!(matches!(turn.folded.end, Ended::Well(_)), "{place}: {}", turn.exchange.text());
-            assert_eq!(turn.folded.calls[0].arguments, WEATHER, "{place}: byte for byte");
-            assert_eq!(door.attempts().len(), 1);
-        }
-        // Wherever else; and the bytes of the whole, which only have no end.
+    let places = [within("{", 1), within("Ålesund", 3), within("\\n", 1), within("12.5", 3), within("true", 2), WEATHER.len()];
+    for (number, dialect) in DIALECTS.into_iter().enumerate() {
         let door = door(dialect, Plan::healthy());
+        // Cuts speak against the upstream, and it is asked all the same.
         door.gateway.set_use(Use::Cloud);
-        for bytes in 0..=WEATHER.len() {
-            door.upstream().set_plan(cut_at(bytes));
-            let turn = ask_with(&door, dialect, request_with_tools(dialect, &[("weather", WEATHER)], &["weather"]), expected);
-            assert!(matches!(turn.folded.end, Ended::Well(_)), "{bytes} bytes: {}", turn.exchange.text());
+        let asked = |arguments| request_with_tools(dialect, &[("weather", arguments)], &["weather"]);
+        let expected = Expected { text: "", calls: &[("weather", value(WEATHER))] };
+        // Behind the brace, in a string, an escape, a number, a word, behind the last brace; and wherever else, elsewhere in each dialect.
+        let cuts: Vec<usize> = places.into_iter().chain((number..WEATHER.len()).step_by(11)).collect();
+        for bytes in cuts.iter().copied() {
+            door.upstream().set_plan(cut_at(WEATHER, bytes));
+            let turn = ask_with(&door, dialect, asked(WEATHER), expected);
+            assert_eq!(turn.folded.calls[0].arguments, WEATHER, "cut after {bytes} bytes: {}", turn.exchange.text());
+            assert!(turn.folded.calls[0].is_whole, "cut after {bytes} bytes: {}", turn.exchange.text());
+        }
+        assert_eq!(door.attempts().len(), cuts.len());
+        // The grammar writes characters as they are, so that an escape of one cannot be gone on with as it was meant: what is closed is
+        // still arguments of this tool, and what is not says so.
+        for bytes in (number..=ESCAPED.len()).step_by(3) {
+            door.upstream().set_plan(cut_at(ESCAPED, bytes));
+            let turn = send(&door, dialect, asked(ESCAPED));
+            let call = &turn.folded.calls[0];
+            match &turn.folded.end {
+                Ended::Well(_) => assert!(value(&call.arguments)["city"].is_string() && value(&call.arguments)["days"] == 2, "{call:?}"),
+                Ended::Failed(_) => assert!(!call.is_whole && ESCAPED.starts_with(&call.arguments), "{call:?}"),
+                Ended::Never => panic!("neither well nor failed: {}", turn.exchange.text()),
+            }
         }
         // Of a tool that the request does not offer nobody knows the arguments: the call stays open, and the reply says that it failed.
-        door.upstream().set_plan(cut_at(20));
+        door.upstream().set_plan(cut_at(WEATHER, 20));
         let turn = ask_with(&door, dialect, request_with_tools(dialect, &[("weather", WEATHER)], &["clock"]), expected);
         assert!(matches!(turn.folded.end, Ended::Failed(_)) && !turn.folded.calls[0].is_whole, "{}", turn.exchange.text());
+        door.upstream().set_plan(Plan::healthy());
         next_is_answered(&door, dialect);
     }
 }
@@ -101,6 +108,7 @@ pub fn cut_between_tool_calls() {
         };
         assert_eq!(turn.folded.end, Ended::Well(reason.to_owned()), "{}", turn.exchange.text());
         assert_eq!(status(&door_between)["takeovers"], 0, "the client executes what it has");
+        door_between.upstream().set_plan(Plan::healthy());
         settled(&door_between, dialect, 1);
         // Within the second one it is worth going on.
         let door_within = door(dialect, cut(Point::Arguments { call: 1, bytes: 12 }));

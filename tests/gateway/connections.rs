@@ -104,8 +104,8 @@ pub fn tls() {
     // What is wrong, if anything, and what the log says of it.
     let cases = [
         ("good.pem", &*authority, None),
-        ("expired.pem", &authority, Some("xpired")),
-        ("wrong_host.pem", &authority, Some("NotValidForName")),
+        ("expired.pem", &authority, Some("certificate expired")),
+        ("wrong_host.pem", &authority, Some("not valid for name")),
     ];
     for (certificate, trusted, wrong) in cases.into_iter().chain([("good.pem", "", Some("UnknownIssuer"))]) {
         let served = upstream.generations().len();

@@ -194,7 +194,9 @@ fn responses(events: &[SseEvent]) -> Folded {
                 match kind.as_str() {
                     "response.completed" | "response.incomplete" => {
                         assert_eq!(open, None, "an item is still open");
-                        assert_eq!(response["output"], Value::from(done.clone()), "the output is the items that were done");
+                        let items = response["output"].as_array().expect("the output is an array");
+                        let told = |items: &[Value]| items.iter().map(|item| (item["id"].clone(), said_by(item))).collect::<Vec<_>>();
+                        assert_eq!(told(items), told(&done), "the output is the items that were done");
                         assert!(response["usage"].is_object(), "what was said is counted");
                         folded.end = Ended::Well(text(&response["status"]));
                     }
@@ -217,12 +219,7 @@ fn responses(events: &[SseEvent]) -> Folded {
                 let opened = open.take().expect("the item is open");
                 let item = &data["item"];
                 assert_eq!((&item["id"], &item["type"]), (&opened["id"], &opened["type"]));
-                let whole = match text(&item["type"]).as_str() {
-                    "message" => texts(&item["content"]),
-                    "reasoning" => texts(&item["summary"]),
-                    _ => text(&item["arguments"]),
-                };
-                assert_eq!(whole, said, "an item is what its deltas said");
+                assert_eq!(said_by(item), said, "an item is what its deltas said");
                 if let Some(call) = folded.calls.last_mut().filter(|_| item["type"] == "function_call") {
                     call.is_whole = item["status"] == "completed";
                 }
@@ -276,6 +273,15 @@ fn whole(dialect: Dialect, reply: &Value) -> Folded {
     };
     folded.end = Ended::Well(text(reason));
     folded
+}
+
+/// What an item of a response holds.
+fn said_by(item: &Value) -> String {
+    match text(&item["type"]).as_str() {
+        "message" => texts(&item["content"]),
+        "reasoning" => texts(&item["summary"]),
+        _ => text(&item["arguments"]),
+    }
 }
 
 /// The texts of an array of parts.

@@ -88,6 +88,7 @@ async fn what_a_front_door_may_do_wrong_fails() {
     is_failed(&Exchange { end: End::Cut(Broken::Reset), ..good.clone() }, "connection broke");
     let asked_twice = judge(&healthy, &good, &[attempts.clone(), attempts.clone()].concat());
     assert!(asked_twice.why.unwrap().contains("asked 2 times"));
+    assert_eq!(judge(&healthy, &good, &[]).why.as_deref(), Some("the fault was not met"));
     let not_relayed = Case { expected: Expected::Relayed(401), ..healthy.clone() };
     assert_eq!(judge(&not_relayed, &good, &attempts).verdict, Verdict::Fail);
     let unclosed = Case { dialect: Dialect::AnthropicMessages, ..case("reset between calls") };

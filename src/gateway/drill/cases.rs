@@ -15,6 +15,8 @@ pub struct Case {
     pub plan: Plan,
     pub dialect: Dialect,
     pub expected: Expected,
+    /// Nothing of it reaches the upstream; else something must, or the fault was not met.
+    pub is_unreachable: bool,
     /// Requests for a reply that may reach the upstream.
     pub attempts_max: usize,
     /// The upstream's own answer is the text of sixty words: less of it is half of it.
@@ -44,6 +46,7 @@ impl Case {
             dialect: Dialect::AnthropicMessages,
             expected: Expected::Answered,
             attempts_max: 2,
+            is_unreachable: false,
             asks_twice: false,
             is_slow: false,
         }
@@ -72,7 +75,8 @@ impl Case {
 
     /// What a client asks. A key of its own, so that no case meets another one's breaker.
     pub fn request(&self) -> RawRequest {
-        let user = json!({"role": "user", "content": "Tell me about the lamp, please."});
+        // Words of its own, too: a front door tells conversations apart by how they begin.
+        let user = json!({"role": "user", "content": format!("Tell me about the lamp, please ({}).", self.name)});
         let mut body = json!({"model": self.model(), "stream": true});
         match self.dialect {
             Dialect::OpenaiResponses => body["input"] = json!([user]),
@@ -83,7 +87,10 @@ impl Case {
             let schema = json!({"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]});
             body["tools"] = json!([{"name": "read_file", "description": "Reads a file.", "input_schema": schema}]);
         }
-        let request = RawRequest::post(self.dialect.path(), &body).header("authorization", &format!("Bearer drill-{}", self.name));
+        // Each case is a conversation of its own, with a credential of its own: none is to suffer for another's fault.
+        let request = RawRequest::post(self.dialect.path(), &body)
+            .header("authorization", &format!("Bearer drill-{}", self.name))
+            .header("x-session-id", &self.name);
         if self.dialect == Dialect::AnthropicMessages { request.header("anthropic-version", "2023-06-01") } else { request }
     }
 
@@ -158,8 +165,9 @@ fn cuts() -> Vec<Case> {
     let in_calls = |at| Answer::saying(calls()).and_wrong(Misbehaviour::Cut { at, how: Ending::Reset });
     let in_thinking = Answer::saying(thinking()).and_wrong(Misbehaviour::Cut { at: Point::ThinkingTokens(5), how: Ending::Reset });
     vec![
-        Case::new("reset before headers", wrong(Misbehaviour::EndBeforeHeaders { how: Ending::Reset })),
-        Case::new("close before headers", wrong(Misbehaviour::EndBeforeHeaders { how: Ending::Fin })),
+        // One more than others: an end on a connection that was kept may have been for want of use, and is no retry.
+        Case { attempts_max: 3, ..Case::new("reset before headers", wrong(Misbehaviour::EndBeforeHeaders { how: Ending::Reset })) },
+        Case { attempts_max: 3, ..Case::new("close before headers", wrong(Misbehaviour::EndBeforeHeaders { how: Ending::Fin })) },
         Case::new("reset in the text", cut(Point::Tokens(40), Ending::Reset)).once(),
         Case::new("close in the text", cut(Point::Tokens(40), Ending::Fin)).once(),
         Case::new("clean end in the text", cut(Point::Tokens(40), Ending::Clean)).once(),
@@ -196,6 +204,10 @@ fn hosts() -> Vec<Case> {
         Case::new("502 page", wrong(Misbehaviour::Page { status: 502 })),
         Case::new("captive portal", wrong(Misbehaviour::Page { status: 200 })),
         Case::new("redirect loop", wrong(Misbehaviour::Redirect)),
-        Case { plan: Plan::healthy().then(Rule::named("refused", wrong(Misbehaviour::Refuse))), ..Case::new("refused", Answer::healthy()) },
+        Case {
+            is_unreachable: true,
+            plan: Plan::healthy().then(Rule::named("refused", wrong(Misbehaviour::Refuse))),
+            ..Case::new("refused", Answer::healthy())
+        },
     ]
 }

@@ -41,9 +41,12 @@ pub struct Judged {
 /// Judges an exchange. `attempts` are those of this case.
 pub fn judge(case: &Case, exchange: &Exchange, attempts: &[Attempt]) -> Judged {
     let reading = Reading::of(case.dialect, exchange);
+    let is_missed = attempts.iter().any(|attempt| attempt.fault_missed);
     let attempts = attempts.iter().filter(|attempt| attempt.generates()).count();
     let (verdict, why) = match failure(case, exchange, &reading, attempts) {
         Some(why) => (Verdict::Fail, Some(why)),
+        // Whatever came then says nothing about the fault.
+        None if is_missed || (attempts == 0 && !case.is_unreachable) => (Verdict::Fail, Some("the fault was not met".to_owned())),
         None => match shortfall(case, exchange, &reading) {
             Some(why) => (Verdict::Safe, Some(why)),
             None => (Verdict::Pass, None),

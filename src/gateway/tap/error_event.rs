@@ -35,6 +35,7 @@ pub fn told_by(error: &ErrorFields<'_>) -> Told {
 fn fault(kind: &str, code: &str) -> Fault {
     let of_word = |word: &str| match word {
         "overloaded_error"
+        | "overloaded"
         | "server_overloaded"
         | "server_is_overloaded"
         | "slow_down"
@@ -102,6 +103,7 @@ mod tests {
         assert_eq!(fault_of(r#"{"type":"rate_limit_error","message":"x"}"#), Fault::RateLimited);
         assert_eq!(fault_of(r#"{"type":"requests","code":"insufficient_quota","message":"x"}"#), Fault::QuotaSpent);
         assert_eq!(fault_of(r#"{"code":503,"message":"x"}"#), Fault::Overloaded);
+        assert_eq!(fault_of(r#"{"type":"server_error","code":"overloaded","message":"x"}"#), Fault::Overloaded);
         assert_eq!(fault_of(r#"{"type":"api_error","message":"x"}"#), Fault::ErrorEvent);
         assert_eq!(fault_of(r#""just a text""#), Fault::ErrorEvent);
         assert_eq!(fault_of(r#"{"type":7}"#), Fault::ErrorEvent);

@@ -100,8 +100,11 @@ impl Tap {
             // JSON that is not as we know it: of a later version of the protocol, or of another one.
             Err(_) => serde_json::from_str::<IgnoredAny>(text).is_ok().then_some(Told::Unknown)?,
         };
-        // Where events are numbered, the reader has set it.
-        self.seen.reply.frames = self.seen.reply.frames.max(frames + 1);
+        // Where events are numbered, the reader has set it. An error is not given to the client: its number is free for what follows.
+        self.seen.reply.frames = match told {
+            Told::Error { .. } => frames,
+            _ => self.seen.reply.frames.max(frames + 1),
+        };
         Some(told)
     }
 

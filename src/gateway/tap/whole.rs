@@ -80,7 +80,9 @@ struct Message<'a> {
 
 /// Reads the body of a 200. What is no reply of this protocol, and no error of it either, is not the API's.
 pub fn fold_whole(protocol: Protocol, body: &[u8]) -> Result<Whole, Fault> {
-    let body: Body<'_> = serde_json::from_slice(body).map_err(|_| Fault::NotTheApi)?;
+    // The beginning of a reply is a reply that was cut, whatever its framing says.
+    let broken = |error: serde_json::Error| if error.is_eof() && !body.is_empty() { Fault::Cut } else { Fault::NotTheApi };
+    let body: Body<'_> = serde_json::from_slice(body).map_err(broken)?;
     if let Some(error) = body.error {
         return Err(match error_event::told(error) {
             Told::Error { fault, .. } => fault,

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -29,12 +30,16 @@ const HEAD_BYTES_MAX: usize = 256 << 10;
 pub struct Connector {
     origin: Origin,
     limit: Duration,
+    look_up: LookUp,
     last_good: Mutex<Option<(SocketAddr, Instant)>>,
 }
 
+/// Where a name and a port lead: the system's resolver, or one of a test.
+type LookUp = fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
+
 impl Connector {
     pub fn new(origin: Origin, limit: Duration) -> Self {
-        Self { origin, limit, last_good: Mutex::default() }
+        Self { origin, limit, look_up: ask_the_system, last_good: Mutex::default() }
     }
 
     pub fn origin(&self) -> &Origin {
@@ -64,8 +69,9 @@ impl Connector {
 
     async fn socket(&self) -> Result<TcpStream, Fault> {
         let mut fault = Fault::NameUnknown;
-        let deadline = Instant::now() + self.limit;
         let addresses = self.addresses().await;
+        // The name had its own: a resolver that hangs leaves time for the address that was good.
+        let deadline = Instant::now() + self.limit;
         let count = addresses.len();
         for (index, address) in addresses.into_iter().enumerate() {
             // Each of the remaining addresses gets its share of what is left.
@@ -87,15 +93,20 @@ impl Connector {
         if let Ok(address) = self.origin.host.parse::<IpAddr>() {
             return vec![SocketAddr::new(address, self.origin.port)];
         }
-        // On a thread of its own, so that a resolver that hangs holds up nobody.
-        let looked_up = timeout(self.limit, tokio::net::lookup_host((self.origin.host.as_str(), self.origin.port))).await;
-        let found: Vec<SocketAddr> = looked_up.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
-        if !found.is_empty() {
-            return found;
-        }
-        let last = *self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
-        last.filter(|(_, at)| at.elapsed() < ADDRESS_LIFE).map(|(address, _)| address).into_iter().collect()
+        let looked_up = timeout(self.limit, (self.look_up)(self.origin.host.clone(), self.origin.port)).await;
+        let found = looked_up.ok().and_then(Result::ok).unwrap_or_default();
+        if found.is_empty() { self.last_good(Instant::now()).into_iter().collect() } else { found }
     }
+
+    fn last_good(&self, now: Instant) -> Option<SocketAddr> {
+        let last = *self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|(_, at)| now.duration_since(*at) < ADDRESS_LIFE).map(|(address, _)| address)
+    }
+}
+
+/// On a thread of its own, so that a resolver that hangs holds up nobody.
+fn ask_the_system(host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+    Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
 }
 
 async fn handshake(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<SendRequest<Full<Bytes>>, Fault> {
@@ -130,3 +141,41 @@ static TLS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     let config = builder.expect("ring has what TLS 1.2 and 1.3 need").with_root_certificates(roots).with_no_client_auth();
     Arc::new(config)
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(200);
+
+    fn never(_: String, _: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn unknown(_: String, _: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async { Err(io::ErrorKind::NotFound.into()) })
+    }
+
+    fn nowhere(_: String, _: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// Whatever is wrong with the resolver, an address that was good within the hour is good enough; and without one nobody waits for long.
+    #[tokio::test]
+    async fn an_address_that_was_good_outlives_its_resolver() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let origin = Origin { tls: false, host: "api.example".to_owned(), port: address.port() };
+        for look_up in [never, unknown, nowhere] as [LookUp; 3] {
+            let connector = Connector { look_up, ..Connector::new(origin.clone(), LIMIT) };
+            assert_eq!(connector.socket().await.err(), Some(Fault::NameUnknown));
+            let found = Connector { look_up: |_, port| Box::pin(async move { Ok(vec![([127, 0, 0, 1], port).into()]) }), ..connector };
+            found.socket().await.unwrap();
+            let connector = Connector { look_up, ..found };
+            assert_eq!(connector.socket().await.unwrap().peer_addr().unwrap(), address);
+            let now = Instant::now();
+            assert_eq!(connector.last_good(now), Some(address));
+            assert_eq!(connector.last_good(now + ADDRESS_LIFE), None, "by then it may be another's");
+        }
+    }
+}
