@@ -140,7 +140,7 @@ impl Relayed {
             // Cleanly or not: a reply without its last event is cut. Some providers leave that event out; where all has been said, and the
             // end is clean, it speaks against nobody.
             if reading.tap.seen().finish.is_some() {
-                self.passage.succeeded(Some(reading.tap.seen()));
+                self.passage.streamed(Some(reading.tap.seen()));
             }
             return Err(Fault::Cut);
         };
