@@ -128,6 +128,7 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
         }
         Answer::Whole { original, upstream, translated } => {
             log.outcome = outcome(original.status);
+            log.write_later();
             match translated {
                 None => as_it_came(original, &upstream),
                 // Its words are in another protocol's shape.

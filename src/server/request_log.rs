@@ -81,6 +81,13 @@ impl RequestLog {
         }
     }
 
+    /// Writes the line behind whatever this task does next, for a reply in one piece that is to go out first: to format a line and to
+    /// wake its thread takes as long as much of the relay.
+    pub fn write_later(self) {
+        // Dropped without having run, it writes the line all the same.
+        tokio::spawn(async move { drop(self) });
+    }
+
     /// The longest of each stretch: the choices of a request run at the same time.
     fn times(&self) -> SequenceTimes {
         self.clocks.iter().map(SequenceClock::times).fold(SequenceTimes::default(), |longest, times| SequenceTimes {
