@@ -2,9 +2,10 @@
 //! vocabulary and for one of 151,936 tokens. And 10,000 generated tools, called by the built-in model. Printed, never asserted.
 //! `cargo bench --bench grammar [-- TOOLS]`
 
+// The tests use all of it.
+#[allow(dead_code)]
 #[path = "../tests/support/built_in.rs"]
 mod built_in;
-// The tests use all of it.
 #[allow(dead_code)]
 #[path = "../tests/support/random.rs"]
 mod random;

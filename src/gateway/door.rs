@@ -39,6 +39,8 @@ use crate::config::gateway::{self as config, AuthOutage, Credential, Scheme};
 const DEGRADED_FOR: Duration = Duration::from_secs(600);
 /// Thoughts whose authors are remembered: more than the conversations of a day have.
 const LEDGER_MAX: usize = 65_536;
+/// How soon a client asks again whose connection ended.
+const ASKS_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 /// Of the time, for reading along.
 const SHADOW_SHARE: f64 = 0.1;
 const SHADOW_SAVED_MAX: Duration = Duration::from_secs(60);
@@ -125,6 +127,8 @@ pub(super) struct Brain {
     pub(super) failed_at: Option<Duration>,
     /// Upstreams whose outage the journal knows of.
     pub(super) down: BTreeSet<Arc<str>>,
+    /// Conversations whose clients are about to ask again, why, and until when that is believed.
+    aborted: Vec<(SessionKey, Fault, Duration)>,
     random: u64,
 }
 
@@ -202,6 +206,7 @@ impl Gateway {
             shadow: None,
             failed_at: None,
             down: BTreeSet::new(),
+            aborted: Vec::new(),
             random: seed,
         };
         Self(Arc::new(Shared {
@@ -262,6 +267,10 @@ impl Gateway {
         self.brain().budget.deposit(self.now());
         let decision = self.brain().sessions.decide(asked.session, Turn { human: asked.human_turn }, self.now());
         let may_return = decision.may_return;
+        // Broken off in its thoughts a moment ago, and asked for again: whoever broke off is not asked a second time.
+        if let Some(fault) = self.take_aborted(asked.session).filter(|_| asked.local) {
+            return Answer::Local { reason: Reason::Failed(fault), instead };
+        }
         // Whom the conversation left a moment ago is not asked, unless there is nobody after them.
         let first = if asked.local || decision.first.0 < self.0.tiers.len() { decision.first.0 } else { 0 };
         if first == self.0.tiers.len() {
@@ -326,6 +335,20 @@ impl Gateway {
             }
         }
         Answer::Local { reason, instead }
+    }
+
+    /// The connection was ended on purpose, so that the client asks again.
+    pub fn aborted(&self, session: SessionKey, fault: Fault) {
+        let until = self.now() + ASKS_AGAIN_WITHIN;
+        self.brain().aborted.retain(|(_, _, other)| *other + ASKS_AGAIN_WITHIN > until);
+        self.brain().aborted.push((session, fault, until));
+    }
+
+    fn take_aborted(&self, session: SessionKey) -> Option<Fault> {
+        let now = self.now();
+        let mut brain = self.brain();
+        let at = brain.aborted.iter().position(|(aborted, _, until)| *aborted == session && now < *until)?;
+        Some(brain.aborted.swap_remove(at).1)
     }
 
     fn told_cloud(&self) -> Option<()> {

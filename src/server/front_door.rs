@@ -349,6 +349,7 @@ impl<D: Dialect> FrontStream<D> {
                 return None;
             }
             Takeover::Abort => {
+                self.gateway.aborted(self.visitor.session, fault);
                 self.ended(broken_off());
                 self.phase = Phase::Broken;
                 return None;
