@@ -138,7 +138,7 @@ fn through_the_program(runtime: &Runtime, port: u16, trusted: &str) -> (Exchange
     );
     let program = Program::new().config(&config).env("NO_COLOR", "1");
     let program = if trusted.is_empty() { program } else { program.env("SSL_CERT_FILE", trusted) };
-    program.home.write("understudy-stands-in.toml", &format!("[default]\ntext = \"{STANDS_IN}\"\n"));
+    program.home.write("understudy-stands-in.toml", format!("[default]\ntext = \"{STANDS_IN}\"\n"));
     let running = program.serve(&["--port", "0", "scripted:understudy-stands-in.toml"]);
     let address = running.address.parse().expect("an address");
     let request = request(Dialect::AnthropicMessages, true).header("x-api-key", "the-client-s-own");

@@ -88,7 +88,7 @@ fn a_text_goes_on_from_every_place() {
     let mut model = BuiltIn::scripted(&script(TEXT));
     let request = request(asking("Tell me."));
     // The first words after each place; all that follows after some.
-    let tokens_max = |at: usize| (at % 23 != 0).then(|| model.text.tokenizer.encode(&TEXT[..at], false).expect("text").len() + 8);
+    let tokens_max = |at: usize| (!at.is_multiple_of(23)).then(|| model.text.tokenizer.encode(&TEXT[..at], false).expect("text").len() + 8);
     let at = |at: usize| Request { tokens_max: tokens_max(at), ..going_on(&request, vec![piece(text(&TEXT[..at]), true)]) };
     let requests: Vec<Request> = cuts(TEXT).map(at).collect();
     assert!(requests.len() > 350);
