@@ -462,6 +462,11 @@ impl Gateway {
         brain.auth.is_outage(credential, edge, now) && self.0.config.auth_outage == AuthOutage::Local
     }
 
+    /// After a sleep or a change of network, connections that were kept lead nowhere.
+    pub fn forget_connections(&self) {
+        self.0.tiers.iter().for_each(|tier| tier.connections.forget_connections());
+    }
+
     /// Upstreams to be asked now whether they are there.
     pub(super) fn edge_probes_due(&self) -> Vec<Arc<Tier>> {
         let now = self.now();

@@ -33,6 +33,8 @@ pub struct FrontDoor {
 /// How the door is set up.
 pub struct Setup {
     pub plans: Vec<Plan>,
+    /// Upstreams that somebody else runs, asked after those of the plans.
+    pub urls: Vec<String>,
     /// `openai` where a dialect of OpenAI's is tested.
     pub kind: &'static str,
     /// Lines of the table `[gateway]`.
@@ -46,7 +48,15 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { plans: Vec::new(), kind: "anthropic", gateway: "", upstream: "", scale: SCALE, options: Options::default() }
+        Self {
+            plans: Vec::new(),
+            urls: Vec::new(),
+            kind: "anthropic",
+            gateway: "",
+            upstream: "",
+            scale: SCALE,
+            options: Options::default(),
+        }
     }
 }
 
@@ -57,23 +67,31 @@ impl FrontDoor {
     }
 
     pub fn start(setup: Setup) -> Self {
+        Self::start_with(setup, |_| {})
+    }
+
+    /// With rules that differ from the scaled ones.
+    pub fn start_with(setup: Setup, change: impl FnOnce(&mut Rules)) -> Self {
         let app = TestApp::start(setup.options);
         let (gateway, upstreams) = app.runtime().block_on(async {
             let mut upstreams = Vec::new();
-            let mut file = format!("[gateway]\n{}\n", setup.gateway);
-            for (index, plan) in setup.plans.into_iter().enumerate() {
-                let upstream = FaultUpstream::start(plan).await.expect("a loopback port is free");
-                let more = if index == 0 { setup.upstream } else { "key_env = \"SECOND\"" };
-                file +=
-                    &format!("[[upstream]]\nname = \"cloud-{index}\"\nkind = \"{}\"\nurl = \"{}\"\n{more}\n", setup.kind, upstream.url());
-                upstreams.push(upstream);
+            for plan in setup.plans {
+                upstreams.push(FaultUpstream::start(plan).await.expect("a loopback port is free"));
             }
-            let keys = Keys { variable: &|_| Some("second-key".to_owned()), file: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+            let mut file = format!("[gateway]\n{}\n", setup.gateway);
+            for (index, url) in upstreams.iter().map(FaultUpstream::url).chain(setup.urls).enumerate() {
+                let more = if index == 0 { setup.upstream } else { "key_env = \"SECOND\"" };
+                file += &format!("[[upstream]]\nname = \"cloud-{index}\"\nkind = \"{}\"\nurl = \"{url}\"\n{more}\n", setup.kind);
+            }
+            let keys = Keys { variable: &|_| Some("second-key".to_owned()), file: &|path| std::fs::read_to_string(path) };
             let config = Tables::parse(&file, false).and_then(|tables| tables.resolve(&[], &keys)).expect("the setup is a configuration");
-            let rules = Rules::of(&config).scaled(setup.scale);
-            let interval = rules.breakers.edge_probe_interval.expect("edges are asked");
+            let mut rules = Rules::of(&config).scaled(setup.scale);
+            change(&mut rules);
+            let interval = rules.breakers.edge_probe_interval;
             let gateway = Gateway::new(config, rules, 1);
-            edge_probe::begin(gateway.clone(), interval);
+            if let Some(interval) = interval {
+                edge_probe::begin(gateway.clone(), interval);
+            }
             (gateway, upstreams)
         });
         app.state.set_gateway(gateway.clone());
@@ -130,11 +148,12 @@ pub fn request(dialect: Dialect, stream: bool) -> RawRequest {
 
 /// The text of a streamed reply, without the notice of a switch.
 pub fn text(dialect: Dialect, exchange: &Exchange) -> String {
-    let text: String = exchange.events().iter().filter_map(|event| delta(dialect, event)).collect();
-    match text.split_once("in the cloud's place]\n\n") {
-        Some((_, rest)) => rest.to_owned(),
-        None => text,
-    }
+    without_notice(&exchange.events().iter().filter_map(|event| delta(dialect, event)).collect::<String>()).to_owned()
+}
+
+/// What was said, without the line that tells who speaks.
+pub fn without_notice(text: &str) -> &str {
+    text.split_once("in the cloud's place]\n\n").map_or(text, |(_, rest)| rest)
 }
 
 fn delta(dialect: Dialect, event: &SseEvent) -> Option<String> {
