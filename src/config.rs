@@ -49,6 +49,15 @@ pub struct Server {
     pub drain_s: u64,
 }
 
+/// What a server is to a proxy before it. It decides what `queue` and `max_wait` are where they are not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// One of several: who would wait too long is sent to another, with 503 and `Retry-After`.
+    PoolMember,
+    /// There is nobody after it: who comes waits.
+    LastResort,
+}
+
 /// What the engine may use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Engine {
@@ -186,6 +195,11 @@ pub const PARALLEL: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 pub const PARALLEL_MAX: usize = 512;
 /// Enough for an agent's burst on every slot; the wait beyond it is longer than clients' patience.
 pub const QUEUE: usize = 64;
+/// Behind a proxy that has nobody else: whoever comes is taken, for as long as clients can have patience. A prompt of 20,000 tokens takes
+/// 80 kB while it waits.
+pub const QUEUE_OF_LAST_RESORT: usize = 512;
+/// Half of what proxies give a server before its first byte (60 s): there is time to ask another.
+pub const WAIT_OF_POOL_MEMBER: Duration = Duration::from_secs(30);
 /// The channel to the engine has its places from the start: 65,536 of 16 bytes are 1 MiB. Nobody waits behind so many.
 pub const QUEUE_MAX: usize = 65_536;
 /// Rows of guesses in a step; how many of them pay is measured while it runs (`engine/drafter.rs`).
@@ -194,6 +208,8 @@ pub const DRAFTS: usize = 16;
 pub const DRAFTS_MAX: usize = 64;
 /// An agent's prompt of 100,000 tokens is half a megabyte. JSON takes up to 60 times its size while it is read.
 pub const BODY_BYTES_MAX: u64 = 8 << 20;
+/// Anthropic's own limit.
+pub const RELAYED_BODY_BYTES_MAX: u64 = 32 << 20;
 pub const DRAIN_S: u64 = 30;
 /// A conversation of 20,000 tokens takes 0.5 GiB with Qwen2.5-1.5B (28 KiB a token in f16), 3.7 GiB with Qwen2.5-14B (192 KiB).
 pub const DISK_CACHE_BYTES: u64 = 4 << 30;
@@ -201,7 +217,8 @@ pub const DISK_CACHE_BYTES: u64 = 4 << 30;
 impl Config {
     /// Decides every value. `keys` reads files and variables that hold keys; errors name where the offending value came from.
     pub fn resolve(layers: &Layers, machine: Machine, keys: &Keys<'_>) -> Result<Self, ConfigError> {
-        let config = Self {
+        let role = layers.one("role", values::role)?;
+        let mut config = Self {
             server: Server {
                 host: layers.one("host", values::host)?.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
                 port: layers.one("port", values::port)?.unwrap_or(PORT),
@@ -222,9 +239,9 @@ impl Config {
                     .map_or(Memory::HalfOfAvailable { bytes: machine.memory_available_bytes / 2 }, |bytes| Memory::Told { bytes }),
                 weights: layers.one("weights", values::weights)?.unwrap_or(Weights::Map),
                 parallel: layers.one("parallel", values::parallel)?.unwrap_or(PARALLEL),
-                queue: layers.one("queue", values::queue)?.unwrap_or(QUEUE),
+                queue: layers.one("queue", values::queue)?.unwrap_or(queue(role)),
                 drafts: layers.one("drafts", values::drafts)?.unwrap_or(DRAFTS),
-                max_wait: layers.one("max_wait", values::wait)?.flatten(),
+                max_wait: max_wait(layers, role)?,
                 kv_type: layers.one("kv_type", values::kv_type)?.unwrap_or_default(),
                 disk_cache: layers.one("disk_cache", values::disk_cache)?.unwrap_or(DiskCache::Bytes(DISK_CACHE_BYTES)),
                 disk_cache_dir: layers.one("disk_cache_dir", values::folder)?.map_or(DiskCacheFolder::OfUser, DiskCacheFolder::Told),
@@ -241,6 +258,10 @@ impl Config {
             gateway: layers.gateway(keys)?,
             sources: layers.sources(),
         };
+        // What a cloud takes, the way to it takes.
+        if !config.gateway.upstreams.is_empty() && layers.one("body_max", values::bytes)?.is_none() {
+            config.server.body_bytes_max = RELAYED_BODY_BYTES_MAX;
+        }
         let without_key_on_purpose = layers.one("unsafe_no_key", values::boolean)?.unwrap_or(false);
         if !config.server.host.is_loopback() && config.server.api_keys.is_empty() && !without_key_on_purpose {
             return Err(layers.error(
@@ -267,6 +288,24 @@ impl Config {
 fn threads(cores: NonZeroUsize) -> NonZeroUsize {
     let threads = if cores.get() > 4 { cores.get() - 1 } else { cores.get() };
     NonZeroUsize::new(threads.min(THREADS_MAX)).unwrap_or(cores)
+}
+
+fn queue(role: Option<Role>) -> usize {
+    match role {
+        Some(Role::LastResort) => QUEUE_OF_LAST_RESORT,
+        Some(Role::PoolMember) | None => QUEUE,
+    }
+}
+
+fn max_wait(layers: &Layers, role: Option<Role>) -> Result<Option<Duration>, ConfigError> {
+    match (role, layers.one("max_wait", values::wait)?) {
+        (Some(Role::LastResort), Some(Some(_))) => {
+            Err(layers
+                .error("max_wait", "a last resort sends nobody away for a wait; leave it out, or take the role pool-member".to_owned()))
+        }
+        (Some(Role::PoolMember), None) => Ok(Some(WAIT_OF_POOL_MEMBER)),
+        (_, told) => Ok(told.flatten()),
+    }
 }
 
 /// Keys given one by one and keys from the file, one a line; `#` opens a comment line.
@@ -329,6 +368,23 @@ mod tests {
         let file = "port = 1\nparallel = 3\nqueue = 5";
         let config = resolve(&[("port", "3")], &[("UNDERSTUDY_PORT", "2"), ("UNDERSTUDY_PARALLEL", "4")], file).unwrap();
         assert_eq!((config.server.port, config.engine.parallel.get(), config.engine.queue), (3, 4, 5));
+    }
+
+    #[test]
+    fn a_role_decides_what_is_not_told() {
+        let told = |file: &str| {
+            let engine = resolve(&[], &[], file).unwrap().engine;
+            (engine.queue, engine.max_wait.map(|wait| wait.as_secs()))
+        };
+        assert_eq!(told(""), (64, None));
+        assert_eq!(told("role = 'pool-member'"), (64, Some(30)));
+        assert_eq!(told("role = 'pool-member'\nmax_wait = 5\nqueue = 2"), (2, Some(5)));
+        assert_eq!(told("role = 'pool-member'\nmax_wait = 'off'"), (64, None));
+        assert_eq!(told("role = 'last-resort'"), (512, None));
+        assert_eq!(told("role = 'last-resort'\nmax_wait = 'off'\nqueue = 3"), (3, None));
+        let refused = error(&[("max_wait", "5")], &[("UNDERSTUDY_ROLE", "last-resort")], "");
+        assert!(refused.starts_with("--max-wait: a last resort sends nobody away"), "{refused}");
+        assert!(error(&[], &[], "role = 'hero'").contains("(pool-member, last-resort)"));
     }
 
     #[test]

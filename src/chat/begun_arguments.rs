@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::grammar::reply::{CallRules, Calls, ReplyRules, Thinks};
 use super::grammar::{GrammarError, Grammars};
-use super::partial_json::{collapsed, in_order_of};
+use super::partial_json::{in_order_of, plain};
 use super::tool_formats::call_reader::{Body, Piece, Read};
 use super::tool_formats::{CallPiece, Frame, ToolFormat, arguments_schema};
 use super::{OutputFormat, ToolDefinition};
@@ -18,24 +18,33 @@ use crate::engine::constraint::Constraint;
 pub struct HeldArguments {
     /// Sees what is new.
     pub constraint: Option<Arc<dyn Constraint>>,
+    /// `Some`: before that an escape is to be made whole, of which so much stands after the backslash.
+    pub escape: Option<String>,
     /// `Some`: nothing but JSON is certain of the whole, and it must fulfil this.
     pub to_fulfil: Option<Value>,
 }
 
+/// Which character a half-written escape becomes is not known. To a grammar it is one like any other, and the whole is judged.
+const ANY_CHARACTER: &str = "x";
+
 /// Errors: they are not the beginning of a JSON object.
 pub fn held(grammars: &Grammars, tool: &ToolDefinition, so_far: &str, tokens_max: Option<usize>) -> Result<HeldArguments, GrammarError> {
     let schema = arguments_schema(tool);
-    let collapsed = collapsed(so_far);
+    let plain = plain(so_far);
+    let plain_text = if plain.escape.is_some() { plain.text + ANY_CHARACTER } else { plain.text };
     let reordered = ToolDefinition { parameters: Some(in_order_of(&schema, so_far)), ..tool.clone() };
-    for (tool, so_far) in [(tool, so_far), (tool, &collapsed), (&reordered, &collapsed)] {
+    for (tool, begun) in [(tool, so_far), (tool, &plain_text), (&reordered, &plain_text)] {
         let rules = CallRules { format: &BareArguments, tools: vec![(0, tool)], several: false };
-        match under(grammars, Calls::Required(&rules), &OutputFormat::Text, so_far, tokens_max) {
-            Ok(constraint) => return Ok(HeldArguments { constraint, to_fulfil: None }),
+        match under(grammars, Calls::Required(&rules), &OutputFormat::Text, begun, tokens_max) {
+            Ok(constraint) => {
+                let escape = plain.escape.filter(|_| begun == plain_text);
+                return Ok(HeldArguments { constraint, to_fulfil: escape.is_some().then_some(schema), escape });
+            }
             Err(error) => tracing::debug!(tool = tool.name, "the schema does not follow what another model began: {error}"),
         }
     }
-    let constraint = under(grammars, Calls::Unknown, &OutputFormat::JsonObject, &collapsed, tokens_max)?;
-    Ok(HeldArguments { constraint, to_fulfil: Some(schema) })
+    let constraint = under(grammars, Calls::Unknown, &OutputFormat::JsonObject, &plain_text, tokens_max)?;
+    Ok(HeldArguments { constraint, to_fulfil: Some(schema), escape: plain.escape })
 }
 
 fn under(

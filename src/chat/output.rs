@@ -116,6 +116,9 @@ impl Output {
         let begun_bytes = options.tools.as_ref().map_or(0, |tools| tools.begun.len());
         let tools = options.tools.map(|tools| {
             let mut reader = CallReader::new(tools.format, tools.tools);
+            if options.continues_prompt && options.goes_on.is_some() {
+                reader = reader.after_words();
+            }
             reader.push(&tools.begun, &mut begun);
             reader
         });

@@ -2,24 +2,139 @@
 
 use serde_json::{Map, Value};
 
-/// The same text with one space for each stretch of white space outside of strings: a grammar that allows fewer kinds of white space comes
-/// to the same place by it.
-pub fn collapsed(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    let mut strings = Strings::default();
-    for character in json.chars() {
-        let was_inside = strings.inside;
-        strings.push(character);
-        match character {
-            ' ' | '\t' | '\n' | '\r' if !was_inside => {
-                if !out.ends_with(' ') {
-                    out.push(' ');
+use super::tool_formats::json_call::WHITE_SPACE;
+
+/// The same value in the plainest writing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plain {
+    pub text: String,
+    /// What stands of an escape at the end, after the backslash: [`Self::text`] ends before it.
+    pub escape: Option<String>,
+}
+
+/// One space for each stretch of white space outside of strings, characters for escapes that need not be any, numbers without exponents: a
+/// grammar that allows fewer ways to write comes to the same place by it. What is no JSON stays as it is.
+pub fn plain(json: &str) -> Plain {
+    let mut text = String::with_capacity(json.len());
+    let mut rest = json;
+    let mut is_inside = false;
+    while let Some(character) = rest.chars().next() {
+        let taken = match character {
+            '\\' if is_inside => match Escape::of(&rest[1..]) {
+                Escape::Begun => return Plain { text, escape: Some(rest[1..].to_owned()) },
+                Escape::Whole { bytes, character } => {
+                    push_quoted(character, &mut text);
+                    1 + bytes
                 }
+                Escape::Impossible => {
+                    text.push(character);
+                    1
+                }
+            },
+            ' ' | '\t' | '\n' | '\r' if !is_inside => {
+                text.push(' ');
+                rest.len() - rest.trim_start_matches(WHITE_SPACE).len()
             }
-            _ => out.push(character),
+            '-' | '0'..='9' if !is_inside => {
+                let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && !"+-.".contains(c));
+                let number = &rest[..end.unwrap_or(rest.len())];
+                // One that may go on is left as it is.
+                let value = end.filter(|_| number.contains(['e', 'E'])).and_then(|_| number.parse().ok());
+                match value.filter(|value: &f64| value.is_finite()) {
+                    Some(value) => text.push_str(&value.to_string()),
+                    None => text.push_str(number),
+                }
+                number.len()
+            }
+            _ => {
+                is_inside ^= character == '"';
+                text.push(character);
+                character.len_utf8()
+            }
+        };
+        rest = &rest[taken..];
+    }
+    Plain { text, escape: None }
+}
+
+/// What stands after a backslash in a string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escape {
+    /// More must come.
+    Begun,
+    Whole {
+        bytes: usize,
+        character: char,
+    },
+    Impossible,
+}
+
+impl Escape {
+    pub fn of(text: &str) -> Self {
+        let whole = |character| Self::Whole { bytes: 1, character };
+        match text.bytes().next() {
+            None => Self::Begun,
+            Some(b'"') => whole('"'),
+            Some(b'\\') => whole('\\'),
+            Some(b'/') => whole('/'),
+            Some(b'b') => whole('\u{8}'),
+            Some(b'f') => whole('\u{c}'),
+            Some(b'n') => whole('\n'),
+            Some(b'r') => whole('\r'),
+            Some(b't') => whole('\t'),
+            Some(b'u') => match Unit::of(&text[1..]) {
+                Unit::Begun => Self::Begun,
+                Unit::Impossible => Self::Impossible,
+                Unit::Whole(high @ 0xD800..0xDC00) => Self::of_pair(high, &text[5..]),
+                Unit::Whole(unit) => match char::from_u32(unit) {
+                    Some(character) => Self::Whole { bytes: 5, character },
+                    None => Self::Impossible,
+                },
+            },
+            Some(_) => Self::Impossible,
         }
     }
-    out
+
+    /// A character of two halves, of which the second is another escape.
+    fn of_pair(high: u32, text: &str) -> Self {
+        if "\\u".starts_with(text) {
+            return Self::Begun;
+        }
+        let Some(digits) = text.strip_prefix("\\u") else { return Self::Impossible };
+        match Unit::of(digits) {
+            // Digits that only a second half begins with.
+            Unit::Begun if matches!(digits.as_bytes(), [] | [b'd' | b'D'] | [b'd' | b'D', b'c'..=b'f' | b'C'..=b'F', ..]) => Self::Begun,
+            Unit::Whole(low @ 0xDC00..0xE000) => {
+                let character = char::from_u32(0x1_0000 + ((high - 0xD800) << 10) + (low - 0xDC00));
+                Self::Whole { bytes: 11, character: character.expect("two halves make a character") }
+            }
+            _ => Self::Impossible,
+        }
+    }
+}
+
+/// Four hexadecimal digits.
+enum Unit {
+    Begun,
+    Whole(u32),
+    Impossible,
+}
+
+impl Unit {
+    fn of(text: &str) -> Self {
+        let digits = text.bytes().take(4).take_while(u8::is_ascii_hexdigit).count();
+        match u32::from_str_radix(&text[..digits], 16) {
+            Ok(unit) if digits == 4 => Self::Whole(unit),
+            _ if digits == text.len() => Self::Begun,
+            _ => Self::Impossible,
+        }
+    }
+}
+
+/// As JSON writes it between quotes.
+fn push_quoted(character: char, text: &mut String) {
+    let quoted = Value::from(character.to_string()).to_string();
+    text.push_str(&quoted[1..quoted.len() - 1]);
 }
 
 /// The schema with the properties of its objects in the order in which `json` names them, and the others after them: grammars want them in
@@ -146,14 +261,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn white_space_is_one_space_outside_of_strings() {
-        for (json, expected) in [
-            ("{ \"a\" :\n\t1 ,\r\n  \"b  \\\" c\":[  ]", "{ \"a\" : 1 , \"b  \\\" c\":[ ]"),
-            ("{\"a\":1  ", "{\"a\":1 "),
-            ("{\"a  \\", "{\"a  \\"),
-            ("", ""),
+    fn what_is_written_in_many_ways_is_written_in_one() {
+        for (json, expected, escape) in [
+            ("{ \"a\" :\n\t1 ,\r\n  \"b  \\\" c\":[  ]", "{ \"a\" : 1 , \"b  \\\" c\":[ ]", None),
+            ("{\"a\":1  ", "{\"a\":1 ", None),
+            ("[12.5e1, -1E+2,1e400, 0.10, 1e3", "[125, -100,1e400, 0.10, 1e3", None),
+            ("\"\\u00ef\\ud834\\uDD1E\\/\\u000a\\u0022\\\\1e3", "\"ï𝄞/\\n\\\"\\\\1e3", None),
+            ("\"a\\", "\"a", Some("")),
+            ("\"a\\u00e", "\"a", Some("u00e")),
+            ("\"a\\ud834", "\"a", Some("ud834")),
+            ("\"a\\ud834\\udd1", "\"a", Some("ud834\\udd1")),
+            ("\"a\\ud834\\u0", "\"a\\ud834\\u0", Some("u0")),
+            ("\"\\x", "\"\\x", None),
+            ("", "", None),
         ] {
-            assert_eq!(collapsed(json), expected);
+            let plain = plain(json);
+            // Half a pair that is no pair stays as it is, and the escape after it is read by itself.
+            let text = if json.ends_with("\\u0") { format!("{}\\u0", plain.text) } else { plain.text };
+            assert_eq!((text.as_str(), plain.escape.as_deref()), (expected, escape), "{json}");
         }
     }
 

@@ -11,13 +11,13 @@ use super::control_text::{ControlText, Stretch};
 use super::grammar::reply::{CallRules, Calls, ReplyRules, Thinks};
 use super::grammar::{GrammarError, Grammars};
 use super::output::{GoesOn, OpenArguments, Output, OutputOptions, ToolOutput, split_mix};
-use super::partial_json::collapsed;
+use super::partial_json::plain;
 use super::reasoning_parser::{ReasoningFormat, ReasoningStart};
 use super::reply_so_far::{BegunText, Manner, reply_so_far};
 use super::sequence_breakers::SequenceBreakers;
 use super::stop_strings::StopStrings;
 use super::thinking_budget::ThinkingBudget;
-use super::token_healing::{TokenHealing, take_back};
+use super::token_healing::{Lead, TokenHealing, take_back};
 use super::tool_formats::{harmony, shared_beginning};
 use super::{
     ContextFile, Conversation, OutputFormat, Prompt, Request, SamplingDefaults, SamplingOptions, Thinking, ToolChoice, ToolDefinition,
@@ -266,7 +266,7 @@ impl TextModel {
             reasoning: reasoning.map(|format| (format, start)),
             tools,
             thinking_tokens_max: conversation.thinking.budget_tokens,
-            continues_prompt: prefill.is_some() || matches!(open, Some(BegunContent::Text(_))),
+            continues_prompt: prefill.is_some() || !so_far.is_empty(),
             begun: texts_begun,
             goes_on,
         })
@@ -319,7 +319,7 @@ impl TextModel {
         tokens_max: Option<usize>,
     ) -> Result<Option<Arc<dyn Constraint>>, PrepareError> {
         let Some(goes_on) = &mut encoded.goes_on else { return self.constraint_of_reply(request, prompt, encoded, tokens_max) };
-        let known = goes_on.known.clone();
+        let mut lead = Lead { known: goes_on.known.clone(), escape: None };
         let rest = match (&mut goes_on.arguments, prompt) {
             (Some(arguments), Prompt::Conversation(conversation)) => {
                 let tool = conversation.tools.iter().find(|tool| tool.name == arguments.tool);
@@ -328,13 +328,14 @@ impl TextModel {
                 let held =
                     held.map_err(|error| PrepareError::BegunArgumentsAreNoJson { tool: tool.name.clone(), problem: error.problem })?;
                 arguments.to_fulfil = held.to_fulfil;
+                lead.escape = held.escape;
                 held.constraint
             }
             _ => self.constraint_of_reply(request, prompt, encoded, tokens_max)?,
         };
-        Ok(match known.is_empty() {
+        Ok(match lead.is_empty() {
             true => rest,
-            false => Some(Arc::new(TokenHealing::new(self.tokenizer.clone(), &known, rest))),
+            false => Some(Arc::new(TokenHealing::new(self.tokenizer.clone(), lead, rest))),
         })
     }
 
@@ -362,8 +363,8 @@ impl TextModel {
         let rules = ReplyRules { thinking: thinks(encoded.reasoning), calls, output: &request.output_format, begun: &encoded.begun };
         let mut constraint = self.grammars.of_reply(&rules, tokens_max);
         if let (Err(_), Some(_), OutputFormat::JsonObject | OutputFormat::JsonSchema(_)) = (&constraint, &encoded.goes_on, rules.output) {
-            // Another model may have put its white space where ours may not.
-            let begun = [collapsed(&encoded.begun.concat())];
+            // Another model may have written it in ways that ours may not.
+            let begun = [plain(&encoded.begun.concat()).text];
             constraint = self.grammars.of_reply(&ReplyRules { begun: &begun, ..rules }, tokens_max);
         }
         let constraint = constraint?;

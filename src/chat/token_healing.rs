@@ -2,13 +2,14 @@
 //! ` international` in one. So the last tokens are taken back, and the model writes their text once more, in whatever tokens it likes, but
 //! byte for byte the same; what it adds is new.
 //!
-//! Knows bytes and tokens, no JSON and no chat. Where another constraint holds for what follows, that one sees only what follows.
+//! Knows bytes and tokens and no chat. Where another constraint holds for what follows, that one sees only what follows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use models::Tokenizer;
 
+use super::partial_json::Escape;
 use crate::engine::constraint::{Constraint, Ending, Matcher};
 use crate::engine::token_mask::TokenMask;
 
@@ -48,18 +49,61 @@ fn longest_overlap(tokenizer: &Tokenizer, text: &[u8]) -> usize {
     longest
 }
 
-/// The output begins with these bytes; then `rest` holds.
+/// What the output begins with, before anything else holds.
+#[derive(Debug, Clone, Default)]
+pub struct Lead {
+    /// Exactly this.
+    pub known: String,
+    /// Then the rest of an escape in a JSON string, of which so much stands after the backslash.
+    pub escape: Option<String>,
+}
+
+/// How far bytes lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Led {
+    Within,
+    /// The lead ends after so many.
+    To(usize),
+    Astray,
+}
+
+impl Lead {
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.escape.is_none()
+    }
+
+    fn led(&self, bytes: &[u8]) -> Led {
+        let known = self.known.as_bytes();
+        let Some(after) = bytes.strip_prefix(known) else {
+            return if known.starts_with(bytes) { Led::Within } else { Led::Astray };
+        };
+        let Some(begun) = &self.escape else { return Led::To(known.len()) };
+        // Escapes are ASCII.
+        let after = &after[..after.iter().take(ESCAPE_BYTES_MAX).take_while(|byte| byte.is_ascii()).count()];
+        let text: String = begun.chars().chain(after.iter().map(|&byte| char::from(byte))).collect();
+        match Escape::of(&text) {
+            Escape::Begun if bytes.len() == known.len() + after.len() => Led::Within,
+            Escape::Whole { bytes, .. } => Led::To(known.len() + bytes - begun.len()),
+            Escape::Begun | Escape::Impossible => Led::Astray,
+        }
+    }
+}
+
+/// Of a character in two halves.
+const ESCAPE_BYTES_MAX: usize = 11;
+
+/// The output begins with a lead; then `rest` holds.
 #[derive(Debug, Clone)]
 pub struct TokenHealing {
     tokenizer: Arc<Tokenizer>,
-    known: Arc<[u8]>,
+    lead: Lead,
     rest: Option<Arc<dyn Constraint>>,
 }
 
 impl TokenHealing {
-    /// `rest`: sees an output that begins after the known bytes.
-    pub fn new(tokenizer: Arc<Tokenizer>, known: &str, rest: Option<Arc<dyn Constraint>>) -> Self {
-        Self { tokenizer, known: known.as_bytes().into(), rest }
+    /// `rest`: sees an output that begins after the lead.
+    pub fn new(tokenizer: Arc<Tokenizer>, lead: Lead, rest: Option<Arc<dyn Constraint>>) -> Self {
+        Self { tokenizer, lead, rest }
     }
 }
 
@@ -73,30 +117,30 @@ impl Constraint for TokenHealing {
 struct HealingMatcher {
     healing: TokenHealing,
     rest: Option<Box<dyn Matcher>>,
-    /// What the token that reached the end of the known bytes had beyond it, and tokens for that.
+    /// What the token that reached the end of the lead had beyond it, and tokens for that.
     beyond: (Vec<u8>, Vec<u32>),
 }
 
 impl Matcher for HealingMatcher {
     fn allow(&mut self, output: &[u32], allowed: &mut TokenMask) -> Result<Ending, String> {
-        let TokenHealing { tokenizer, known, .. } = &self.healing.clone();
-        let mut left: &[u8] = known;
-        let mut tokens = output.iter();
-        while !left.is_empty() {
-            let Some(&token) = tokens.next() else { return self.heal(left, allowed) };
-            let bytes = tokenizer.token_bytes(token, false);
-            left = match left.strip_prefix(bytes) {
-                Some(left) => left,
-                None if bytes.starts_with(left) => return self.go_on(&bytes[left.len()..], tokens.as_slice(), allowed),
-                None => return Err("a text came that is not the one which is known".to_owned()),
-            };
+        let mut written = Vec::new();
+        for (index, &token) in output.iter().enumerate() {
+            written.extend_from_slice(self.healing.tokenizer.token_bytes(token, false));
+            match self.healing.lead.led(&written) {
+                Led::Within => {}
+                Led::To(end) => return self.go_on(&written[end..], &output[index + 1..], allowed),
+                Led::Astray => return Err("a text came that is not the one which is known".to_owned()),
+            }
         }
-        self.go_on(&[], tokens.as_slice(), allowed)
+        match self.healing.lead.is_empty() {
+            true => self.go_on(&[], output, allowed),
+            false => self.heal(&written, allowed),
+        }
     }
 }
 
 impl HealingMatcher {
-    /// After the known bytes.
+    /// After the lead.
     fn go_on(&mut self, beyond: &[u8], output: &[u32], allowed: &mut TokenMask) -> Result<Ending, String> {
         let Some(rest) = &mut self.rest else { return Ok(Ending::Anything) };
         if beyond.is_empty() {
@@ -108,20 +152,24 @@ impl HealingMatcher {
         rest.allow(&[&self.beyond.1, output].concat(), allowed)
     }
 
-    /// What stays within the bytes that are left, and what reaches beyond them, where that may follow.
-    fn heal(&mut self, left: &[u8], allowed: &mut TokenMask) -> Result<Ending, String> {
-        let tokenizer = self.healing.tokenizer.clone();
+    /// After `written`, which is within the lead: what stays within it, and what reaches beyond it, where that may follow.
+    fn heal(&mut self, written: &[u8], allowed: &mut TokenMask) -> Result<Ending, String> {
+        let TokenHealing { tokenizer, lead, .. } = &self.healing;
         // By what they have beyond.
         let mut reaching: HashMap<&[u8], Vec<u32>> = HashMap::new();
+        let mut longer = written.to_vec();
         for token in 0..tokenizer.vocab_size() as u32 {
             let bytes = tokenizer.token_bytes(token, false);
             if bytes.is_empty() {
                 continue;
             }
-            if left.starts_with(bytes) {
-                allowed.insert(token);
-            } else if let Some(beyond) = bytes.strip_prefix(left) {
-                reaching.entry(beyond).or_default().push(token);
+            longer.truncate(written.len());
+            longer.extend_from_slice(bytes);
+            match lead.led(&longer) {
+                Led::Within => allowed.insert(token),
+                Led::To(end) if end == longer.len() => allowed.insert(token),
+                Led::To(end) => reaching.entry(&bytes[end - written.len()..]).or_default().push(token),
+                Led::Astray => {}
             }
         }
         let mut first = TokenMask::none(allowed.vocab());

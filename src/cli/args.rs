@@ -1,7 +1,9 @@
 //! What can be typed. Every setting is taken as text and read by `config`, so that a flag, a variable and a line of the file
 //! get the same reading and the same errors.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use kernels::BLOCK_TOKENS;
@@ -31,6 +33,8 @@ pub struct Args {
 pub enum Command {
     /// Serve a model (what happens without a command, too)
     Serve(ServeArgs),
+    /// Start a client with this server for its cloud, without a login: claude, codex, opencode, aider, or -- COMMAND
+    Run(RunArgs),
     /// Talk to a model in the terminal; with a pipe on stdin, one answer a line
     Chat(ChatArgs),
     /// Fetch a model from the Hub into the cache
@@ -94,12 +98,15 @@ pub struct ServerArgs {
     /// Answer 404 to any model name but the loaded one's
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     strict_model: Option<String>,
-    /// Longest request body [default: 8M]
+    /// Longest request body [default: 8M; 32M where there are upstreams]
     #[arg(long, value_name = "SIZE")]
     body_max: Option<String>,
     /// How long a shutdown waits for running requests [default: 30]
     #[arg(long, value_name = "SECONDS")]
     drain_timeout: Option<String>,
+    /// Behind a proxy: pool-member (a long wait is answered 503, --max-wait is 30) or last-resort (who comes waits, --queue is 512)
+    #[arg(long, value_name = "ROLE")]
+    role: Option<String>,
 }
 
 /// A server that runs.
@@ -221,6 +228,33 @@ pub struct ChatArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+pub struct RunArgs {
+    /// Where the server is; where none answers on this machine, one is started and ends with the client [default: http://127.0.0.1:7878]
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// A file with the key that the server asks for
+    #[arg(long, value_name = "FILE")]
+    pub server_key_file: Option<PathBuf>,
+    /// What a server that is started serves: `builtin`, a path to a .gguf file, or org/repo[:quant] [default: builtin]
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// The model's name that the client is told
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    pub name: String,
+    /// A folder for the client's settings and conversations [default: one that is removed at the end]
+    #[arg(long, value_name = "FOLDER")]
+    pub keep: Option<PathBuf>,
+    /// Print what would be done as lines for a shell, and do nothing
+    #[arg(long)]
+    pub print: bool,
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// The client, and what it is told itself
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CLIENT")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct PullArgs {
     /// org/repo[:quant]
     pub model: String,
@@ -334,6 +368,7 @@ impl ServerArgs {
         layers.flag("strict_model", one(&self.strict_model));
         layers.flag("body_max", one(&self.body_max));
         layers.flag("drain_timeout", one(&self.drain_timeout));
+        layers.flag("role", one(&self.role));
     }
 }
 
@@ -366,6 +401,13 @@ impl CommonArgs {
         layers.flag("offline", one(&self.offline));
         layers.flag("log_format", one(&self.log_format));
         layers.flag("log_level", one(&self.log_level));
+    }
+
+    /// As it was typed, for a process of our own.
+    pub fn typed(&self) -> Vec<String> {
+        let options =
+            [("config", &self.config), ("offline", &self.offline), ("log-format", &self.log_format), ("log-level", &self.log_level)];
+        options.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value.as_ref()?))).collect()
     }
 }
 
@@ -441,6 +483,23 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_client_is_the_client_s() {
+        let run = |words: &[&str]| match Args::try_parse_from(["understudy", "run"].iter().chain(words)).map(|args| args.command) {
+            Ok(Some(Command::Run(run))) => Ok(run),
+            Ok(_) => panic!("run was typed"),
+            Err(error) => Err(error),
+        };
+        let args = run(&["--model", "m.gguf", "claude", "--model", "opus", "--print", "--", "-p"]).unwrap();
+        assert_eq!((args.model.as_deref(), args.print), (Some("m.gguf"), false));
+        assert_eq!(args.command, ["claude", "--model", "opus", "--print", "--", "-p"]);
+        let args = run(&["--print", "--", "tool", "--print"]).unwrap();
+        assert!(args.print && args.command == ["tool", "--print"], "{args:?}");
+        assert!(run(&[]).is_err() && run(&["--print"]).is_err(), "no client");
+        let args = run(&["--offline", "--log-level", "debug", "aider"]).unwrap();
+        assert_eq!(args.common.typed(), ["--offline=true", "--log-level=debug"]);
+    }
+
+    #[test]
     fn streams_and_depths_of_a_benchmark() {
         let bench = |words: &[&str]| Args::try_parse_from(["understudy", "bench"].iter().chain(words)).map(|args| args.command);
         let Ok(Some(Command::Bench(args))) = bench(&["--depth", "0,4096", "--streams", "2", "--only", "decode,profile"]) else {
@@ -458,7 +517,7 @@ mod tests {
     #[test]
     fn a_command_behind_an_option_is_no_model() {
         let misplaced = |words: &[&str]| Args::try_parse_from(words).unwrap().misplaced_command().map(str::to_owned);
-        for name in ["serve", "chat", "pull", "models", "cache", "bench", "version", "help"] {
+        for name in ["serve", "run", "chat", "pull", "models", "cache", "bench", "version", "help"] {
             assert_eq!(misplaced(&["understudy", "--offline", name]).as_deref(), Some(name));
         }
         assert_eq!(misplaced(&["understudy", "--offline", "./models"]), None);

@@ -19,6 +19,8 @@ pub enum Failure {
     Runtime(anyhow::Error),
     /// Ctrl-C where a line was awaited: exit code 130, and nothing to say.
     Interrupted,
+    /// A program that was started for the user ended so, or could not be started: its exit code is ours.
+    OfClient { code: u8, message: Option<String> },
     /// Nobody reads standard output any more (`understudy models | head -1`): no failure of ours.
     NobodyReads,
 }
@@ -29,6 +31,10 @@ impl Failure {
         match self {
             Self::NobodyReads => ExitCode::SUCCESS,
             Self::Interrupted => ExitCode::from(INTERRUPTED),
+            Self::OfClient { code, message } => {
+                message.iter().for_each(|message| say(message));
+                ExitCode::from(code)
+            }
             Self::Usage(message) => {
                 say(&message);
                 ExitCode::from(2)
@@ -60,6 +66,8 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(message) => f.write_str(message),
             Self::Runtime(error) => write!(f, "{error:#}"),
+            Self::OfClient { message: Some(message), .. } => f.write_str(message),
+            Self::OfClient { code, message: None } => write!(f, "the client ended with {code}"),
             Self::Interrupted => f.write_str("interrupted"),
             Self::NobodyReads => f.write_str("nobody reads the output"),
         }

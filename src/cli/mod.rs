@@ -20,6 +20,7 @@ mod chat;
 mod gateway;
 mod models;
 mod pull;
+mod run;
 mod serve;
 mod version;
 
@@ -57,6 +58,10 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Serve(serve) => {
             serve.tell(&mut layers);
             serve::run(resolve(layers, &serve.common)?)
+        }
+        Command::Run(run) => {
+            run.common.tell(&mut layers);
+            run::run(&resolve_locally(layers, &run.common)?, &run)
         }
         Command::Chat(chat) => {
             args::tell_model(&chat.model, &mut layers);

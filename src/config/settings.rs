@@ -38,6 +38,7 @@ pub const KEYS: &[&str] = &[
     "strict_model",
     "body_max",
     "drain_timeout",
+    "role",
     "offline",
     "log_format",
     "log_level",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kernels::KvDtype;
 use kernels::device::DeviceChoice;
 
-use super::{ApiKey, DRAFTS_MAX, DiskCache, LogFormat, PARALLEL_MAX, QUEUE_MAX, THREADS_MAX, Weights};
+use super::{ApiKey, DRAFTS_MAX, DiskCache, LogFormat, PARALLEL_MAX, QUEUE_MAX, Role, THREADS_MAX, Weights};
 
 pub fn text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
@@ -115,6 +115,14 @@ pub fn boolean(text: &str) -> Result<bool, String> {
 
 pub fn device(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_err(|e: kernels::device::DeviceError| e.to_string())
+}
+
+pub fn role(text: &str) -> Result<Role, String> {
+    match text {
+        "pool-member" => Ok(Role::PoolMember),
+        "last-resort" => Ok(Role::LastResort),
+        _ => Err(format!("{text:?} is no role behind a proxy (pool-member, last-resort)")),
+    }
 }
 
 pub fn weights(text: &str) -> Result<Weights, String> {

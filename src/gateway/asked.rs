@@ -37,7 +37,8 @@ struct Fields<'a> {
 impl About {
     /// `None`: the body is no JSON object, or says these things in a way that no API takes.
     pub fn of(body: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(body).ok()?;
+        // serde would read a list as the fields of a struct, in their order.
+        let text = std::str::from_utf8(body).ok().filter(|text| text.trim_ascii_start().starts_with('{'))?;
         let fields: Fields<'_> = serde_json::from_str(text).ok()?;
         let mut about = Self { stream: fields.stream.unwrap_or(false), rough_tokens: body.len() / BYTES_PER_TOKEN, ..Self::default() };
         about.tokens_max = fields.max_tokens.and_then(|number| number.as_u64());

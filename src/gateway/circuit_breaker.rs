@@ -163,7 +163,6 @@ pub struct ProbeId(u64);
 
 /// The answer to one request, for all attempts that it makes at this upstream.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[must_use]
 pub enum Permit {
     Closed,
     Probe(ProbeId),
@@ -260,6 +259,7 @@ impl Breakers {
     }
 
     /// Asked once a request and upstream, not once an attempt.
+    #[must_use]
     pub fn permit(&mut self, target: &Target, asked: Asked, now: Duration) -> Permit {
         if self.used == Use::Local {
             return Permit::ToldLocal;

@@ -8,32 +8,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use http_body_util::Full;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::asked::About;
 use super::attempt::{Attempted, Original, Patience, Reads, attempt};
 use super::auth_outage::AuthHistory;
-use super::circuit_breaker::{
-    self, BreakerConfig, BreakerState, Breakers, CredentialId, EdgeAnswer, Outcome, Permit, ProbeId, ScopeKey, Target,
-};
+use super::circuit_breaker::{self, BreakerConfig, Breakers, EdgeAnswer, Outcome, Permit};
 use super::duty::Duty;
 use super::fault::Fault;
 use super::forwarding;
-use super::history::{self, Author, Departure, Ledger, UnknownThinking};
+use super::history::{self, Departure, Ledger, UnknownThinking};
 use super::latency::{Latencies, LatencyConfig, LatencyKey, SizeBucket};
 use super::limits::{Delivery, Limits};
+use super::passage::Passage;
 use super::power;
 use super::protocol::Protocol;
 use super::relayed::Relayed;
 use super::retry::{Failure, Next, RetryBudget, RetryPolicy};
 use super::sessions::{self, SessionConfig, SessionKey, Sessions, Spoken, Switch, Turn};
-use super::status::{State, Status, UpstreamStatus, Use};
 use super::takeover::{TakeoverConfig, aborts_are_retried};
-use super::tap::Seen;
+use super::up::Up;
 use super::upstream::{Origin, Upstream};
-use crate::config::gateway::{self as config, AuthOutage, Credential, Kind, Scheme};
+use crate::config::gateway::{self as config, AuthOutage, Credential, Scheme};
 
 /// How long an upstream that failed is not trusted to be well.
 const DEGRADED_FOR: Duration = Duration::from_secs(600);
@@ -45,19 +42,19 @@ const SHADOW_SAVED_MAX: Duration = Duration::from_secs(60);
 
 /// The front door; clones share it.
 #[derive(Debug, Clone)]
-pub struct Gateway(Arc<Shared>);
+pub struct Gateway(pub(super) Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     config: config::Gateway,
     limits: Limits,
     retry: RetryPolicy,
-    tiers: Vec<Arc<Tier>>,
+    pub(super) tiers: Vec<Arc<Tier>>,
     brain: Mutex<Brain>,
     started: Instant,
     notice: OnceLock<String>,
-    local_turns: AtomicU64,
-    takeovers: AtomicU64,
+    pub(super) local_turns: AtomicU64,
+    pub(super) takeovers: AtomicU64,
 }
 
 /// All that the decisions go by.
@@ -103,24 +100,24 @@ impl Rules {
 pub struct Tier {
     pub config: config::Upstream,
     pub connections: Upstream,
-    name: Arc<str>,
-    host: Arc<str>,
+    pub(super) name: Arc<str>,
+    pub(super) host: Arc<str>,
 }
 
 /// What is remembered between requests.
 #[derive(Debug)]
-struct Brain {
-    breakers: Breakers,
+pub(super) struct Brain {
+    pub(super) breakers: Breakers,
     latencies: Latencies,
     sessions: Sessions,
     budget: RetryBudget,
-    auth: AuthHistory,
-    ledger: Ledger,
+    pub(super) auth: AuthHistory,
+    pub(super) ledger: Ledger,
     duty: Duty,
     /// Who reads along.
     shadow: Option<AbortHandle>,
     /// When an upstream last failed.
-    failed_at: Option<Duration>,
+    pub(super) failed_at: Option<Duration>,
     random: u64,
 }
 
@@ -149,9 +146,18 @@ pub enum Answer {
     /// The upstream, in one piece: its reply, or what it says against the request.
     Whole { original: Original, upstream: Arc<str>, translated: Option<Protocol> },
     /// Nobody up there. `instead`: what the last of them said, for when the local model cannot answer either.
-    Local { reason: Reason, instead: Option<Original> },
+    Local { reason: Reason, instead: Option<Said> },
     /// It may not be relayed: a setting forbids it.
     LoginNotRelayed { upstream: Arc<str> },
+}
+
+/// What an upstream says in place of a reply.
+#[derive(Debug)]
+pub struct Said {
+    pub original: Original,
+    pub upstream: Arc<str>,
+    /// In another protocol than was asked.
+    pub translated: Option<Protocol>,
 }
 
 /// Why the local model answers.
@@ -181,65 +187,6 @@ impl Reason {
             Self::ContextTooLong => "context_too_long",
             Self::NoUpstream => "no_upstream",
         }
-    }
-}
-
-/// A request on its way through one upstream. What became of it is told once; dropped before, it speaks against nobody.
-#[derive(Debug)]
-pub struct Passage {
-    gateway: Gateway,
-    tier: Arc<Tier>,
-    /// Its place in the order.
-    index: usize,
-    target: Target,
-    probe: Option<ProbeId>,
-    latency: LatencyKey,
-    stream: bool,
-    is_told: bool,
-}
-
-impl Passage {
-    pub fn upstream(&self) -> &Arc<str> {
-        &self.tier.name
-    }
-
-    pub fn tier(&self) -> &Arc<Tier> {
-        &self.tier
-    }
-
-    pub fn succeeded(&mut self, seen: Option<&Seen>) {
-        let outcome = Outcome::Success { whole_stream: self.stream };
-        self.tell(outcome);
-        let mut brain = self.gateway.brain();
-        if let Some(credential) = self.target.credential {
-            brain.auth.worked(credential, self.gateway.now());
-        }
-        let author = Author::Upstream(self.index);
-        for signature in seen.into_iter().flat_map(Seen::signatures) {
-            brain.ledger.note(signature, author);
-        }
-    }
-
-    pub fn failed(&mut self, fault: Fault, retry_after: Option<Duration>) {
-        self.tell(Outcome::Failed { fault, retry_after });
-    }
-
-    fn tell(&mut self, outcome: Outcome) {
-        if std::mem::replace(&mut self.is_told, true) {
-            return;
-        }
-        let now = self.gateway.now();
-        let mut brain = self.gateway.brain();
-        brain.breakers.report(&self.target, self.probe, outcome, now);
-        if matches!(outcome, Outcome::Failed { .. }) {
-            brain.failed_at = Some(now);
-        }
-    }
-}
-
-impl Drop for Passage {
-    fn drop(&mut self) {
-        self.tell(Outcome::Abandoned);
     }
 }
 
@@ -289,7 +236,7 @@ impl Gateway {
         self.0.started + at
     }
 
-    fn brain(&self) -> MutexGuard<'_, Brain> {
+    pub(super) fn brain(&self) -> MutexGuard<'_, Brain> {
         self.0.brain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -364,7 +311,8 @@ impl Gateway {
                 }
                 Through::Failed { reason: failed, original } => {
                     reason = failed;
-                    instead = original.or(instead);
+                    let said = original.map(|original| Said { original, upstream: tier.name.clone(), translated: up.translated });
+                    instead = said.or(instead);
                 }
             }
         }
@@ -391,21 +339,21 @@ impl Gateway {
         for attempts in 1.. {
             let request = up.request(passage, asked);
             let spent = started.elapsed();
-            let patience = Patience {
+            let mut patience = Patience {
                 first_content: limit.saturating_sub(spent),
                 whole_reply: limit.saturating_sub(spent),
                 slow_at: asked.local.then_some(began + slow_after),
                 slow: &mut *slow,
             };
             let reads = Reads { protocol: up.protocol, stream: asked.about.stream, now_unix_s: unix_s() };
-            let (fault, retry_after, original) = match attempt(&passage.tier.connections, request, reads, patience).await {
+            let (fault, retry_after, original) = match attempt(&passage.tier.connections, request, reads, &mut patience).await {
                 Attempted::Stream(committed) => {
                     let now = self.now();
                     self.brain().latencies.record(&passage.latency, committed.first_content_after, now);
                     return Through::Stream(committed);
                 }
-                Attempted::Whole { original, .. } => {
-                    passage.succeeded(None);
+                Attempted::Whole { original, whole } => {
+                    passage.succeeded(whole.iter().flat_map(|whole| &whole.signatures).map(String::as_str));
                     return Through::Whole(original);
                 }
                 Attempted::Clients(original) if self.is_auth_outage(passage, original.status) => {
@@ -432,7 +380,7 @@ impl Gateway {
             match next {
                 Next::SameUpstream { after } => {
                     self.brain().breakers.retried(&passage.target, fault, now);
-                    sleep(after).await;
+                    patience.pass(after).await;
                 }
                 Next::NextTier => {
                     passage.failed(fault, retry_after);
@@ -480,7 +428,7 @@ impl Gateway {
     }
 
     /// What the local model thought and announced is not for the cloud. All other bytes stay as they are.
-    fn without_local_words(&self, protocol: Protocol, body: &Bytes, upstream: usize) -> Bytes {
+    pub(super) fn without_local_words(&self, protocol: Protocol, body: &Bytes, upstream: usize) -> Bytes {
         let brain = self.brain();
         let notice = self.0.notice.get().map(String::as_str);
         let departure = Departure { protocol, upstream, ledger: &brain.ledger, notice, unknown: UnknownThinking::Keep };
@@ -541,58 +489,6 @@ impl Gateway {
             before.abort();
         }
     }
-
-    pub fn status(&self, local_model: Option<String>) -> Status {
-        let now = self.now();
-        let brain = self.brain();
-        let scopes = brain.breakers.status(now);
-        let of = |tier: &Arc<Tier>| {
-            // The worst of what is known of it: its host, its models, credentials at it are not its fault.
-            let concerns = |key: &ScopeKey| match key {
-                ScopeKey::Host(host) => *host == tier.host,
-                ScopeKey::Model { upstream, .. } => *upstream == tier.name,
-                ScopeKey::Credential(_) => false,
-            };
-            let rank = |state: BreakerState| match state {
-                BreakerState::Open => 2,
-                BreakerState::HalfOpen => 1,
-                BreakerState::Closed => 0,
-            };
-            let worst = scopes.iter().filter(|scope| concerns(&scope.key)).max_by_key(|scope| rank(scope.state));
-            let worst = worst.filter(|scope| scope.state != BreakerState::Closed);
-            UpstreamStatus {
-                name: tier.name.to_string(),
-                state: match worst.map(|scope| scope.state) {
-                    Some(BreakerState::Open) => State::Down,
-                    Some(BreakerState::HalfOpen) => State::Trying,
-                    Some(BreakerState::Closed) | None => State::Well,
-                },
-                for_s: now.saturating_sub(worst.and_then(|scope| scope.since).unwrap_or_default()).as_secs(),
-                fault: worst.and_then(|scope| scope.fault).map(|fault| fault.name().to_owned()),
-                next_try_in_s: worst.and_then(|scope| scope.cooldown_left).map(|left| left.as_secs()),
-            }
-        };
-        Status {
-            mode: match brain.breakers.used() {
-                circuit_breaker::Use::Auto => Use::Auto,
-                circuit_breaker::Use::Cloud => Use::Cloud,
-                circuit_breaker::Use::Local => Use::Local,
-            },
-            upstreams: self.0.tiers.iter().map(of).collect(),
-            local_model,
-            local_turns: self.0.local_turns.load(Ordering::Relaxed),
-            takeovers: self.0.takeovers.load(Ordering::Relaxed),
-        }
-    }
-
-    pub fn set_use(&self, mode: Use) {
-        let used = match mode {
-            Use::Auto => circuit_breaker::Use::Auto,
-            Use::Cloud => circuit_breaker::Use::Cloud,
-            Use::Local => circuit_breaker::Use::Local,
-        };
-        self.brain().breakers.set_use(used);
-    }
 }
 
 /// What matters of a client when its reply breaks off.
@@ -608,76 +504,6 @@ enum Through {
     Stream(Box<super::attempt::Committed>),
     Whole(Original),
     Failed { reason: Reason, original: Option<Original> },
-}
-
-/// A request as one upstream gets it.
-struct Up {
-    protocol: Protocol,
-    translated: Option<Protocol>,
-    path: String,
-    body: Bytes,
-    model: Arc<str>,
-}
-
-impl Up {
-    /// `None`: this upstream is not asked.
-    fn of(tier: &Tier, asked: &Asked<'_>) -> Option<Self> {
-        let config = &tier.config;
-        if !config.takes(&asked.about.model) {
-            return None;
-        }
-        let model = config.model.as_deref().unwrap_or(&asked.about.model);
-        let speaks = match asked.protocol {
-            Protocol::AnthropicMessages => Kind::Anthropic,
-            _ => Kind::Openai,
-        };
-        if speaks == config.kind {
-            let body = match &config.model {
-                Some(model) => asked.about.with_model(&asked.body, model),
-                None => asked.body.clone(),
-            };
-            return Some(Self {
-                protocol: asked.protocol,
-                translated: None,
-                path: asked.path_and_query.to_owned(),
-                body,
-                model: model.into(),
-            });
-        }
-        let (protocol, path) = match config.kind {
-            Kind::Anthropic => (Protocol::AnthropicMessages, "/v1/messages"),
-            Kind::Openai => (Protocol::OpenAiChat, "/v1/chat/completions"),
-        };
-        let body = (asked.translate)(protocol, model)?;
-        Some(Self { protocol, translated: Some(protocol), path: path.to_owned(), body, model: model.into() })
-    }
-
-    fn target(&self, tier: &Tier, asked: &Asked<'_>) -> Target {
-        let credential = match tier.config.key {
-            Credential::OfClient => Some(CredentialId(forwarding::credential_of(asked.headers))),
-            // There is only one, and its upstream's name says which.
-            Credential::Own(_) => None,
-        };
-        Target { host: tier.host.clone(), upstream: tier.name.clone(), model: self.model.clone(), credential }
-    }
-
-    fn request(&self, passage: &Passage, asked: &Asked<'_>) -> http::Request<Full<Bytes>> {
-        let tier = &passage.tier;
-        let body = match self.translated {
-            None => passage.gateway.without_local_words(self.protocol, &self.body, passage.index),
-            Some(_) => self.body.clone(),
-        };
-        let mut request = http::Request::new(Full::new(body));
-        *request.method_mut() = asked.method.clone();
-        let path = format!("{}{}", tier.config.base_path, self.path);
-        // A path that came in as one goes out as one.
-        *request.uri_mut() = path.parse().unwrap_or_else(|_| http::Uri::from_static("/"));
-        *request.headers_mut() = forwarding::upwards(asked.headers, tier.config.kind, &tier.config.key);
-        if let Ok(host) = tier.connections.origin().authority().parse() {
-            request.headers_mut().insert(http::header::HOST, host);
-        }
-        request
-    }
 }
 
 impl Tier {

@@ -1,4 +1,5 @@
 //! Events held back until the reply has content: until then nothing has been promised, and another may answer instead.
+#![deny(clippy::disallowed_methods)]
 
 use bytes::Bytes;
 

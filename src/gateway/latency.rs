@@ -135,6 +135,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn equal_to_sorting_a_list(
             steps in proptest::collection::vec((0u64..400, 0u64..40_000), 1..400),

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use tokio::time::{sleep_until, timeout};
 
 use super::attempt::{Committed, Reading};
-use super::door::{Client, Gateway, Passage};
+use super::door::{Client, Gateway};
 use super::fault::Fault;
 use super::limits::{self, Progress};
+use super::passage::Passage;
 use super::sse_splitter::SseEvent;
 use super::takeover::{self, Cut, Takeover};
 use super::tap::{ContentKind, Seen, Told};
@@ -160,7 +161,7 @@ impl Relayed {
     }
 
     fn finish(&mut self) -> Step {
-        self.passage.succeeded(self.reading.as_ref().map(|reading| reading.tap.seen()));
+        self.passage.streamed(self.reading.as_ref().map(|reading| reading.tap.seen()));
         Step::End
     }
 

@@ -196,6 +196,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn retries_stay_within_the_budget(steps in proptest::collection::vec((0u64..3000, any::<bool>()), 1..300)) {
             let (mut budget, mut now, mut requests, mut retries) = (RetryBudget::default(), Duration::ZERO, 0u32, 0u32);

@@ -134,7 +134,7 @@ impl Sessions {
         let idle = now.saturating_sub(session.used) >= self.config.idle;
         session.used = now;
         let Some(last) = session.last else { return Decision { first: Tier(0), may_return: true } };
-        let rested = session.dwell.is_none_or(|dwell| now >= session.since + dwell);
+        let rested = last.ended == Tier(0) || session.dwell.is_none_or(|dwell| now >= session.since + dwell);
         if (turn.human || idle) && rested {
             Decision { first: Tier(0), may_return: true }
         } else {

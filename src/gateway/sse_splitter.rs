@@ -2,6 +2,7 @@
 //!
 //! Lines end as the HTML standard says (LF, CR or CRLF, in any mix; a byte order mark may come first). Where an event ends depends on the
 //! bytes alone and never on how the network cut them. It knows nothing of what events say.
+#![deny(clippy::disallowed_methods)]
 
 use std::ops::Range;
 

@@ -116,9 +116,13 @@ impl Reply {
                 tokens.push(token);
             }
         }
+        let (said, half) = said.split_at(whole_characters(said));
         let said = String::from_utf8_lossy(said);
         let (next, place) = self.by_structure(&said);
         let next = match next {
+            Next::Text(text) if !half.is_empty() => {
+                text.as_bytes().strip_prefix(half).and_then(|rest| byte_token(*rest.first()?, tokenizer))
+            }
             Next::Text(text) => first_token(&text, tokenizer),
             Next::End => tokenizer.eos(),
             Next::Anything if !tokens.is_empty() => None,
@@ -204,6 +208,14 @@ impl Line {
                 None => byte_token(rest[0], tokenizer),
             },
         }
+    }
+}
+
+/// How many bytes there are before a character that is not whole yet.
+fn whole_characters(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        _ => bytes.len(),
     }
 }
 
@@ -331,6 +343,17 @@ mod tests {
             let bytes = scripted.tokenizer.token_bytes(token, false);
             assert_eq!(bytes[0], *expected);
             said.push(bytes[0]);
+        }
+    }
+
+    #[test]
+    fn half_a_character_is_made_whole_in_arguments_that_are_written_another_way() {
+        let scripted = Scripted::new("calls = [{ tool = 'B', arguments = { a = 'né𝄞' } }]", &["B"]);
+        let mut said = b"<tool_call>\n{ \"name\":\"B\", \"arguments\":{\"a\":\"n".to_vec();
+        for expected in "é𝄞".bytes() {
+            let token = scripted.reply.advise(&said, &scripted.tokenizer).tokens[0];
+            assert_eq!(scripted.tokenizer.token_bytes(token, false)[0], expected);
+            said.push(expected);
         }
     }
 

@@ -22,7 +22,8 @@ pub struct ServerConfig {
     pub strict_model: bool,
     /// How long running requests may go on after a signal to stop.
     pub drain_limit: Duration,
-    /// How long a client may take to send the head of a request, and how long an idle connection is kept.
+    /// How long a client may take to send the head of a request, and how long an idle connection is kept. Proxies keep theirs for 60 s;
+    /// who closes first must be the proxy, or it sends a request into a connection that has just been closed.
     pub header_read_limit: Duration,
     /// How long a client may pause within a body, and take for the whole of it.
     pub body_pause_limit: Duration,
@@ -30,7 +31,8 @@ pub struct ServerConfig {
     /// How long a client may leave what is written to it unread, once the system's buffers are full. A page or a program that is
     /// merely busy comes back sooner; one that is stopped holds a slot of the engine for no longer than this.
     pub write_pause_limit: Duration,
-    /// A stream that has nothing to say for this long says so.
+    /// A stream that has nothing to say for this long says so. People are warned of a silent model after 20 s (Claude Code), proxies cut
+    /// after 60, some of them after far less.
     pub keep_alive_interval: Duration,
     /// How much of the replies that clients ask to be kept is kept, in memory.
     pub replies_kept: Limits,
@@ -48,11 +50,11 @@ impl Default for ServerConfig {
             bodies_bytes_max: 64 << 20,
             strict_model: false,
             drain_limit: Duration::from_secs(60),
-            header_read_limit: Duration::from_secs(30),
+            header_read_limit: Duration::from_secs(90),
             body_pause_limit: Duration::from_secs(30),
             body_read_limit: Duration::from_secs(300),
             write_pause_limit: Duration::from_secs(60),
-            keep_alive_interval: Duration::from_secs(10),
+            keep_alive_interval: Duration::from_secs(5),
             replies_kept: Limits { replies: 1_024, bytes: 32 << 20 },
             connections_max: 4_096,
         }

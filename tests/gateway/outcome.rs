@@ -3,16 +3,19 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use understudy::config::gateway::Kind;
+use understudy::gateway::door::Rules;
 use understudy::gateway::drill::answer::SIXTY_WORDS;
 use understudy::gateway::drill::fault_upstream::{Attempt, FaultUpstream};
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{End, Exchange, RawClient, RawRequest};
+use understudy::gateway::limits::Limits;
 use understudy::gateway::status::{State, Status, UpstreamStatus};
 
-use super::stream_grammar::{StreamEnd, Told, read};
+use super::strict_client::{Ended, Folded, read};
 use crate::support::front_door::{CLOUD, FrontDoor, HANGS, LOCAL, Setup, request, without_notice};
 
 pub const DIALECTS: [Dialect; 3] = [Dialect::AnthropicMessages, Dialect::OpenaiChat, Dialect::OpenaiResponses];
@@ -28,15 +31,28 @@ pub fn kind(dialect: Dialect) -> &'static str {
     if dialect == Dialect::AnthropicMessages { "anthropic" } else { "openai" }
 }
 
-/// One upstream that speaks this dialect. Limits are a tenth of what users have: what is not about time has a second for everything.
+/// One upstream that speaks this dialect. Retries and breakers have a tenth of the times that users have.
 pub fn setup(dialect: Dialect, plan: Plan) -> Setup {
     Setup { plans: vec![plan], kind: kind(dialect), scale: 10, ..Setup::default() }
+}
+
+/// With limits as users have them: none of them passes in a case that is not about it.
+pub fn door(setup: Setup) -> FrontDoor {
+    door_with(setup, |_| {})
+}
+
+/// The same with rules that a case changes.
+pub fn door_with(setup: Setup, change: impl FnOnce(&mut Rules)) -> FrontDoor {
+    FrontDoor::start_with(setup, |rules| {
+        rules.limits = Limits::default();
+        change(rules);
+    })
 }
 
 /// The same door and the same question in every dialect.
 pub fn in_every_dialect(plan: &Plan, check: impl Fn(&FrontDoor, Dialect)) {
     for dialect in DIALECTS {
-        let door = FrontDoor::start(setup(dialect, plan.clone()));
+        let door = door(setup(dialect, plan.clone()));
         check(&door, dialect);
         held(&door);
     }
@@ -48,7 +64,8 @@ pub struct Answered {
     pub by: String,
     /// Why it was not the cloud.
     pub reason: Option<String>,
-    pub told: Told,
+    pub told: Folded,
+    pub usage: Value,
 }
 
 impl Answered {
@@ -56,7 +73,7 @@ impl Answered {
     pub fn is_local(&self, reason: &str) {
         assert_eq!((self.by.as_str(), self.reason.as_deref()), (LOCAL, Some(reason)));
         assert_eq!(self.told.model, LOCAL, "the reply's model is who began it");
-        assert!(self.told.usage.is_object(), "usage is told");
+        assert!(tokens(&self.usage) > 0, "usage is told: {}", self.usage);
     }
 
     #[track_caller]
@@ -68,17 +85,70 @@ impl Answered {
 /// A stream that is one whole answer: the sixty words, once.
 #[track_caller]
 pub fn whole(dialect: Dialect, exchange: &Exchange) -> Answered {
+    whole_saying(dialect, exchange, SIXTY_WORDS)
+}
+
+/// The same of other words.
+#[track_caller]
+pub fn whole_saying(dialect: Dialect, exchange: &Exchange, words: &str) -> Answered {
     assert_eq!((exchange.status(), &exchange.end), (Some(200), &End::Whole), "{dialect:?}: {}", exchange.text());
     let told = read(dialect, exchange);
-    assert!(matches!(told.end, StreamEnd::Finished(_)), "{dialect:?}: {:?}", told.end);
-    assert_eq!(without_notice(&told.text), SIXTY_WORDS, "{dialect:?}");
+    assert!(matches!(told.end, Ended::Well(_)), "{dialect:?}: {:?}", told.end);
+    assert_eq!(without_notice(&told.text), words, "{dialect:?}");
     let by = exchange.header("x-understudy-served-by").expect("who speaks is told").to_owned();
-    Answered { by, reason: exchange.header("x-understudy-reason").map(str::to_owned), told }
+    Answered { by, reason: exchange.header("x-understudy-reason").map(str::to_owned), told, usage: usage(dialect, exchange) }
+}
+
+/// As the last event that counts has it.
+fn usage(dialect: Dialect, exchange: &Exchange) -> Value {
+    let events = exchange.events();
+    let mut counts = events.iter().map(|event| match dialect {
+        Dialect::OpenaiResponses => event.json()["response"]["usage"].take(),
+        _ => event.json()["usage"].take(),
+    });
+    counts.rfind(Value::is_object).unwrap_or_default()
+}
+
+/// Of the reply.
+pub fn tokens(usage: &Value) -> u64 {
+    ["output_tokens", "completion_tokens"].iter().find_map(|field| usage[field].as_u64()).unwrap_or(0)
 }
 
 /// Asks for a stream of the sixty words, with a credential that is meant for the first upstream and a key that is meant for us.
 pub fn question(dialect: Dialect) -> RawRequest {
-    request(dialect, true).header("x-api-key", "of-the-client").header("x-understudy-key", "ours")
+    with_credentials(with_usage(dialect, request(dialect, true)))
+}
+
+/// The same, to be answered with one word, where a case asks more often than it is long.
+pub fn brief_question(dialect: Dialect) -> RawRequest {
+    let order = format!("SAY[[{BRIEF}]]");
+    let (field, said) = match dialect {
+        Dialect::OpenaiResponses => ("input", json!(order)),
+        _ => ("messages", json!([{"role": "user", "content": order}])),
+    };
+    with(question(dialect), field, said)
+}
+
+pub const BRIEF: &str = "Yes.";
+
+/// The brief question, answered by whoever: the cloud says what it always says.
+#[track_caller]
+pub fn briefly(door: &FrontDoor, dialect: Dialect, session: &str) -> Answered {
+    let exchange = door.exchange(&brief_question(dialect).header("x-session-id", session));
+    let is_local = exchange.header("x-understudy-served-by") == Some(LOCAL);
+    whole_saying(dialect, &exchange, if is_local { BRIEF } else { SIXTY_WORDS })
+}
+
+fn with_credentials(request: RawRequest) -> RawRequest {
+    request.header("x-api-key", "of-the-client").header("x-understudy-key", "ours")
+}
+
+/// Chats have to be asked to count.
+fn with_usage(dialect: Dialect, request: RawRequest) -> RawRequest {
+    match dialect {
+        Dialect::OpenaiChat => with(request, "stream_options", json!({"include_usage": true})),
+        _ => request,
+    }
 }
 
 /// Asks for a stream of the sixty words and gets it whole.
@@ -102,17 +172,20 @@ pub fn text_in_one_piece(dialect: Dialect, exchange: &Exchange) -> String {
 
 /// A stream that began and says by its own grammar that it failed.
 #[track_caller]
-pub fn told_as_failed(dialect: Dialect, exchange: &Exchange) -> Told {
+pub fn told_as_failed(dialect: Dialect, exchange: &Exchange) -> Folded {
     assert_eq!((exchange.status(), &exchange.end), (Some(200), &End::Whole), "{dialect:?}: {}", exchange.text());
     let told = read(dialect, exchange);
-    assert!(matches!(told.end, StreamEnd::Error(_)), "{dialect:?}: {:?} in {}", told.end, exchange.text());
+    assert!(matches!(told.end, Ended::Failed(_)), "{dialect:?}: {:?} in {}", told.end, exchange.text());
     assert!(SIXTY_WORDS.starts_with(&told.text), "what was said is true: {}", told.text);
     told
 }
 
 /// What an upstream says to a client of its own.
 pub fn directly(door: &FrontDoor, upstream: &FaultUpstream, request: &RawRequest) -> Exchange {
-    door.app.runtime().block_on(RawClient::exchange(upstream.address(), request, PATIENCE))
+    let mut request = request.clone();
+    // Nobody's credential: all hosts are looked at for those that are not meant for them.
+    request.headers.retain(|(name, _)| !name.starts_with("x-"));
+    door.app.runtime().block_on(RawClient::exchange(upstream.address(), &request, PATIENCE))
 }
 
 /// A request whose reply is waited for later.
@@ -146,7 +219,9 @@ pub fn held(door: &FrontDoor) {
             keeps_credentials(index, &attempt);
         }
     }
-    door.is_healthy();
+    door.upstreams.iter().for_each(|upstream| upstream.set_plan(Plan::healthy()));
+    let of_anthropic = door.gateway.config().upstreams[0].kind == Kind::Anthropic;
+    briefly(door, if of_anthropic { Dialect::AnthropicMessages } else { Dialect::OpenaiChat }, "the next");
 }
 
 /// The client's credential goes to the first upstream alone, that of the second nowhere else, and the free question has none.
@@ -203,8 +278,7 @@ pub fn until_the_cloud_answers(door: &FrontDoor, dialect: Dialect) {
     let mut number = 0;
     eventually("the cloud answers again", || {
         number += 1;
-        let request = request_of(&format!("until-the-cloud-answers-{number}"), dialect);
-        whole(dialect, &door.exchange(&request)).by == FIRST
+        briefly(door, dialect, &format!("until the cloud answers {number}")).by == FIRST
     });
 }
 

@@ -14,7 +14,7 @@ fn kind(dialect: Dialect) -> &'static str {
 }
 
 /// The upstream numbers its replies: sixteen hexadecimal digits, each time others.
-fn without_ids(text: &str) -> String {
+pub fn without_ids(text: &str) -> String {
     let bytes = text.as_bytes();
     let is_id = |at: usize| bytes.get(at..at + 16).is_some_and(|run| run.iter().all(u8::is_ascii_hexdigit));
     let (mut out, mut at) = (Vec::new(), 0);

@@ -77,6 +77,7 @@ fn a_byte_order_mark_belongs_to_the_first_line_only() {
     check("data: x\n\n\u{FEFF}data: y\n\n", &[(None, "x")]);
     check("\u{FEFF}\ndata: x\n\n", &[(None, "x")]);
     check("\u{FEFE}data: x\n\n", &[]);
+    assert_eq!(split([b"\xEF\ndata: x\n\n".as_slice()]).events.len(), 1, "a part of a mark is a line like another");
 }
 
 #[test]

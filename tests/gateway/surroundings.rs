@@ -6,16 +6,16 @@ use understudy::gateway::drill::plan::{Plan, Rule};
 use understudy::gateway::drill::raw_client::RawRequest;
 
 use super::outcome::{
-    DIALECTS, asked, eventually, held, is_down, is_well, question, request_of, setup, until_the_cloud_answers, whole, with,
+    DIALECTS, asked, briefly, door, eventually, held, is_down, is_well, question, request_of, setup, until_the_cloud_answers, whole, with,
 };
-use crate::support::front_door::{FrontDoor, Setup};
+use crate::support::front_door::Setup;
 use crate::support::temp_dir::TempDir;
 
 const MESSAGES: Dialect = Dialect::AnthropicMessages;
 
 /// After a sleep, connections that were kept lead nowhere: the next request goes out on a new one.
 pub fn connections_after_a_sleep() {
-    let door = FrontDoor::start(setup(MESSAGES, Plan::healthy()));
+    let door = door(setup(MESSAGES, Plan::healthy()));
     let connection = || {
         asked(&door, MESSAGES).is_cloud();
         door.attempts().pop().expect("it went up").connection
@@ -32,7 +32,7 @@ pub fn key_file_is_gone() {
     let folder = TempDir::new();
     let path = folder.write("key", "of-the-file\n");
     let upstream: &'static str = format!("key_file = {:?}", path.display().to_string()).leak();
-    let door = FrontDoor::start(Setup { upstream, ..setup(MESSAGES, Plan::healthy()) });
+    let door = door(Setup { upstream, ..setup(MESSAGES, Plan::healthy()) });
     std::fs::remove_file(&path).expect("it was there");
     asked(&door, MESSAGES).is_cloud();
     let attempt = door.attempts().pop().expect("it went up");
@@ -42,7 +42,7 @@ pub fn key_file_is_gone() {
 
 /// Whoever asks for numbers and does not read them holds up nobody.
 pub fn scraper_that_hangs() {
-    let door = FrontDoor::start(setup(MESSAGES, Plan::first(3, Answer::wrong(Misbehaviour::Empty))));
+    let door = door(setup(MESSAGES, Plan::first(3, Answer::wrong(Misbehaviour::Empty))));
     let mut scrapers: Vec<_> = (0..8).map(|_| door.app.connect()).collect();
     for scraper in &mut scrapers {
         for _ in 0..50 {
@@ -63,7 +63,7 @@ fn of_model(model: &str) -> RawRequest {
 /// is away is the host, whatever model is asked for.
 pub fn network_that_goes_and_comes() {
     // Cooldowns as users have them, so that what is asked meanwhile meets an open breaker.
-    let door = FrontDoor::start(Setup { scale: 1, ..setup(MESSAGES, Plan::healthy()) });
+    let door = door(Setup { scale: 1, ..setup(MESSAGES, Plan::healthy()) });
     asked(&door, MESSAGES).is_cloud();
     let before = door.attempts().len();
     door.upstream().set_listening(false);
@@ -79,10 +79,10 @@ pub fn network_that_goes_and_comes() {
 
 /// And when it is back, so is the cloud: on new connections, without a restart.
 pub fn network_that_is_back() {
-    let door = FrontDoor::start(Setup { scale: 100, ..setup(MESSAGES, Plan::default().then(Rule::named("well", Answer::healthy()))) });
+    let door = door(Setup { scale: 100, ..setup(MESSAGES, Plan::default().then(Rule::named("well", Answer::healthy()))) });
     for _ in 0..3 {
         door.upstream().set_listening(false);
-        eventually("it is gone", || whole(MESSAGES, &door.exchange(&request_of("a", MESSAGES))).reason.is_some());
+        eventually("it is gone", || briefly(&door, MESSAGES, "a").reason.is_some());
         whole(MESSAGES, &door.exchange(&question(MESSAGES)));
         door.upstream().set_listening(true);
         until_the_cloud_answers(&door, MESSAGES);

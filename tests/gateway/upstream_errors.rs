@@ -5,14 +5,14 @@ use std::time::Duration;
 use understudy::gateway::drill::answer::{Answer, ErrorAnswer, ErrorKind, Misbehaviour, Reply, SIXTY_WORDS, Stop};
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
-use understudy::gateway::drill::raw_client::{Exchange, RawClient, RawRequest};
+use understudy::gateway::drill::raw_client::RawRequest;
 
 use super::outcome::{
-    DIALECTS, FIRST, PATIENCE, as_it_came, asked, directly, held, in_every_dialect, is_down, is_well, question, reply_to, request_of, sent,
-    setup, text_in_one_piece, until_the_cloud_answers, whole,
+    DIALECTS, FIRST, as_it_came, asked, briefly, directly, door, door_with, held, in_every_dialect, is_down, is_well, kind, question,
+    reply_to, sent, setup, status, text_in_one_piece, until_the_cloud_answers, whole,
 };
-use super::stream_grammar::{StreamEnd, read};
-use crate::support::front_door::{FrontDoor, HANGS, LOCAL, Setup, request};
+use super::strict_client::{Ended, read};
+use crate::support::front_door::{FrontDoor, LOCAL, Setup, request};
 use crate::support::test_app::Options;
 
 const MESSAGES: Dialect = Dialect::AnthropicMessages;
@@ -27,12 +27,12 @@ fn error(error: ErrorKind, retry_after: Option<&str>) -> Answer {
 
 /// Retries and cooldowns are told apart by their times: the first are scaled, the others are what users have.
 fn with_slow_breakers(dialect: Dialect, plan: Plan) -> FrontDoor {
-    FrontDoor::start_with(Setup { scale: 1, ..setup(dialect, plan) }, |rules| rules.retry = rules.retry.clone().scaled(100))
+    door_with(Setup { scale: 1, ..setup(dialect, plan) }, |rules| rules.retry = rules.retry.clone().scaled(100))
 }
 
 pub fn html_pages() {
     for status in [502, 503, 520, 521, 522, 523, 524] {
-        let door = FrontDoor::start(setup(MESSAGES, page(status)));
+        let door = door(setup(MESSAGES, page(status)));
         let exchange = door.exchange(&question(MESSAGES));
         whole(MESSAGES, &exchange).is_local("server_error");
         let in_one_piece = door.exchange(&request(MESSAGES, false));
@@ -48,7 +48,7 @@ pub fn html_pages() {
 pub fn html_pages_without_a_local_model() {
     for status in [502, 522] {
         let options = Options { loaded: false, ..Options::default() };
-        let door = FrontDoor::start(Setup { options, ..setup(MESSAGES, page(status)) });
+        let door = door(Setup { options, ..setup(MESSAGES, page(status)) });
         let exchange = door.exchange(&question(MESSAGES));
         assert!(!exchange.text().contains('<'), "a page reached the client: {}", exchange.text());
         assert_eq!((exchange.status(), &exchange.json()["type"]), (Some(503), &"error".into()), "{}", exchange.text());
@@ -71,11 +71,11 @@ pub fn always_503() {
         asked(&door, dialect).is_local("server_error");
         assert!((1..=2).contains(&door.attempts().len()), "{dialect:?}");
         is_well(&door);
-        whole(dialect, &door.exchange(&request_of("another", dialect))).is_local("server_error");
+        briefly(&door, dialect, "another").is_local("server_error");
         is_down(&door, "server_error");
         let attempts = door.attempts().len();
         assert!(attempts <= 4, "{dialect:?}: {attempts}");
-        whole(dialect, &door.exchange(&request_of("a third", dialect))).is_local("server_error");
+        briefly(&door, dialect, "a third").is_local("server_error");
         assert_eq!(door.attempts().len(), attempts, "{dialect:?}: an open breaker asks nobody");
         held(&door);
     }
@@ -86,7 +86,7 @@ pub fn always_529() {
         let door = with_slow_breakers(dialect, Plan::always(Answer::error(ErrorKind::Overloaded)));
         asked(&door, dialect).is_local("overloaded");
         assert_eq!(door.attempts().len(), 1, "{dialect:?}: an overload asks for less and not more");
-        whole(dialect, &door.exchange(&request_of("another", dialect))).is_local("overloaded");
+        briefly(&door, dialect, "another").is_local("overloaded");
         assert_eq!(door.attempts().len(), 2);
         is_down(&door, "overloaded");
         held(&door);
@@ -109,7 +109,7 @@ pub fn rate_limit_that_is_short() {
 pub fn rate_limit_is_no_idle_time() {
     let plan = Plan::first(1, Answer::rate_limited(Some("2")));
     let setup = Setup { scale: 1, ..setup(MESSAGES, plan) };
-    let door = FrontDoor::start_with(setup, |rules| rules.limits.prefill_after = Duration::from_millis(100));
+    let door = door_with(setup, |rules| rules.limits.prefill_after = Duration::from_millis(100));
     let asked = sent(&door, question(MESSAGES));
     door.app.wait_until("the prompt is read", |stats| stats.prefilled_tokens_total > 0);
     assert_eq!(door.attempts().len(), 1, "the prompt was read only when the cloud was asked again");
@@ -120,12 +120,12 @@ pub fn rate_limit_is_no_idle_time() {
 pub fn quota_is_spent() {
     let quotas = [Answer::rate_limited(Some("3600")), error(ErrorKind::QuotaSpent, None), error(ErrorKind::QuotaSpent, Some("7200"))];
     for (dialect, answer) in DIALECTS.into_iter().flat_map(|dialect| quotas.clone().map(|answer| (dialect, answer))) {
-        let door = FrontDoor::start(setup(dialect, Plan::first(1, answer)));
-        let answered = asked(&door, dialect);
+        let door = door(setup(dialect, Plan::first(1, answer)));
+        let answered = briefly(&door, dialect, "one");
         answered.is_local("quota_spent");
         assert!(answered.told.text.contains("in the cloud's place"), "{dialect:?}: a person is told");
         assert_eq!(door.attempts().len(), 1, "{dialect:?}: no waiting helps");
-        asked(&door, dialect).is_local("quota_spent");
+        briefly(&door, dialect, "another").is_local("quota_spent");
         assert_eq!(door.attempts().len(), 1, "{dialect:?}: this credential is left alone until it is good again");
         is_well(&door);
         let other = request(dialect, true).header("authorization", "Bearer of-somebody-else");
@@ -162,11 +162,9 @@ pub fn retry_after_that_is_nonsense() {
     ];
     for value in values {
         for kind in [ErrorKind::RateLimit, ErrorKind::Unavailable] {
-            let door = FrontDoor::start(setup(MESSAGES, Plan::always(error(kind, Some(value)))));
-            let answered = asked(&door, MESSAGES);
-            assert_eq!(answered.by, LOCAL, "{value:?}");
+            let door = door(setup(MESSAGES, Plan::always(error(kind, Some(value)))));
+            assert_eq!(briefly(&door, MESSAGES, "one").by, LOCAL, "{value:?}");
             assert!((1..=2).contains(&door.attempts().len()), "{value:?}");
-            held(&door);
         }
     }
 }
@@ -175,7 +173,9 @@ pub fn retry_after_is_clamped() {
     let huge = "1000000000";
     let plan = Plan::first(1, error(ErrorKind::Unavailable, Some(huge)));
     // Of the ten minutes that are believed at most, 60 ms are left; of thirty years there would be days.
-    let door = FrontDoor::start_with(setup(MESSAGES, plan), |rules| rules.breakers.retry_after_max = Duration::from_millis(60));
+    let door = door_with(setup(MESSAGES, plan), |rules| {
+        (rules.breakers.retry_after_max, rules.breakers.retry_after_sat_out) = (Duration::from_millis(60), Duration::from_millis(1));
+    });
     asked(&door, MESSAGES).is_local("server_error");
     is_down(&door, "server_error");
     until_the_cloud_answers(&door, MESSAGES);
@@ -205,7 +205,7 @@ fn of(user: &str) -> RawRequest {
 
 /// With `auth_outage`: when two that were good are turned away, it is not they.
 fn after_both_worked(auth_outage: &'static str) -> FrontDoor {
-    let door = FrontDoor::start(Setup { gateway: auth_outage, ..setup(MESSAGES, Plan::healthy()) });
+    let door = door(Setup { gateway: auth_outage, ..setup(MESSAGES, Plan::healthy()) });
     for user in ["one", "other"] {
         whole(MESSAGES, &door.exchange(&of(user))).is_cloud();
     }
@@ -221,7 +221,6 @@ pub fn outage_of_logins() {
     whole(MESSAGES, &door.exchange(&of("one"))).is_local("unauthorised");
     let stranger = door.exchange(&of("never seen"));
     assert_eq!(stranger.status(), Some(401), "a key that was never good is wrong: {}", stranger.text());
-    door.upstream().set_plan(Plan::healthy());
     held(&door);
 }
 
@@ -231,7 +230,6 @@ pub fn outage_of_logins_by_default() {
         assert_eq!(door.exchange(&of(user)).status(), Some(401));
     }
     is_well(&door);
-    door.upstream().set_plan(Plan::healthy());
     held(&door);
 }
 
@@ -251,7 +249,7 @@ pub fn refusal() {
 pub fn refusal_as_a_reason_to_stop() {
     for dialect in DIALECTS {
         let reply = Reply { stop: Some(Stop::Refusal), ..Reply::text("I would rather not.") };
-        let door = FrontDoor::start(setup(dialect, Plan::always(Answer::saying(reply))));
+        let door = door(setup(dialect, Plan::always(Answer::saying(reply))));
         let exchange = door.exchange(&question(dialect));
         let told = read(dialect, &exchange);
         assert_eq!(told.text, "I would rather not.", "{dialect:?}: nobody answers in its place");
@@ -260,11 +258,10 @@ pub fn refusal_as_a_reason_to_stop() {
             Dialect::OpenaiChat => "content_filter",
             Dialect::OpenaiResponses => "incomplete",
         };
-        assert_eq!(told.end, StreamEnd::Finished(reason.to_owned()));
+        assert_eq!(told.end, Ended::Well(reason.to_owned()));
         assert_eq!(exchange.header("x-understudy-served-by"), Some(FIRST));
         assert_eq!(door.attempts().len(), 1);
         is_well(&door);
-        door.upstream().set_plan(Plan::healthy());
         held(&door);
     }
 }
@@ -283,7 +280,7 @@ pub fn context_is_too_long_for_everybody() {
         let mut options = Options::default();
         options.engine.context_max = 64;
         let plan = Plan::always(Answer::error(ErrorKind::ContextLength));
-        let door = FrontDoor::start(Setup { options, ..setup(dialect, plan) });
+        let door = door(Setup { options, ..setup(dialect, plan) });
         let direct = directly(&door, door.upstream(), &question(dialect));
         as_it_came(&door.exchange(&question(dialect)), &direct);
         assert_eq!(door.attempts().len(), 2, "{dialect:?}");

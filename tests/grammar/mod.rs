@@ -1,7 +1,7 @@
 //! Grammars on the built-in model's own vocabulary: which texts they let through, held against an independent judge of JSON schemas.
 
-mod cases;
-mod driver;
+pub mod cases;
+pub mod driver;
 mod generated;
 mod json_schema;
 mod tool_calls;

@@ -1,4 +1,4 @@
-//! The built-in model with a real engine, driven by hand: many conversations at once, no sockets.
+//! The built-in model, or a script in its place, with a real engine driven by hand: many conversations at once, no sockets.
 
 use std::sync::Arc;
 
@@ -15,6 +15,9 @@ use understudy::engine::engine_loop::EngineLoop;
 use understudy::engine::model_runner::LoadedRunner;
 use understudy::engine::{Engine, EngineConfig, TokenEvent, TokenStream};
 use understudy::hub::builtin;
+use understudy::scripted;
+use understudy::scripted::runner::ScriptedRunner;
+use understudy::scripted::script::Script;
 
 /// Sequences that share a step.
 pub const AT_ONCE: usize = 16;
@@ -42,10 +45,30 @@ pub struct Answer {
 
 impl BuiltIn {
     pub fn new() -> Self {
-        let gguf = Gguf::from_bytes(builtin::bytes(), "the built-in model").expect("the built-in model can be read");
-        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).expect("it has a tokenizer"));
+        let (gguf, tokenizer) = read();
         let template = ChatTemplate::of(&tokenizer).expect("it has a template");
-        let model = models::load(&gguf, &Device::Cpu).expect("it can be loaded");
+        Self::of(&gguf, tokenizer, template)
+    }
+
+    /// As if it came with this template.
+    pub fn with_template(source: &str) -> Self {
+        let (gguf, tokenizer) = read();
+        let template = ChatTemplate::new(Some(source), None, None, None).expect("the template parses");
+        Self::of(&gguf, tokenizer, template)
+    }
+
+    /// A script in its place.
+    pub fn scripted(script: &str) -> Self {
+        let (_, tokenizer) = read();
+        let script = Script::parse("script.toml", script).expect("the script can be read");
+        let runner = ScriptedRunner::new(script, tokenizer.clone(), CONFIG.blocks).expect("it has marks of turns");
+        let (engine, engine_loop) = Engine::without_thread(Box::new(runner), CONFIG);
+        let template = scripted::template(&tokenizer).expect("it has a template");
+        Self { text: TextModel::new(tokenizer, template, SamplingDefaults::default()), engine, engine_loop }
+    }
+
+    fn of(gguf: &Gguf, tokenizer: Arc<Tokenizer>, template: ChatTemplate) -> Self {
+        let model = models::load(gguf, &Device::Cpu).expect("it can be loaded");
         let kv = KvCache::new(model.config(), CONFIG.blocks, KvDtype::F16, &Device::Cpu).expect("there is memory");
         let (engine, engine_loop) = Engine::without_thread(Box::new(LoadedRunner::new(model, kv)), CONFIG);
         Self { text: TextModel::new(tokenizer, template, SamplingDefaults::default()), engine, engine_loop }
@@ -53,6 +76,11 @@ impl BuiltIn {
 
     /// Answers to requests of one choice each, in their order.
     pub fn answers(&mut self, requests: &[Request]) -> Vec<Answer> {
+        self.events(requests).into_iter().map(Answer::of).collect()
+    }
+
+    /// The same as they were streamed, for replies that are the rest of one.
+    pub fn events(&mut self, requests: &[Request]) -> Vec<Vec<Event>> {
         let surroundings = Surroundings { now_unix_s: 1_772_448_545, random: 7, prompt_tokens_max: CONFIG.context_max };
         let job = |request: &Request| -> Job {
             let mut jobs = self.text.prepare(request, surroundings).unwrap_or_else(|error| panic!("{error}: {request:?}"));
@@ -65,7 +93,7 @@ impl BuiltIn {
             assert!(self.engine_loop.turn());
             running.iter_mut().for_each(Running::take);
         }
-        running.into_iter().map(Running::answer).collect()
+        running.into_iter().map(|running| running.events).collect()
     }
 }
 
@@ -98,12 +126,20 @@ impl Running {
             }
         }
     }
+}
 
-    fn answer(self) -> Answer {
+impl Answer {
+    fn of(events: Vec<Event>) -> Self {
         let mut reply = Reply::default();
-        for event in &self.events {
+        for event in &events {
             reply.push(event.clone()).unwrap_or_else(|message| panic!("{message}"));
         }
-        Answer { events: self.events, reply }
+        Self { events, reply }
     }
+}
+
+fn read() -> (Gguf, Arc<Tokenizer>) {
+    let gguf = Gguf::from_bytes(builtin::bytes(), "the built-in model").expect("the built-in model can be read");
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).expect("it has a tokenizer"));
+    (gguf, tokenizer)
 }

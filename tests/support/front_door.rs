@@ -124,15 +124,6 @@ impl FrontDoor {
     pub fn ask(&self, dialect: Dialect) -> Exchange {
         self.exchange(&request(dialect, true))
     }
-
-    /// The next request of a client must be answered, whatever was before: by whom, is the answer.
-    #[track_caller]
-    pub fn is_healthy(&self) -> String {
-        let exchange = self.ask(Dialect::AnthropicMessages);
-        assert_eq!(exchange.status(), Some(200), "{}", exchange.text());
-        assert_eq!(text(Dialect::AnthropicMessages, &exchange), SIXTY_WORDS);
-        exchange.header("x-understudy-served-by").expect("who speaks is told").to_owned()
-    }
 }
 
 /// Asks for the sixty words: an upstream says them anyway, and the local model does as it is told.

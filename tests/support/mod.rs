@@ -13,6 +13,7 @@ pub mod memory_store;
 pub mod messages_stream;
 pub mod program;
 pub mod random;
+pub mod requests;
 pub mod response_stream;
 pub mod temp_dir;
 pub mod test_app;

@@ -11,6 +11,13 @@ pub fn arguments(input: &str) -> String {
     json!({ARGUMENT: input}).to_string()
 }
 
+/// The beginning of such arguments, when so much of the text has come.
+pub fn arguments_so_far(input: &str) -> String {
+    let mut json = arguments(input);
+    json.truncate(json.len() - "\"}".len());
+    json
+}
+
 /// Reads `{"input": "..."}` piece by piece. What has another form (no grammar held the model to it) is delivered whole at the end.
 #[derive(Debug, Default)]
 pub struct CustomInput {
@@ -201,6 +208,15 @@ mod tests {
             assert_eq!(read(size), whole, "cut into pieces of {size}");
         }
         whole
+    }
+
+    #[test]
+    fn arguments_that_have_begun_go_on() {
+        for (before, after) in [("", "a"), ("say \"h", "i\"\n"), ("é\\", "n")] {
+            let rest = Value::from(after).to_string();
+            let json = [&arguments_so_far(before), &rest[1..], "}"].concat();
+            assert_eq!(check(&json), ([before, after].concat(), true));
+        }
     }
 
     #[test]

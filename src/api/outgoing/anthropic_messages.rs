@@ -84,8 +84,12 @@ fn write_messages(conversation: &Conversation) -> (Option<Value>, Value) {
     if turns.first().is_none_or(|turn| turn.role == "assistant") {
         turns.insert(0, Turn { role: "user", content: vec![text_block(SILENCE)] });
     }
+    let ends_with_assistant = turns.last().is_some_and(|turn| turn.role == "assistant");
     if conversation.continues_last {
         trim_end(&mut turns);
+    } else if ends_with_assistant {
+        // Or the reply would go on with what has ended.
+        turns.push(Turn { role: "user", content: vec![text_block(SILENCE)] });
     }
     let system = match system.as_slice() {
         [] => None,
@@ -171,13 +175,12 @@ fn tool(tool: &ToolDefinition, claude: Claude) -> Value {
     out.insert("name".into(), tool_name(&tool.name).into());
     out.extend(tool.description.as_ref().map(|text| ("description".to_owned(), text.as_str().into())));
     let strict = tool.strict && claude.holds_schemas();
-    let schema = tool.parameters.as_ref().map(|schema| if strict { closed(schema) } else { schema.clone() });
-    let mut schema = schema.unwrap_or_else(|| json!({"type": "object", "properties": {}}));
+    let mut schema = tool.parameters.clone().unwrap_or_else(|| json!({"type": "object", "properties": {}}));
     if let Some(fields) = schema.as_object_mut() {
         // Arguments are an object; that the schema says so is demanded.
         fields.entry("type").or_insert_with(|| "object".into());
     }
-    out.insert("input_schema".into(), schema);
+    out.insert("input_schema".into(), if strict { closed(&schema) } else { schema });
     if strict {
         out.insert("strict".into(), true.into());
     }

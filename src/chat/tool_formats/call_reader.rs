@@ -58,6 +58,11 @@ impl CallReader {
         Self { format, tools, body, pending, blank, at_start: true, calls: 0, is_call_open: false }
     }
 
+    /// Of a reply whose first words somebody else has said.
+    pub fn after_words(self) -> Self {
+        Self { at_start: false, ..self }
+    }
+
     pub fn push(&mut self, text: &str, pieces: &mut Vec<Piece>) {
         self.pending.push_str(text);
         self.read(false, pieces);

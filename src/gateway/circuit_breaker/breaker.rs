@@ -176,13 +176,13 @@ impl Breaker {
                 let told_to_wait = retry_after.is_some_and(|after| after > config.retry_after_sat_out);
                 let in_a_row = self.failures_in_a_row >= config.failures_in_a_row;
                 if in_a_row || told_to_wait || fault == Fault::QuotaSpent || self.window_is_bad(moment) {
-                    self.open(fault, retry_after, moment.now, moment);
+                    self.open(fault, retry_after, None, moment);
                 }
             }
             Evidence::Soft { fault } => {
                 self.window.bad(moment.now);
                 if self.window_is_bad(moment) {
-                    self.open(fault, None, moment.now, moment);
+                    self.open(fault, None, None, moment);
                 }
             }
             Evidence::ProbeFailure { .. } | Evidence::Nothing => {}
@@ -195,24 +195,28 @@ impl Breaker {
         match evidence {
             Evidence::Success { whole_stream: whole } => {
                 let (successes, whole_stream) = (successes + 1, whole_stream || whole);
-                if successes >= moment.config.successes_to_close && whole_stream {
+                // Somebody else may have been asked to wait meanwhile.
+                let may_close = moment.now >= opened.floor;
+                if successes >= moment.config.successes_to_close && whole_stream && may_close {
                     *self = Self::new(moment.config);
                 } else {
                     self.state = freed(successes, whole_stream);
                 }
             }
             Evidence::Failure { fault, retry_after } | Evidence::ProbeFailure { fault, retry_after } => {
-                self.open(fault, retry_after, opened.since, moment);
+                self.open(fault, retry_after, Some(opened), moment);
             }
-            Evidence::Soft { fault } => self.open(fault, None, opened.since, moment),
+            Evidence::Soft { fault } => self.open(fault, None, Some(opened), moment),
             Evidence::Nothing => self.state = freed(successes, whole_stream),
         }
     }
 
-    fn open(&mut self, fault: Fault, retry_after: Option<Duration>, since: Duration, moment: Moment<'_>) {
+    /// `before`: what it was before the probe that failed.
+    fn open(&mut self, fault: Fault, retry_after: Option<Duration>, before: Option<Opened>, moment: Moment<'_>) {
         let Moment { now, config, jitter } = moment;
         let cooldown = config.cooldown(fault, self.openings).mul_f64(jitter);
-        let floor = now + retry_after.unwrap_or_default();
+        let since = before.map_or(now, |before| before.since);
+        let floor = (now + retry_after.unwrap_or_default()).max(before.map_or(now, |before| before.floor));
         self.state = State::Open(Opened { fault, since, at: now, until: floor.max(now + cooldown), floor });
         self.openings = self.openings.saturating_add(1);
         self.failures_in_a_row = 0;

@@ -76,6 +76,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn counts_what_a_list_counts(steps in proptest::collection::vec((0u64..30_000, any::<bool>()), 1..200)) {
             let mut window = Window::new(Duration::from_secs(60));

@@ -15,7 +15,13 @@ pub mod frames;
 pub mod script;
 mod wire;
 
+mod behind;
 pub mod checks;
+mod connection;
 pub mod fault_upstream;
 pub mod http;
 pub mod raw_client;
+
+pub mod cases;
+pub mod reading;
+pub mod verdict;

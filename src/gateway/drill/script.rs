@@ -83,6 +83,11 @@ pub fn error_response(dialect: Dialect, error: &ErrorAnswer, message: Option<&st
     json_response(error.status.unwrap_or_else(|| error.error.status()), &retry_after, &body)
 }
 
+/// Whether nothing of the reply is sent.
+pub fn replaces_reply(answer: &Answer) -> bool {
+    without_reply(answer, Dialect::OpenaiChat).is_some()
+}
+
 /// The misbehaviours that leave no reply to speak of.
 fn without_reply(answer: &Answer, dialect: Dialect) -> Option<Vec<Step>> {
     let steps = match answer.misbehaviour.as_ref()? {

@@ -3,6 +3,7 @@
 //!
 //! Nothing else changes, not by a byte: caches of prompts and signatures depend on the bytes. A body is cut, never written anew, and where
 //! there is nothing to cut it is the same body.
+#![deny(clippy::disallowed_methods)]
 
 mod ledger;
 mod spans;
@@ -112,7 +113,7 @@ impl<'a> Editor<'a> {
             return Fate::Stays;
         }
         let has = |field: &&str| members.get(field).is_some_and(|value| value.get() != "null");
-        if ["tool_calls", "function_call", "refusal"].iter().any(|field| has(&field)) {
+        if ["tool_calls", "function_call", "refusal"].iter().any(has) {
             // The content is emptied: `""` or `[]`.
             let inside = removed.map(|words| self.span(words)).map(|span| span.start + 1..span.end - 1);
             self.cuts.extend(inside.filter(|inside| !inside.is_empty()));

@@ -53,7 +53,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 #[serde(transparent)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-pub(super) fn elements<'a>(array: &'a RawValue) -> Option<Vec<&'a RawValue>> {
+pub(super) fn elements(array: &RawValue) -> Option<Vec<&RawValue>> {
     if array.get().starts_with('[') { serde_json::from_str(array.get()).ok() } else { None }
 }
 

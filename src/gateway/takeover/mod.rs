@@ -2,6 +2,7 @@
 //!
 //! A truncated answer never ends as a success, a call whose arguments are not whole is never closed, and nobody goes on in another's
 //! thoughts. Pure: it decides and writes the frames that belong to the decision; generation is the local model's.
+#![deny(clippy::disallowed_methods)]
 
 mod anthropic;
 mod openai_chat;

@@ -80,11 +80,18 @@ impl<'a> Frames<'a> {
     /// Ends the last item, if it is open; the item as it is then.
     fn close_last(&mut self) -> Option<Value> {
         let (last, wire) = self.seen.pieces().next_back().filter(|(last, _)| last.open)?;
+        let mut wire = wire.clone();
         match &last.content {
-            BegunContent::Text(text) => self.close_part(last, wire, "content", text),
+            BegunContent::Text(text) => self.close_part(last, &wire, "content", text),
             BegunContent::Thinking(thoughts) => {
+                if wire.part == Part::None {
+                    // Thinking of which nothing was shown: an empty summary.
+                    let fields = of_part(last, &wire, "summary_index", 0, "part", part("summary_text", ""));
+                    self.push("response.reasoning_summary_part.added", fields);
+                    wire = WirePiece { part: Part::Open, part_starts: vec![0], has_summary: true, ..wire };
+                }
                 let text = wire.part_starts.last().map_or("", |start| &thoughts[*start..]);
-                self.close_part(last, wire, if wire.has_summary { "summary" } else { "reasoning" }, text);
+                self.close_part(last, &wire, if wire.has_summary { "summary" } else { "reasoning" }, text);
             }
             BegunContent::ToolCall { arguments, .. } if wire.part == Part::None => {
                 let (kind, field) = match wire.is_custom {
@@ -98,7 +105,7 @@ impl<'a> Frames<'a> {
             BegunContent::ToolCall { .. } | BegunContent::Other => {}
         }
         let is_broken_off = matches!(last.content, BegunContent::Thinking(_));
-        let done = item(last, wire, if is_broken_off { "incomplete" } else { "completed" })?;
+        let done = item(last, &wire, if is_broken_off { "incomplete" } else { "completed" })?;
         self.push("response.output_item.done", json!({"output_index": wire.index, "item": done}));
         Some(done)
     }

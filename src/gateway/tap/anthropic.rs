@@ -21,8 +21,8 @@ struct Event<'a> {
     content_block: Option<Block<'a>>,
     #[serde(borrow, default)]
     message: Option<Message<'a>>,
-    #[serde(default)]
-    usage: Option<Usage>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
@@ -70,12 +70,12 @@ struct Message<'a> {
     id: Option<Text<'a>>,
     #[serde(borrow, default)]
     model: Option<Text<'a>>,
-    #[serde(default)]
-    usage: Option<Usage>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Usage {
+struct Usage {
     #[serde(default)]
     input_tokens: Option<usize>,
     #[serde(default)]
@@ -107,7 +107,7 @@ fn message_start(seen: &mut Seen, event: &Event<'_>) -> Told {
     if let Some(message) = &event.message {
         str_of(&message.id).clone_into(&mut seen.reply.id);
         str_of(&message.model).clone_into(&mut seen.reply.model);
-        count(seen, message.usage.as_ref());
+        count(seen, message.usage);
         // What stands there at the beginning is no count of the reply yet.
         seen.is_reply_counted = false;
     }
@@ -179,7 +179,7 @@ fn block_stop(seen: &mut Seen, event: &Event<'_>) -> Told {
 }
 
 fn message_delta(seen: &mut Seen, event: &Event<'_>) -> Told {
-    count(seen, event.usage.as_ref());
+    count(seen, event.usage);
     let Some(reason) = event.delta.as_ref().and_then(|delta| delta.stop_reason.as_ref()) else {
         return Told::Ping;
     };
@@ -188,9 +188,9 @@ fn message_delta(seen: &mut Seen, event: &Event<'_>) -> Told {
     Told::Progress
 }
 
-/// Counts are of the whole message so far; what is not told again stays.
-pub(super) fn count(seen: &mut Seen, usage: Option<&Usage>) {
-    let Some(told) = usage else { return };
+/// Counts are of the whole message so far; what is not told again stays. Odd ones are no reason to miss the rest of an event.
+pub(super) fn count(seen: &mut Seen, usage: Option<&RawValue>) {
+    let Some(told) = usage.and_then(|usage| serde_json::from_str::<Usage>(usage.get()).ok()) else { return };
     let usage = &mut seen.reply.usage;
     if let Some(input) = told.input_tokens {
         usage.cached_tokens = told.cache_read_input_tokens.unwrap_or(usage.cached_tokens);

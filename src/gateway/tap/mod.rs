@@ -2,6 +2,7 @@
 //! so far, so that somebody else can go on from there.
 //!
 //! It changes nothing and holds nothing up. What it does not know is relayed like the rest. One protocol a file.
+#![deny(clippy::disallowed_methods)]
 
 mod anthropic;
 mod error_event;

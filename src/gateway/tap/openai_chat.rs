@@ -1,6 +1,6 @@
 //! Chat completions: chunks with deltas. Pieces have no ends of their own: one ends where the next begins, or with the reply.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::error_event;
@@ -19,12 +19,12 @@ struct Chunk<'a> {
     #[serde(borrow, default)]
     model: Option<Text<'a>>,
     #[serde(default)]
-    created: Option<i64>,
+    created: Option<f64>,
     #[serde(borrow, default)]
     choices: Vec<Choice<'a>>,
     /// Told from `null`, which says that it will come.
-    #[serde(default, deserialize_with = "is_there")]
-    usage: Option<Option<Usage>>,
+    #[serde(borrow, default, deserialize_with = "is_there")]
+    usage: Option<Option<&'a RawValue>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
@@ -77,7 +77,7 @@ struct Function<'a> {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Usage {
+struct Usage {
     #[serde(default)]
     prompt_tokens: usize,
     #[serde(default)]
@@ -107,7 +107,7 @@ pub(super) fn read(seen: &mut Seen, text: &str) -> serde_json::Result<Told> {
     }
     head(seen, &chunk.id, &chunk.model, chunk.created);
     seen.has_usage_field |= chunk.usage.is_some();
-    let counted = chunk.usage.flatten().map(|usage| count(seen, &usage)).is_some();
+    let counted = count(seen, chunk.usage.flatten());
     let mut told = if counted { seen.lead_in() } else { seen.nothing_new() };
     for choice in &chunk.choices {
         if choice.index > 0 {
@@ -127,7 +127,7 @@ pub(super) fn read(seen: &mut Seen, text: &str) -> serde_json::Result<Told> {
 }
 
 /// What all chunks repeat; the first one counts.
-pub(super) fn head(seen: &mut Seen, id: &Option<Text<'_>>, model: &Option<Text<'_>>, created: Option<i64>) {
+pub(super) fn head(seen: &mut Seen, id: &Option<Text<'_>>, model: &Option<Text<'_>>, created: Option<f64>) {
     if seen.reply.id.is_empty() {
         str_of(id).clone_into(&mut seen.reply.id);
     }
@@ -135,7 +135,7 @@ pub(super) fn head(seen: &mut Seen, id: &Option<Text<'_>>, model: &Option<Text<'
         str_of(model).clone_into(&mut seen.reply.model);
     }
     if let Some(created) = created {
-        seen.reply.created_unix_s = created;
+        seen.reply.created_unix_s = created as i64;
     }
 }
 
@@ -220,16 +220,19 @@ fn read_call(seen: &mut Seen, call: &ToolCall<'_>) -> Told {
     seen.append(at, arguments)
 }
 
-pub(super) fn count(seen: &mut Seen, told: &Usage) {
+/// Whether there is a count. An odd one is no reason to miss the rest of a chunk.
+pub(super) fn count(seen: &mut Seen, usage: Option<&RawValue>) -> bool {
+    let Some(told) = usage.and_then(|usage| serde_json::from_str::<Usage>(usage.get()).ok()) else { return false };
     let usage = &mut seen.reply.usage;
     usage.prompt_tokens = told.prompt_tokens;
     usage.completion_tokens = told.completion_tokens;
     usage.cached_tokens = told.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens).unwrap_or(0);
     usage.thinking_tokens = told.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens).unwrap_or(0);
     seen.is_prompt_counted = true;
+    true
 }
 
 /// A field that is there, even if it is `null`.
-pub(super) fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Usage>>, D::Error> {
+pub(super) fn is_there<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<&'a RawValue>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }

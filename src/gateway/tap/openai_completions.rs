@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::openai_chat::{self, Usage};
+use super::openai_chat;
 use super::seen::{Obstacle, Seen, WirePiece};
 use super::text::{Text, str_of};
 use super::{Told, error_event};
@@ -16,11 +16,11 @@ struct Chunk<'a> {
     #[serde(borrow, default)]
     model: Option<Text<'a>>,
     #[serde(default)]
-    created: Option<i64>,
+    created: Option<f64>,
     #[serde(borrow, default)]
     choices: Vec<Choice<'a>>,
-    #[serde(default, deserialize_with = "openai_chat::is_there")]
-    usage: Option<Option<Usage>>,
+    #[serde(borrow, default, deserialize_with = "openai_chat::is_there")]
+    usage: Option<Option<&'a RawValue>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
@@ -42,7 +42,7 @@ pub(super) fn read(seen: &mut Seen, text: &str) -> serde_json::Result<Told> {
     }
     openai_chat::head(seen, &chunk.id, &chunk.model, chunk.created);
     seen.has_usage_field |= chunk.usage.is_some();
-    let counted = chunk.usage.flatten().map(|usage| openai_chat::count(seen, &usage)).is_some();
+    let counted = openai_chat::count(seen, chunk.usage.flatten());
     let mut told = if counted { seen.lead_in() } else { seen.nothing_new() };
     for choice in &chunk.choices {
         if choice.index > 0 {

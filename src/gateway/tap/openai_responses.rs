@@ -60,8 +60,8 @@ struct Response<'a> {
     status: Option<Text<'a>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
-    #[serde(default)]
-    usage: Option<Usage>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
     incomplete_details: Option<IncompleteDetails<'a>>,
 }
@@ -73,7 +73,7 @@ struct IncompleteDetails<'a> {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Usage {
+struct Usage {
     #[serde(default)]
     input_tokens: usize,
     #[serde(default)]
@@ -157,9 +157,7 @@ fn ended(seen: &mut Seen, event: &Event<'_>) -> serde_json::Result<Told> {
         None => None,
     };
     let word = event.kind.as_str().trim_start_matches("response.");
-    if let Some(usage) = response.as_ref().and_then(|response| response.usage.as_ref()) {
-        count(seen, usage);
-    }
+    count(seen, response.as_ref().and_then(|response| response.usage));
     // Somebody who stopped a response on purpose gets this too.
     let is_cancelled = response.as_ref().is_some_and(|response| str_of(&response.status) == "cancelled");
     if word == "failed" && !is_cancelled {
@@ -236,7 +234,8 @@ fn input_done(seen: &mut Seen, event: &Event<'_>, whole: &str) -> Told {
     Told::Progress
 }
 
-pub(super) fn count(seen: &mut Seen, told: &Usage) {
+pub(super) fn count(seen: &mut Seen, usage: Option<&RawValue>) {
+    let Some(told) = usage.and_then(|usage| serde_json::from_str::<Usage>(usage.get()).ok()) else { return };
     let usage = &mut seen.reply.usage;
     usage.prompt_tokens = told.input_tokens;
     usage.completion_tokens = told.output_tokens;

@@ -88,18 +88,15 @@ pub fn fold_whole(protocol: Protocol, body: &[u8]) -> Result<Whole, Fault> {
         });
     }
     let mut seen = Seen::new(protocol);
-    let usage = body.usage.map_or("null", RawValue::get);
     let (is_refusal, signatures) = match protocol {
         Protocol::AnthropicMessages => {
             let blocks = body.content.as_deref().ok_or(Fault::NotTheApi)?;
-            anthropic::count(&mut seen, parsed(usage).as_ref());
+            anthropic::count(&mut seen, body.usage);
             (str_of(&body.stop_reason) == "refusal", blocks.iter().filter_map(Block::proof).collect())
         }
         Protocol::OpenAiChat | Protocol::OpenAiCompletions => {
             let choices = body.choices.as_deref().filter(|choices| is_whole(protocol, choices)).ok_or(Fault::NotTheApi)?;
-            if let Some(usage) = parsed(usage) {
-                openai_chat::count(&mut seen, &usage);
-            }
+            openai_chat::count(&mut seen, body.usage);
             (choices.iter().any(Choice::is_refusal), choices.iter().filter_map(Choice::thoughts).collect())
         }
         Protocol::OpenAiResponses => {
@@ -107,9 +104,7 @@ pub fn fold_whole(protocol: Protocol, body: &[u8]) -> Result<Whole, Fault> {
             if str_of(&body.status) == "failed" {
                 return Err(Fault::ErrorEvent);
             }
-            if let Some(usage) = parsed(usage) {
-                openai_responses::count(&mut seen, &usage);
-            }
+            openai_responses::count(&mut seen, body.usage);
             (false, items.iter().filter_map(Block::proof).collect())
         }
     };
@@ -119,10 +114,6 @@ pub fn fold_whole(protocol: Protocol, body: &[u8]) -> Result<Whole, Fault> {
         return Err(Fault::NotTheApi);
     }
     Ok(Whole { id: str_of(&id).to_owned(), model: str_of(&body.model).to_owned(), usage: seen.reply.usage, is_refusal, signatures })
-}
-
-fn parsed<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
-    serde_json::from_str::<Option<T>>(json).ok().flatten()
 }
 
 fn is_whole(protocol: Protocol, choices: &[Choice<'_>]) -> bool {

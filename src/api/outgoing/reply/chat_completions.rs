@@ -38,14 +38,17 @@ struct Call {
 }
 
 impl Call {
-    /// Its arguments are one whole object: nothing of it is missing.
+    /// It has a name and its arguments are one object: nothing of it is missing.
     fn is_whole(&self) -> bool {
-        serde_json::from_str::<Map<String, Value>>(&self.arguments).is_ok()
+        !self.name.is_empty() && serde_json::from_str::<Map<String, Value>>(&self.arguments).is_ok()
     }
 }
 
 impl ChatCompletions {
     pub fn data(&mut self, data: &str, events: &mut Vec<Event>) -> Result<(), ReadError> {
+        if self.is_finished {
+            return Ok(());
+        }
         if data.trim() == DONE {
             return self.finish(events);
         }

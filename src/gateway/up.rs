@@ -1,0 +1,84 @@
+//! A request as one upstream gets it: its path, its headers, and a body without what is this machine's own.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::Full;
+
+use super::circuit_breaker::{CredentialId, Target};
+use super::door::{Asked, Tier};
+use super::forwarding;
+use super::passage::Passage;
+use super::protocol::Protocol;
+use crate::config::gateway::{Credential, Kind};
+
+/// A request as one upstream gets it.
+pub struct Up {
+    pub protocol: Protocol,
+    /// In another protocol than was asked.
+    pub translated: Option<Protocol>,
+    path: String,
+    body: Bytes,
+    model: Arc<str>,
+}
+
+impl Up {
+    /// `None`: this upstream is not asked.
+    pub fn of(tier: &Tier, asked: &Asked<'_>) -> Option<Self> {
+        let config = &tier.config;
+        if !config.takes(&asked.about.model) {
+            return None;
+        }
+        let model = config.model.as_deref().unwrap_or(&asked.about.model);
+        let speaks = match asked.protocol {
+            Protocol::AnthropicMessages => Kind::Anthropic,
+            _ => Kind::Openai,
+        };
+        if speaks == config.kind {
+            let body = match &config.model {
+                Some(model) => asked.about.with_model(&asked.body, model),
+                None => asked.body.clone(),
+            };
+            return Some(Self {
+                protocol: asked.protocol,
+                translated: None,
+                path: asked.path_and_query.to_owned(),
+                body,
+                model: model.into(),
+            });
+        }
+        let (protocol, path) = match config.kind {
+            Kind::Anthropic => (Protocol::AnthropicMessages, "/v1/messages"),
+            Kind::Openai => (Protocol::OpenAiChat, "/v1/chat/completions"),
+        };
+        let body = (asked.translate)(protocol, model)?;
+        Some(Self { protocol, translated: Some(protocol), path: path.to_owned(), body, model: model.into() })
+    }
+
+    pub fn target(&self, tier: &Tier, asked: &Asked<'_>) -> Target {
+        let credential = match tier.config.key {
+            Credential::OfClient => Some(CredentialId(forwarding::credential_of(asked.headers))),
+            // There is only one, and its upstream's name says which.
+            Credential::Own(_) => None,
+        };
+        Target { host: tier.host.clone(), upstream: tier.name.clone(), model: self.model.clone(), credential }
+    }
+
+    pub fn request(&self, passage: &Passage, asked: &Asked<'_>) -> http::Request<Full<Bytes>> {
+        let tier = &passage.tier;
+        let body = match self.translated {
+            None => passage.gateway.without_local_words(self.protocol, &self.body, passage.index),
+            Some(_) => self.body.clone(),
+        };
+        let mut request = http::Request::new(Full::new(body));
+        *request.method_mut() = asked.method.clone();
+        let path = format!("{}{}", tier.config.base_path, self.path);
+        // A path that came in as one goes out as one.
+        *request.uri_mut() = path.parse().unwrap_or_else(|_| http::Uri::from_static("/"));
+        *request.headers_mut() = forwarding::upwards(asked.headers, tier.config.kind, &tier.config.key);
+        if let Ok(host) = tier.connections.origin().authority().parse() {
+            request.headers_mut().insert(http::header::HOST, host);
+        }
+        request
+    }
+}

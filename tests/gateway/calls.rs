@@ -1,0 +1,112 @@
+//! Cases 21 and 22: the reply breaks off among its calls. What is closed is executed, so it is whole or it is not closed.
+
+use serde_json::{Value, json};
+use understudy::gateway::drill::answer::{Answer, Call, Ending, Misbehaviour, Point, Reply};
+use understudy::gateway::drill::http::Dialect;
+use understudy::gateway::drill::plan::Plan;
+use understudy::gateway::drill::raw_client::RawRequest;
+use understudy::gateway::status::Use;
+
+use super::invariants::{DIALECTS, Expected, ask_with, door, next_is_answered, settled, status};
+use super::strict_client::Ended;
+use crate::support::front_door::CLOUD;
+
+pub const WEATHER: &str = r#"{"city": "Zo\u00eb's \"Ålesund\"", "days": 12.5, "units": ["metric"], "at": {"lat": -1.2e3, "sea": true}}"#;
+const CLOCK: &str = r#"{"zone": "Europe/Oslo"}"#;
+
+/// Offers tools and orders the calls that the upstream makes, in the local model's own form.
+pub fn request_with_tools(dialect: Dialect, calls: &[(&str, &str)], offered: &[&str]) -> RawRequest {
+    let form =
+        |(name, arguments): &(&str, &str)| format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {arguments}}}\n</tool_call>");
+    let order = format!("SAY[[{}]]", calls.iter().map(form).collect::<Vec<_>>().join("\n"));
+    let schema = |name: &str| match name {
+        "clock" => json!({"type": "object", "properties": {"zone": {"type": "string"}}, "required": ["zone"]}),
+        _ => json!({"type": "object", "properties": {
+            "city": {"type": "string"}, "days": {"type": "number"}, "units": {"type": "array", "items": {"type": "string"}},
+            "at": {"type": "object"},
+        }, "required": ["city", "days"]}),
+    };
+    let tools = offered.iter().map(|name| match dialect {
+        Dialect::AnthropicMessages => json!({"name": name, "input_schema": schema(name)}),
+        Dialect::OpenaiChat => json!({"type": "function", "function": {"name": name, "parameters": schema(name)}}),
+        Dialect::OpenaiResponses => json!({"type": "function", "name": name, "parameters": schema(name)}),
+    });
+    let body = match dialect {
+        Dialect::OpenaiResponses => json!({"model": CLOUD, "stream": true, "input": order, "max_output_tokens": 500}),
+        _ => json!({"model": CLOUD, "stream": true, "messages": [{"role": "user", "content": order}], "max_tokens": 500}),
+    };
+    let mut body = body;
+    body["tools"] = tools.collect();
+    RawRequest::post(dialect.path(), &body)
+}
+
+pub fn value(arguments: &str) -> Value {
+    serde_json::from_str(arguments).expect("arguments are JSON")
+}
+
+pub fn cut_in_tool_arguments() {
+    let calls = Reply::calls(vec![Call::new("weather", WEATHER)]);
+    let cut_at = |bytes| {
+        let at = Point::Arguments { call: 0, bytes };
+        Plan::always(Answer::saying(calls.clone()).and_wrong(Misbehaviour::Cut { at, how: Ending::Fin }))
+    };
+    let within = |part: &str, bytes: usize| WEATHER.find(part).expect("a part of the arguments") + bytes;
+    let told = [
+        ("after the brace", 1),
+        ("in a string", within("Zo", 1)),
+        ("in an escape", within("u00eb", 3)),
+        ("in a number", within("12.5", 3)),
+    ];
+    for dialect in DIALECTS {
+        let expected = Expected { text: "", calls: &[("weather", value(WEATHER))] };
+        for (place, bytes) in told {
+            let door = door(dialect, cut_at(bytes));
+            let turn = ask_with(&door, dialect, request_with_tools(dialect, &[("weather", WEATHER)], &["weather"]), expected);
+            turn.assert_taken_over("cut");
+            assert!(matches!(turn.folded.end, Ended::Well(_)), "{place}: {}", turn.exchange.text());
+            assert_eq!(turn.folded.calls[0].arguments, WEATHER, "{place}: byte for byte");
+            assert_eq!(door.attempts().len(), 1);
+        }
+        // Wherever else; and the bytes of the whole, which only have no end.
+        let door = door(dialect, Plan::healthy());
+        door.gateway.set_use(Use::Cloud);
+        for bytes in 0..=WEATHER.len() {
+            door.upstream().set_plan(cut_at(bytes));
+            let turn = ask_with(&door, dialect, request_with_tools(dialect, &[("weather", WEATHER)], &["weather"]), expected);
+            assert!(matches!(turn.folded.end, Ended::Well(_)), "{bytes} bytes: {}", turn.exchange.text());
+        }
+        // Of a tool that the request does not offer nobody knows the arguments: the call stays open, and the reply says that it failed.
+        door.upstream().set_plan(cut_at(20));
+        let turn = ask_with(&door, dialect, request_with_tools(dialect, &[("weather", WEATHER)], &["clock"]), expected);
+        assert!(matches!(turn.folded.end, Ended::Failed(_)) && !turn.folded.calls[0].is_whole, "{}", turn.exchange.text());
+        next_is_answered(&door, dialect);
+    }
+}
+
+pub fn cut_between_tool_calls() {
+    let calls = Reply::calls(vec![Call::new("weather", WEATHER), Call::new("clock", CLOCK)]);
+    let both = [("weather", WEATHER), ("clock", CLOCK)];
+    for dialect in DIALECTS {
+        let tools = || request_with_tools(dialect, &both, &["weather", "clock"]);
+        let cut = |at| Plan::always(Answer::saying(calls.clone()).and_wrong(Misbehaviour::Cut { at, how: Ending::Fin }));
+        let door_between = door(dialect, cut(Point::Calls(1)));
+        let first = Expected { text: "", calls: &[("weather", value(WEATHER))] };
+        let turn = ask_with(&door_between, dialect, tools(), first);
+        let reason = if dialect == Dialect::AnthropicMessages {
+            "tool_use"
+        } else if dialect == Dialect::OpenaiChat {
+            "tool_calls"
+        } else {
+            "completed"
+        };
+        assert_eq!(turn.folded.end, Ended::Well(reason.to_owned()), "{}", turn.exchange.text());
+        assert_eq!(status(&door_between)["takeovers"], 0, "the client executes what it has");
+        settled(&door_between, dialect, 1);
+        // Within the second one it is worth going on.
+        let door_within = door(dialect, cut(Point::Arguments { call: 1, bytes: 12 }));
+        let turn =
+            ask_with(&door_within, dialect, tools(), Expected { text: "", calls: &both.map(|(name, arguments)| (name, value(arguments))) });
+        turn.assert_taken_over("cut");
+        assert_eq!(turn.folded.end, Ended::Well(reason.to_owned()), "{}", turn.exchange.text());
+    }
+}

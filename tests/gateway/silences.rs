@@ -1,0 +1,123 @@
+//! Cases 7 to 15: the upstream takes its time, or all of it.
+
+use std::time::Duration;
+
+use understudy::gateway::drill::answer::{Answer, Misbehaviour, Pace, Point, Ramp};
+use understudy::gateway::drill::http::Dialect;
+use understudy::gateway::drill::plan::Plan;
+use understudy::gateway::limits::Limits;
+
+use super::invariants::{DIALECTS, ask, ask_whole, door_with, settled, status, upstream_state};
+use crate::support::front_door::{FrontDoor, HANGS};
+
+fn first_content(limits: &mut Limits, scaled: &Limits) {
+    limits.first_content = scaled.first_content;
+    limits.whole_reply_per_token = scaled.whole_reply_per_token;
+}
+
+/// The upstream is told that nobody waits any more.
+#[track_caller]
+fn upstream_is_left(door: &FrontDoor) {
+    let left = door.upstream().attempts_when(HANGS, |attempts| attempts.iter().all(|attempt| attempt.client_left_at.is_some()));
+    assert!(door.app.runtime().block_on(left).is_some(), "the upstream works on for nobody: {:#?}", door.attempts());
+}
+
+/// Nothing that counts comes before the limit: one attempt, which is ended, and the local model.
+fn nothing_in_time(dialect: Dialect, answer: Answer, streams: &[bool]) {
+    for stream in streams {
+        let door = door_with(dialect, Plan::always(answer.clone()), first_content);
+        let turn = if *stream { ask(&door, dialect) } else { ask_whole(&door, dialect) };
+        turn.assert_local("first_content_limit");
+        upstream_is_left(&door);
+        settled(&door, dialect, 1);
+        assert_eq!(upstream_state(&door), ("down".to_owned(), Some("first_content_limit".to_owned())), "two limits in a row");
+    }
+}
+
+pub fn no_headers_ever() {
+    DIALECTS.into_iter().for_each(|dialect| nothing_in_time(dialect, Answer::wrong(Misbehaviour::NoHeaders), &[true, false]));
+}
+
+/// The limit is for the whole head and not for its next byte.
+pub fn headers_dribble() {
+    let answer = Answer::wrong(Misbehaviour::HeadersDribble { every_ms: 50 });
+    DIALECTS.into_iter().for_each(|dialect| nothing_in_time(dialect, answer.clone(), &[true, false]));
+}
+
+pub fn headers_then_silence() {
+    for point in [Point::Headers, Point::Start] {
+        DIALECTS.into_iter().for_each(|dialect| nothing_in_time(dialect, Answer::stall(point), &[true]));
+    }
+}
+
+pub fn pings_without_content() {
+    nothing_in_time(Dialect::AnthropicMessages, Answer::pings(Point::Start, 20), &[true]);
+    // More of them than are held: the client has the beginning by then, and the local model goes on from nothing.
+    let plan = Plan::always(Answer::pings(Point::Start, 1));
+    let door = door_with(Dialect::AnthropicMessages, plan, |limits, scaled| limits.progress_tool = scaled.progress_tool);
+    ask(&door, Dialect::AnthropicMessages).assert_taken_over("no_progress");
+    upstream_is_left(&door);
+    settled(&door, Dialect::AnthropicMessages, 1);
+}
+
+pub fn slow_first_token() {
+    let answer = Answer::healthy().with_pace(Pace { first_token_ms: 20_000, ..Pace::default() });
+    DIALECTS.into_iter().for_each(|dialect| nothing_in_time(dialect, answer.clone(), &[true, false]));
+}
+
+/// An upstream that grows slower and slower is waited for while it is in time, read along with, and given up after two limits.
+pub fn latency_ramp() {
+    let dialect = Dialect::AnthropicMessages;
+    let slow = Answer::healthy().with_pace(Pace { first_token_ms: 1500, ..Pace::default() });
+    let door = door_with(dialect, Plan::always(slow), |limits, scaled| limits.prefill_after = scaled.prefill_after);
+    ask(&door, dialect).assert_relayed();
+    assert!(door.app.stats().prefilled_tokens_total > 0, "the local model has read the prompt meanwhile");
+    assert_eq!(status(&door)["local_turns"], 0, "and has said nothing");
+
+    let ramp = Pace { ramp: Some(Ramp { to_ms: 5_000, over_ms: 2_000 }), ..Pace::default() };
+    let plan = Plan::always(Answer::healthy().with_pace(ramp));
+    let door = door_with(dialect, plan, |limits, _| limits.first_content = Duration::from_millis(500));
+    let (mut relayed, mut late_in_a_row) = (0, 0);
+    while upstream_state(&door).0 != "down" {
+        let turn = ask(&door, dialect);
+        late_in_a_row = if turn.is_local() { late_in_a_row + 1 } else { 0 };
+        relayed += usize::from(!turn.is_local());
+    }
+    assert!(relayed > 0, "it was well in the beginning");
+    assert_eq!(late_in_a_row, 2, "two limits in a row, and no third person waits for one");
+    for _ in 0..3 {
+        ask(&door, dialect).assert_local("first_content_limit");
+    }
+    assert_ne!(upstream_state(&door).0, "well");
+}
+
+/// What has begun to come is left to the person who reads it: two answers would be worse than a slow one.
+pub fn slow_body() {
+    for dialect in DIALECTS {
+        let plan = Plan::always(Answer::healthy().with_token_interval_ms(10));
+        let door = door_with(dialect, plan, |limits, scaled| {
+            (limits.tokens_per_s_min, limits.speed_window) = (scaled.tokens_per_s_min, scaled.speed_window);
+        });
+        ask(&door, dialect).assert_relayed();
+        settled(&door, dialect, 1);
+        assert_eq!((&status(&door)["local_turns"], upstream_state(&door).0.as_str()), (&0.into(), "well"));
+    }
+}
+
+pub fn stall_mid_text() {
+    for dialect in DIALECTS {
+        let plan = Plan::always(Answer::stall(Point::Tokens(17)));
+        let door = door_with(dialect, plan, |limits, scaled| limits.byte_silence = scaled.byte_silence);
+        ask(&door, dialect).assert_taken_over("byte_silence");
+        upstream_is_left(&door);
+        settled(&door, dialect, 1);
+    }
+}
+
+pub fn stall_mid_text_with_pings() {
+    let plan = Plan::always(Answer::pings(Point::Tokens(17), 10));
+    let door = door_with(Dialect::AnthropicMessages, plan, |limits, scaled| limits.progress_text = scaled.progress_text);
+    ask(&door, Dialect::AnthropicMessages).assert_taken_over("no_progress");
+    upstream_is_left(&door);
+    settled(&door, Dialect::AnthropicMessages, 1);
+}
