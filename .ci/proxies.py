@@ -103,7 +103,7 @@ def main():
                         print(f"{name}: {fault}: {seen} after {seconds:.2f} s: {verdict}", flush=True)
                         if seen != expected[column]:
                             failures.append(f"{name}: {fault}: {seen}, not {expected[column]}")
-                for fault, (server, expected, seconds_min) in {A_LONG_PROMPT: (slow, "local", LIMIT_S + 1), ALL_IS_FULL: (full, "503", 0)}.items():
+                for fault, server, expected, seconds_min in [(A_LONG_PROMPT, slow, "local", LIMIT_S + 1), (ALL_IS_FULL, full, "503", 0)]:
                     with PROXY_KINDS[name](found, home / f"{name}-{server.port}", cloud, server) as proxy:
                         cloud.meet("none")
                         proxy.ready()
@@ -123,7 +123,8 @@ def main():
         print(table(measured))
     if failures:
         sys.exit("proxies: FAILED\n  " + "\n  ".join(failures))
-    print(f"proxies: all as docs/deploy.md says: {', '.join(measured) or 'none'}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+    missing = f"; left out: {', '.join(left_out)}" if left_out else ""
+    print(f"proxies: all as docs/deploy.md says: {', '.join(measured) or 'none'}{missing}")
 
 
 def table(measured):
@@ -224,7 +225,8 @@ def ask(port, model, text, headers):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     got, ended = b"", "whole"
     try:
-        connection.request("POST", "/v1/messages", body(model, text), {"content-type": "application/json", "anthropic-version": "2023-06-01", **headers})
+        sent = {"content-type": "application/json", "anthropic-version": "2023-06-01", **headers}
+        connection.request("POST", "/v1/messages", body(model, text), sent)
         response = connection.getresponse()
         while piece := response.read1():
             got += piece
@@ -423,7 +425,8 @@ class Understudy:
     def __init__(self, binary, home, arguments):
         home.mkdir(parents=True)
         self.port = free_port()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("UNDERSTUDY_", "HF_"))} | {"HOME": str(home)}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("UNDERSTUDY_", "HF_"))}
+        environment |= {"HOME": str(home)}
         command = [binary, "serve", *arguments, "--port", str(self.port), "--log-level", "error", "--disk-cache", "off"]
         self.process = subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL, stderr=sys.stderr)
         wait_until("understudy", 60, lambda: get(self.port, "/readyz")[0] == 200)
@@ -440,7 +443,8 @@ class FullServer(Understudy):
         home.mkdir()
         script = home / "endless.toml"
         script.write_text('tokens_per_s = 2\n[default]\ntext = "' + "word " * 2000 + '"\n')
-        super().__init__(binary, home / "server", [f"scripted:{script}", "--parallel", "1", "--queue", "0", "--drain-timeout", "1", "--allow-host", "api.anthropic.com"])
+        limits = ["--parallel", "1", "--queue", "0", "--drain-timeout", "1"]
+        super().__init__(binary, home / "server", [f"scripted:{script}", *limits, "--allow-host", "api.anthropic.com"])
         self.holder = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         text = json.dumps(json.loads(body("local", "hi")) | {"max_tokens": 4000})
         self.holder.request("POST", "/v1/messages", text, {"content-type": "application/json"})
@@ -484,7 +488,8 @@ class Proxy:
         configuration = self.home / self.file
         configuration.write_text(text)
         log = open(self.home / "log", "ab")
-        self.process = subprocess.Popen(self.command(configuration), cwd=self.home, stdout=log, stderr=log, env=os.environ | self.environment())
+        environment = os.environ | self.environment()
+        self.process = subprocess.Popen(self.command(configuration), cwd=self.home, stdout=log, stderr=log, env=environment)
         try:
             wait_until(self.file, self.start_limit_s, self.is_ready)
         except TimeoutError as error:
@@ -527,14 +532,16 @@ class Nginx(FromDebian):
 
     def replaced(self):
         hop = free_port()
+        # Debian's build has them where root alone may write.
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        folders = " ".join(f"{kind}_temp_path {self.home}/{kind};" for kind in kinds)
         return [
             ("listen 127.0.0.1:8080", f"listen 127.0.0.1:{self.port}"),
             ("127.0.0.1:8081", f"127.0.0.1:{hop}"),
             ("proxy_pass https://api.anthropic.com", f"proxy_pass http://127.0.0.1:{self.cloud.port}"),
             ("127.0.0.1:7878", f"127.0.0.1:{self.local.port}"),
             ("proxy_read_timeout 60s", f"proxy_read_timeout {LIMIT_S}s"),
-            # Paths that Debian's build has for root alone.
-            ("access_log off;", "access_log off;" + "".join(f" {name}_temp_path {self.home}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))),
+            ("access_log off;", f"access_log off; {folders}"),
         ]
 
     def command(self, configuration):
@@ -562,9 +569,11 @@ class Envoy(Proxy):
 
     def replaced(self):
         cloud = "address: { socket_address: { address: api.anthropic.com, port_value: 443 } }"
+        plain = "\n                metadata: { filter_metadata: { envoy.transport_socket_match: { local: true } } }"
         return [
             ("address: 127.0.0.1, port_value: 8080", f"address: 127.0.0.1, port_value: {self.port}"),
-            (cloud, f"address: {{ socket_address: {{ address: 127.0.0.1, port_value: {self.cloud.port} }} }}\n                metadata: {{ filter_metadata: {{ envoy.transport_socket_match: {{ local: true }} }} }}"),
+            # The pretended cloud speaks no TLS.
+            (cloud, cloud.replace("api.anthropic.com", "127.0.0.1").replace("443", str(self.cloud.port)) + plain),
             ("port_value: 7878", f"port_value: {self.local.port}"),
             ("per_try_idle_timeout: 60s", f"per_try_idle_timeout: {LIMIT_S}s"),
         ]
@@ -595,11 +604,14 @@ class LiteLlm(Proxy):
         return [self.program, "--config", str(configuration), "--host", "127.0.0.1", "--port", str(self.port)]
 
     def environment(self):
-        return {"LITELLM_MASTER_KEY": self.headers["x-api-key"], "ANTHROPIC_API_KEY": "key", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"}
+        keys = {"LITELLM_MASTER_KEY": self.headers["x-api-key"], "ANTHROPIC_API_KEY": "key"}
+        return keys | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"}
 
     def is_ready(self):
         # Its first answer takes seconds more: it loads what it needs then.
-        return get(self.port, "/health/readiness")[0] == 200 and post(self.port, "/v1/messages", body("claude", "hi"), self.headers)[0] in (200, 503)
+        if get(self.port, "/health/readiness")[0] != 200:
+            return False
+        return post(self.port, "/v1/messages", body("claude", "hi"), self.headers)[0] == 200
 
     def drive(self, fault):
         if not self.process:

@@ -47,6 +47,10 @@ pub enum Command {
     Status(StatusArgs),
     /// Tell a running server whom to ask: auto, cloud or local
     Use(UseArgs),
+    /// Show how available the upstreams were, from the journal
+    Report(ReportArgs),
+    /// Try what becomes of every fault: an upstream that misbehaves, a front door before it, and a verdict each
+    Drill(DrillArgs),
     /// Measure a model on this machine
     Bench(BenchArgs),
     /// Print the version and what this build can do
@@ -135,6 +139,52 @@ pub struct UseArgs {
     pub mode: String,
     #[command(flatten)]
     pub remote: RemoteArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ReportArgs {
+    /// How far back: 90s, 15m, 24h, 30d
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub since: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct DrillArgs {
+    /// A plan of your own (TOML) instead of the built-in cases
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<String>,
+    /// The same seed gives the same faults
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Leave out the cases that wait for a limit
+    #[arg(long)]
+    pub quick: bool,
+    /// Only cases with this in their name; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub only: Vec<String>,
+    /// Faults in front of this upstream (http://ADDRESS:PORT) instead of a pretended one; with --plan
+    #[arg(long, value_name = "URL", requires = "plan")]
+    pub upstream: Option<String>,
+    /// With --plan: how many requests are sent
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "plan")]
+    pub requests: usize,
+    /// What answers when the cloud does not: any model that `serve` takes [default: one that says sixty words]
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Drive this server (http://ADDRESS:PORT) instead of one that is started for the drill; its upstream is --listen
+    #[arg(long, value_name = "URL", requires = "listen")]
+    pub target: Option<String>,
+    /// Where the upstream that misbehaves listens [default: a free port]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Default, ClapArgs)]

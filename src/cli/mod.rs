@@ -17,9 +17,11 @@ mod failure;
 mod bench;
 mod cache;
 mod chat;
+mod drill;
 mod gateway;
 mod models;
 mod pull;
+mod report;
 mod run;
 mod serve;
 mod version;
@@ -33,6 +35,7 @@ pub mod machine;
 pub mod memory_plan;
 mod model_digest;
 mod print;
+mod state_folder;
 
 use args::{Args, Command, CommonArgs};
 use failure::Failure;
@@ -91,6 +94,11 @@ fn run(args: Args) -> Result<(), Failure> {
         }
         Command::Status(args) => gateway::status(&args),
         Command::Use(args) => gateway::switch(&args),
+        Command::Report(args) => {
+            args.common.tell(&mut layers);
+            report::run(&resolve_locally(layers, &args.common)?, &args)
+        }
+        Command::Drill(args) => drill::run(&args),
         Command::Version => version::run(),
     }
 }

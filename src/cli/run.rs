@@ -15,7 +15,7 @@ use crate::gateway::local_token::LOCAL_TOKEN;
 
 mod clients;
 
-mod client_folder;
+pub mod client_folder;
 mod happenings;
 mod local_server;
 mod server_url;

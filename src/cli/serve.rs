@@ -12,10 +12,12 @@ use super::failure::Failure;
 use super::load::{Loaded, load};
 use super::memory_plan::Size;
 use super::print;
+use super::state_folder;
 use crate::api::openai_models::ModelCard;
 use crate::config::{Config, DiskCache, LogFormat, Server};
 use crate::gateway::door::{Gateway, Rules};
 use crate::gateway::edge_probe;
+use crate::gateway::journal::Journal;
 use crate::server::config::{ApiKeys, ServerConfig};
 use crate::server::{self, AppState, Served, signals};
 
@@ -38,7 +40,7 @@ async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Re
     let listener = tokio::net::TcpListener::from_std(listener).context("the bound address")?;
     let state = AppState::new(server_config(&config.server), || unix_s(SystemTime::now()));
     if !config.gateway.upstreams.is_empty() {
-        let gateway = Gateway::new(config.gateway.clone(), Rules::of(&config.gateway), server::request_id::random());
+        let gateway = Gateway::new(config.gateway.clone(), Rules::of(&config.gateway), journal(&config), server::request_id::random());
         edge_probe::begin(gateway.clone(), EDGE_PROBE_INTERVAL);
         state.set_gateway(gateway);
     }
@@ -70,6 +72,16 @@ async fn serve(listener: TcpListener, address: SocketAddr, config: Config) -> Re
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A journal that cannot be begun is no reason not to serve.
+fn journal(config: &Config) -> Journal {
+    let Some(folder) = state_folder::of_journal(&config.gateway.journal) else { return Journal::off() };
+    let names: Vec<String> = config.gateway.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
+    Journal::in_folder(folder, &names).unwrap_or_else(|error| {
+        tracing::warn!(%error, "no journal is kept");
+        Journal::off()
+    })
 }
 
 fn bind(server: &Server) -> Result<TcpListener, Failure> {

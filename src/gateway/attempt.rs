@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::classify::{self, Expected, Head, ReplyKind, Verdict};
 use super::fault::Fault;
 use super::hold::{Hold, HoldLimits};
+use super::journal::line::Evidence;
 use super::protocol::Protocol;
 use super::sse_splitter::{EVENT_BYTES_MAX, SseSplitter};
 use super::tap::whole::{Whole, fold_whole};
@@ -30,6 +31,14 @@ pub struct Original {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Bytes,
+}
+
+impl Original {
+    /// For a letter to the upstream's support.
+    pub fn evidence(&self) -> Evidence {
+        let name = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Evidence { status: Some(self.status), request_id: name("request-id").or_else(|| name("x-request-id")) }
+    }
 }
 
 /// What became of an attempt.

@@ -2,6 +2,7 @@
 //! parts; here they are asked in their order, under one lock that is never held across a wait.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,6 +20,8 @@ use super::duty::Duty;
 use super::fault::Fault;
 use super::forwarding;
 use super::history::{self, Departure, Ledger, UnknownThinking};
+use super::journal::Journal;
+use super::journal::line::Evidence;
 use super::latency::{Latencies, LatencyConfig, LatencyKey, SizeBucket};
 use super::limits::{Delivery, Limits};
 use super::passage::Passage;
@@ -51,6 +54,7 @@ pub(super) struct Shared {
     retry: RetryPolicy,
     pub(super) tiers: Vec<Arc<Tier>>,
     brain: Mutex<Brain>,
+    pub(super) journal: Journal,
     started: Instant,
     notice: OnceLock<String>,
     pub(super) local_turns: AtomicU64,
@@ -118,6 +122,8 @@ pub(super) struct Brain {
     shadow: Option<AbortHandle>,
     /// When an upstream last failed.
     pub(super) failed_at: Option<Duration>,
+    /// Upstreams whose outage the journal knows of.
+    pub(super) down: BTreeSet<Arc<str>>,
     random: u64,
 }
 
@@ -191,7 +197,7 @@ impl Reason {
 }
 
 impl Gateway {
-    pub fn new(config: config::Gateway, rules: Rules, seed: u64) -> Self {
+    pub fn new(config: config::Gateway, rules: Rules, journal: Journal, seed: u64) -> Self {
         let Rules { limits, retry, breakers, sessions } = rules;
         let tiers = config.upstreams.iter().map(|upstream| Arc::new(Tier::new(upstream, limits.connect))).collect();
         let brain = Brain {
@@ -204,6 +210,7 @@ impl Gateway {
             duty: Duty::new(SHADOW_SHARE, SHADOW_SAVED_MAX),
             shadow: None,
             failed_at: None,
+            down: BTreeSet::new(),
             random: seed,
         };
         Self(Arc::new(Shared {
@@ -212,6 +219,7 @@ impl Gateway {
             retry,
             tiers,
             brain: Mutex::new(brain),
+            journal,
             started: Instant::now(),
             notice: OnceLock::new(),
             local_turns: AtomicU64::new(0),
@@ -221,6 +229,10 @@ impl Gateway {
 
     pub fn config(&self) -> &config::Gateway {
         &self.0.config
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
     }
 
     pub fn limits(&self) -> &Limits {
@@ -294,6 +306,7 @@ impl Gateway {
                 probe: permit.probe(),
                 stream: asked.about.stream,
                 is_told: false,
+                evidence: Evidence::default(),
             };
             match self.through(&mut passage, &up, asked, began, &mut slow).await {
                 Through::Stream(committed) => {
@@ -325,7 +338,9 @@ impl Gateway {
 
     fn spoke(&self, session: SessionKey, tier: sessions::Tier) -> Switch {
         let now = self.now();
-        self.brain().sessions.spoke(session, Spoken { began: tier, ended: tier }, now)
+        let switch = self.brain().sessions.spoke(session, Spoken { began: tier, ended: tier }, now);
+        self.note_return(switch);
+        switch
     }
 
     fn local_tier(&self) -> sessions::Tier {
@@ -369,6 +384,7 @@ impl Gateway {
                 }
                 Attempted::Failed { fault, retry_after, original } => (fault, retry_after, original),
             };
+            passage.evidence = original.as_ref().map(Original::evidence).unwrap_or_default();
             let failure = Failure { fault, retry_after, attempts, elapsed: started.elapsed() };
             let now = self.now();
             let next = {
@@ -422,7 +438,8 @@ impl Gateway {
         hosts.iter().filter_map(|host| self.0.tiers.iter().find(|tier| tier.host == *host)).cloned().collect()
     }
 
-    pub(super) fn edge_probe_result(&self, tier: &Tier, answer: EdgeAnswer) {
+    pub(super) fn edge_probe_result(&self, tier: &Tier, answer: EdgeAnswer, took: Duration) {
+        self.note_edge(tier, answer, took);
         let now = self.now();
         self.brain().breakers.edge_probe_result(&tier.host, answer, now);
     }

@@ -9,7 +9,7 @@ use http::Request;
 use http::header::HOST;
 use http_body_util::Full;
 use tokio::task::AbortHandle;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout};
 
 use super::circuit_breaker::EdgeAnswer;
 use super::door::{Gateway, Tier};
@@ -33,9 +33,10 @@ pub fn begin(gateway: Gateway, every: Duration) -> AbortHandle {
             for tier in gateway.edge_probes_due() {
                 let gateway = gateway.clone();
                 tokio::spawn(async move {
+                    let asked_at = Instant::now();
                     let answer = ask(&tier, every.mul_f64(LIMIT_SHARE)).await;
                     tracing::debug!(upstream = tier.config.name.as_str(), ?answer, "asked whether it is there");
-                    gateway.edge_probe_result(&tier, answer);
+                    gateway.edge_probe_result(&tier, answer, asked_at.elapsed());
                 });
             }
         }

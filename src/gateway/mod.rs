@@ -5,6 +5,7 @@
 pub mod asked;
 pub mod attempt;
 pub mod auth_outage;
+mod chronicle;
 pub mod circuit_breaker;
 pub mod classify;
 pub mod door;

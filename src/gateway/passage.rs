@@ -7,6 +7,7 @@ use super::circuit_breaker::{Outcome, ProbeId, Target};
 use super::door::{Gateway, Tier};
 use super::fault::Fault;
 use super::history::Author;
+use super::journal::line::Evidence;
 use super::latency::LatencyKey;
 use super::tap::Seen;
 
@@ -22,6 +23,8 @@ pub struct Passage {
     pub(super) latency: LatencyKey,
     pub(super) stream: bool,
     pub(super) is_told: bool,
+    /// What the upstream's last reply says of itself.
+    pub(super) evidence: Evidence,
 }
 
 impl Passage {
@@ -65,6 +68,8 @@ impl Passage {
         if matches!(outcome, Outcome::Failed { .. }) {
             brain.failed_at = Some(now);
         }
+        drop(brain);
+        self.gateway.note_outcome(&self.tier, outcome, self.probe.is_some(), std::mem::take(&mut self.evidence));
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -15,7 +16,7 @@ use serde_json::Value;
 
 use super::body::HeldBody;
 use super::edge::{OWN_KEY, shows_our_key};
-use super::generate;
+use super::generate::{self, Opening};
 use super::relays::Relay;
 use super::request_id::RequestId;
 use super::request_log::{Outcome, RequestLog};
@@ -31,6 +32,7 @@ use crate::chat::begun::BegunReply;
 use crate::gateway::asked::About;
 use crate::gateway::attempt::Original;
 use crate::gateway::door::{Answer, Asked, Gateway, Reason, Said};
+use crate::gateway::fault::Fault;
 use crate::gateway::forwarding;
 use crate::gateway::protocol::Protocol;
 use crate::gateway::relayed::{Interruption, Relayed, Step};
@@ -99,15 +101,25 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
     // What no API could read, and what is meant for this machine, does not go up.
     let about = About::of(&body.bytes).filter(|about| !is_ours(&state, &parts.headers, about));
     let json = about.as_ref().and_then(|_| serde_json::from_slice::<Value>(&body.bytes).ok());
-    let (Some(about), Some(json)) = (about, json) else { return generate::answer::<D>(state, &parts.headers, body, log, None).await };
+    let (Some(about), Some(json)) = (about, json) else {
+        return generate::answer::<D>(state, &parts.headers, body, log, Opening::default()).await;
+    };
     let session = session_key(&parts.headers, protocol, &json);
     let visitor = Visitor { parts, body, about, session, human_turn: is_human_turn(protocol, &json) };
     match ask::<D>(&state, &gateway, protocol, &visitor).await {
         Answer::Stream { status, headers, relayed, translated: None } => {
             log.stream = true;
             let served_by = relayed.upstream().clone();
-            let phase = Phase::Relayed(relayed);
-            let stream = FrontStream::<D> { state, gateway, visitor, _relay: relay, log: Some(log), phase, dialect: PhantomData };
+            let stream = FrontStream::<D> {
+                state,
+                gateway,
+                visitor,
+                _relay: relay,
+                log: Some(log),
+                phase: Phase::Relayed(relayed),
+                seam: None,
+                dialect: PhantomData,
+            };
             let mut response = response(status, headers, stream.into_body());
             said_by(response.headers_mut(), &served_by, None);
             response
@@ -195,7 +207,9 @@ async fn local<D: Dialect>(
     let is_switch = gateway.local_turn(session, reason);
     let model = state.served().map(|served| served.card.id.clone()).unwrap_or_default();
     let notice = gateway.notice(&model).filter(|_| is_switch).map(str::to_owned);
-    let mut response = generate::answer::<D>(state, &parts.headers, body, log, notice).await;
+    let (of_opening, of_model, since) = (gateway.clone(), model.clone(), Instant::now());
+    let first_word: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(move || of_opening.note_switch(&of_model, reason, since.elapsed())));
+    let mut response = generate::answer::<D>(state, &parts.headers, body, log, Opening { notice, first_word }).await;
     // Who cannot answer does not hide what the cloud said: it is the better word.
     if let Some(instead) = instead.filter(|_| !response.status().is_success()) {
         return said(instead);
@@ -269,6 +283,8 @@ struct FrontStream<D> {
     /// `None`: the local model has it.
     log: Option<RequestLog>,
     phase: Phase,
+    /// Who broke off, why and when, until the next word.
+    seam: Option<(String, Fault, Instant)>,
     dialect: PhantomData<fn() -> D>,
 }
 
@@ -318,7 +334,12 @@ impl<D: Dialect> FrontStream<D> {
                     }
                 },
                 Phase::Local(bytes) => match bytes.next().await {
-                    Some(bytes) => return Some(Ok(bytes)),
+                    Some(bytes) => {
+                        if let Some((upstream, fault, since)) = self.seam.take() {
+                            self.gateway.note_takeover(&upstream, fault, Some(since.elapsed()));
+                        }
+                        return Some(Ok(bytes));
+                    }
                     None => self.phase = Phase::Over,
                 },
                 Phase::Last(frames) => match frames.next() {
@@ -343,6 +364,7 @@ impl<D: Dialect> FrontStream<D> {
     /// Chooses who goes on. What it returns goes to the client first.
     async fn interrupted(&mut self, interruption: Interruption) -> Option<Bytes> {
         let Interruption { fault, takeover, begun, failed } = interruption;
+        let since = Instant::now();
         let broken_off = || Outcome::Error { status: 502, reason: fault.name().to_owned() };
         let first = match takeover {
             Takeover::Finish(frames) => {
@@ -367,10 +389,12 @@ impl<D: Dialect> FrontStream<D> {
         let Ok((model, rest)) = self.go_on(begun).await else {
             tracing::warn!(upstream, fault = fault.name(), "nobody can go on with a reply that broke off");
             self.ended(broken_off());
+            self.gateway.note_takeover(&upstream, fault, None);
             self.phase = Phase::Last(failed.into_iter());
             return None;
         };
         self.gateway.taken_over(self.visitor.session, &upstream, fault);
+        self.seam = Some((upstream, fault, since));
         self.phase = Phase::Local(rest);
         // The seam: a line that says so, and the frames that lead over.
         let mut bytes = format!(": understudy: {model} goes on from here ({})\n\n", fault.name()).into_bytes();

@@ -47,7 +47,7 @@ pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): 
         return response;
     }
     match body::read(&parts.headers, body, state.config(), state.bodies()).await {
-        Ok(body) => answer::<D>(state, &parts.headers, body, log, None).await,
+        Ok(body) => answer::<D>(state, &parts.headers, body, log, Opening::default()).await,
         Err(error) => {
             log.outcome = Outcome::of(&error);
             error.into_response()
@@ -55,18 +55,37 @@ pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): 
     }
 }
 
-/// The local model's answer to a request whose body is there. `notice`: a line that opens its text, if it is to be text.
-pub async fn answer<D: Dialect>(
-    state: AppState,
-    headers: &HeaderMap,
-    body: HeldBody,
-    mut log: RequestLog,
-    notice: Option<String>,
-) -> Response {
+/// What happens when the local model says its first word in somebody's place.
+#[derive(Default)]
+pub struct Opening {
+    /// Opens its text, if it is to be text.
+    pub notice: Option<String>,
+    /// Is called then.
+    pub first_word: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Opening {
+    fn at(&mut self, event: &mut Event) {
+        if matches!(event, Event::Text(_) | Event::Thinking(_) | Event::ToolCallStarted { .. })
+            && let Some(tell) = self.first_word.take()
+        {
+            tell();
+        }
+        if let Event::Text(delta) = event
+            && let Some(notice) = self.notice.take()
+        {
+            delta.text.insert_str(0, &format!("{notice}\n\n"));
+        }
+    }
+}
+
+/// The local model's answer to a request whose body is there.
+pub async fn answer<D: Dialect>(state: AppState, headers: &HeaderMap, body: HeldBody, mut log: RequestLog, opening: Opening) -> Response {
     let span = log.span.clone();
     let mut response = match begin::<D>(&state, headers, body).instrument(span.clone()).await {
         Ok(begun) => {
-            let begun = Begun { notice: notice.filter(|_| begun.is_free_text), ..begun };
+            let notice = opening.notice.filter(|_| begun.is_free_text);
+            let begun = Begun { opening: Opening { notice, ..opening }, ..begun };
             (log.stream, log.joined, log.clocks) = (begun.stream, begun.joined, begun.reply.clocks());
             if begun.stream { begun.into_stream(state.clone(), log) } else { begun.into_whole(state.clone(), log).instrument(span).await }
         }
@@ -112,7 +131,7 @@ pub async fn begin_with<D: Dialect>(
         registration,
         choices_per_prompt: 1,
         is_free_text: false,
-        notice: None,
+        opening: Opening::default(),
     };
     let mut frames = Vec::new();
     if lacks_only_its_end {
@@ -159,7 +178,16 @@ pub async fn respond<D: Dialect>(state: AppState, call: Call<D>, reply: Listener
     let span = log.span.clone();
     let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
     let Call { dialect, stream, .. } = call;
-    let begun = Begun { dialect, stream, joined: false, reply, registration, choices_per_prompt: 1, is_free_text: false, notice: None };
+    let begun = Begun {
+        dialect,
+        stream,
+        joined: false,
+        reply,
+        registration,
+        choices_per_prompt: 1,
+        is_free_text: false,
+        opening: Opening::default(),
+    };
     if stream { begun.into_stream(state, log) } else { begun.into_whole(state, log).instrument(span).await }
 }
 
@@ -174,8 +202,7 @@ struct Begun<D> {
     registration: Option<Registration>,
     choices_per_prompt: usize,
     is_free_text: bool,
-    /// To be said before the first word.
-    notice: Option<String>,
+    opening: Opening,
 }
 
 async fn begin<D: Dialect>(state: &AppState, headers: &HeaderMap, body: HeldBody) -> Result<Begun<D>, ApiError> {
@@ -202,7 +229,16 @@ async fn begin<D: Dialect>(state: &AppState, headers: &HeaderMap, body: HeldBody
     let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
     // A line of ours would be no JSON, and log-probabilities are counted by characters.
     let is_free_text = call.request.output_format == OutputFormat::Text && call.request.top_logprobs.is_none();
-    Ok(Begun { dialect: call.dialect, stream: call.stream, joined, reply, registration, choices_per_prompt, is_free_text, notice: None })
+    Ok(Begun {
+        dialect: call.dialect,
+        stream: call.stream,
+        joined,
+        reply,
+        registration,
+        choices_per_prompt,
+        is_free_text,
+        opening: Opening::default(),
+    })
 }
 
 /// A request as it goes to the engine.
@@ -338,7 +374,7 @@ impl<D: Dialect> Begun<D> {
         let mut replies = vec![Reply::default(); self.reply.head().choices];
         while let Some(Told { choice, mut event, first_token_at, .. }) = self.reply.next().await {
             log.first_token_at = first_token_at;
-            announce(&mut self.notice, &mut event);
+            self.opening.at(&mut event);
             replies[choice].push(event).map_err(|message| ApiError::engine_failed(&message))?;
         }
         Ok(replies)
@@ -361,15 +397,6 @@ impl<D: Dialect> Begun<D> {
             let span = stream.log.span.clone();
             stream.next_bytes().instrument(span).await.map(|bytes| (Ok::<_, Infallible>(bytes), stream))
         }))
-    }
-}
-
-/// Says who speaks, once, before the first text.
-fn announce(notice: &mut Option<String>, event: &mut Event) {
-    if let Event::Text(delta) = event
-        && let Some(notice) = notice.take()
-    {
-        delta.text.insert_str(0, &format!("{notice}\n\n"));
     }
 }
 
@@ -417,7 +444,7 @@ impl<D: Dialect> EventStream<D> {
     }
 
     fn told(&mut self, told: Option<Told>) {
-        let Begun { dialect, reply, choices_per_prompt, notice, .. } = &mut self.begun;
+        let Begun { dialect, reply, choices_per_prompt, opening, .. } = &mut self.begun;
         let Some(Told { choice, mut event, usage, first_token_at }) = told else {
             self.over = true;
             self.log.outcome = Outcome::Completed;
@@ -433,7 +460,7 @@ impl<D: Dialect> EventStream<D> {
             }
             _ => {}
         }
-        announce(notice, &mut event);
+        opening.at(&mut event);
         dialect.progress(choice, usage);
         dialect.event(reply.head(), choice, event, &mut self.frames);
     }

@@ -508,6 +508,14 @@ fn a_call_that_breaks_off_is_incomplete() {
 }
 
 #[test]
+fn what_is_incomplete_says_why() {
+    for (reason, says) in [(FinishReason::Length, "max_output_tokens"), (FinishReason::Refused, "content_filter")] {
+        let (folded, _) = play(&json!({"input": "x"}), &[text("a"), finished(reason)]);
+        assert_eq!(folded.response["incomplete_details"], json!({"reason": says}));
+    }
+}
+
+#[test]
 fn any_order_of_events_keeps_the_grammar() {
     let tools = codex()["tools"].clone();
     for seed in 0..500 {

@@ -12,9 +12,9 @@ use understudy::gateway::drill::raw_client::{End, Exchange, RawClient, RawReques
 
 use super::outcome::{
     BRIEF, DIALECTS, FIRST, PATIENCE, as_it_came, asked, attempts_when, brief_question, briefly, directly, door, eventually, held, is_down,
-    is_well, kind, question, reply_to, request_of, sent, setup, status, told_as_failed, whole, whole_saying, with,
+    is_well, kind, question, reply_to, request_of, sent, setup, told_as_failed, whole, whole_saying, with,
 };
-use crate::support::front_door::{FrontDoor, HANGS, LOCAL, Setup, request};
+use crate::support::front_door::{FrontDoor, HANGS, LOCAL, Setup};
 use crate::support::test_app::Options;
 
 const MESSAGES: Dialect = Dialect::AnthropicMessages;

@@ -8,6 +8,7 @@ mod clients;
 mod connections;
 mod cuts;
 mod event_streams;
+mod fault_plans;
 mod fault_upstream;
 mod history;
 mod invariants;
@@ -33,6 +34,7 @@ mod takeover;
 mod tap;
 mod transport;
 mod upstream_errors;
+mod verdicts;
 
 /// Cases by their names; what they check stands in the modules, by theme.
 macro_rules! cases {

@@ -11,10 +11,10 @@ use understudy::gateway::drill::raw_client::{Exchange, RawRequest};
 use understudy::gateway::history::local_signature;
 
 use super::outcome::{
-    Answered, BRIEF, FIRST, asked, attempts_when, briefly, directly, door, door_with, eventually, held, is_down, reply_to, request_of, sent,
+    Answered, BRIEF, FIRST, attempts_when, briefly, directly, door, door_with, eventually, held, is_down, reply_to, request_of, sent,
     setup, until_the_cloud_answers, whole,
 };
-use crate::support::front_door::{CLOUD, FrontDoor, LOCAL, Setup, request};
+use crate::support::front_door::{CLOUD, FrontDoor, LOCAL, Setup};
 
 const MESSAGES: Dialect = Dialect::AnthropicMessages;
 

@@ -13,9 +13,9 @@ use understudy::gateway::limits::Limits;
 use understudy::gateway::status::State;
 
 use super::outcome::{
-    Answered, FIRST, attempts_when, briefly, door, door_with, eventually, first_status, held, question, setup, status, tokens, whole,
+    Answered, FIRST, attempts_when, briefly, door, door_with, eventually, first_status, held, question, setup, tokens, whole,
 };
-use crate::support::front_door::{CLOUD, FrontDoor, LOCAL, Setup, request};
+use crate::support::front_door::{CLOUD, FrontDoor, LOCAL, Setup};
 
 /// The scenarios are about chats; Anthropic's messages are what most clients here speak.
 const DIALECTS: [Dialect; 2] = [Dialect::OpenaiChat, Dialect::AnthropicMessages];

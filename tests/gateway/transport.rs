@@ -16,7 +16,7 @@ use understudy::gateway::status::State;
 
 use super::outcome::{
     DIALECTS, FIRST, asked, attempts_when, briefly, directly, door, eventually, first_status, held, in_every_dialect, is_down, is_well,
-    kind, question, sent, setup, status, text_in_one_piece, whole, with,
+    question, setup, text_in_one_piece, whole, with,
 };
 use super::raw_upstream::{RawUpstream, read_head, read_request, reply};
 use crate::support::front_door::{FrontDoor, LOCAL, Setup, request};

@@ -8,8 +8,8 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::RawRequest;
 
 use super::outcome::{
-    DIALECTS, FIRST, as_it_came, asked, briefly, directly, door, door_with, held, in_every_dialect, is_down, is_well, kind, question,
-    reply_to, sent, setup, status, text_in_one_piece, until_the_cloud_answers, whole,
+    DIALECTS, FIRST, as_it_came, asked, briefly, directly, door, door_with, held, in_every_dialect, is_down, is_well, question, reply_to,
+    sent, setup, text_in_one_piece, until_the_cloud_answers, whole,
 };
 use super::strict_client::{Ended, read};
 use crate::support::front_door::{FrontDoor, LOCAL, Setup, request};

@@ -13,6 +13,7 @@ use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{Exchange, RawClient, RawRequest, SseEvent};
 use understudy::gateway::edge_probe;
+use understudy::gateway::journal::Journal;
 
 use super::test_app::{MODEL, Options, TestApp};
 
@@ -88,7 +89,7 @@ impl FrontDoor {
             let mut rules = Rules::of(&config).scaled(setup.scale);
             change(&mut rules);
             let interval = rules.breakers.edge_probe_interval;
-            let gateway = Gateway::new(config, rules, 1);
+            let gateway = Gateway::new(config, rules, Journal::off(), 1);
             if let Some(interval) = interval {
                 edge_probe::begin(gateway.clone(), interval);
             }

@@ -59,17 +59,17 @@ fn choose(choice: usize, tools: &[ToolDefinition]) -> ToolChoice {
 /// A turn, or an assistant's with the results it waits for.
 fn segment() -> impl Strategy<Value = Vec<Message>> {
     let said = |role| vec(part(), 0..3).prop_map(move |parts| vec![of_parts(role, parts)]);
-    let calls =
-        (vec(part(), 0..2), vec((tool_call(), vec(part(), 0..3)), 1..4), option::of(text())).prop_map(|(parts, calls, thinking)| {
-            let (calls, results): (Vec<ToolCall>, Vec<Vec<Part>>) = calls.into_iter().unzip();
-            let results: Vec<Message> = calls
-                .iter()
-                .zip(results)
-                .map(|(call, parts)| Message { tool_call_id: Some(call.id.clone()), ..of_parts(Role::Tool, parts) })
-                .collect();
-            let asked = Message { tool_calls: calls, thinking, ..of_parts(Role::Assistant, parts) };
-            [vec![asked], results].concat()
-        });
+    let called = vec((tool_call(), vec(part(), 0..3)), 1..4);
+    // Somebody may speak while the results are waited for.
+    let between = option::weighted(0.3, (select(vec![Role::System, Role::User]), vec(part(), 1..2)));
+    let calls = (vec(part(), 0..2), called, option::of(text()), between).prop_map(|(parts, calls, thinking, between)| {
+        let (calls, results): (Vec<ToolCall>, Vec<Vec<Part>>) = calls.into_iter().unzip();
+        let result = |(call, parts): (&ToolCall, _)| Message { tool_call_id: Some(call.id.clone()), ..of_parts(Role::Tool, parts) };
+        let results: Vec<Message> = calls.iter().zip(results).map(result).collect();
+        let asked = Message { tool_calls: calls, thinking, ..of_parts(Role::Assistant, parts) };
+        let between = between.map(|(role, parts)| of_parts(role, parts));
+        std::iter::once(asked).chain(between).chain(results).collect()
+    });
     let roles = select(vec![Role::System, Role::Developer, Role::User, Role::User, Role::Assistant]);
     prop_oneof![3 => roles.prop_flat_map(said), 2 => calls]
 }

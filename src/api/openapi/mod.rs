@@ -98,6 +98,8 @@ impl Document {
         self.getting::<reply::AnyObject>("/openapi.json", "This document.");
         self.getting::<reply::AnyObject>("/readyz", "Whether a request sent now would be taken.");
         self.getting::<reply::AnyObject>("/health", "The same.");
+        self.getting::<reply::AnyObject>("/understudy/status", "Who answers, the cloud or this machine, and how the upstreams are.");
+        self.posting::<request::UseRequest, reply::AnyObject>("/understudy/use", "Says whom to ask.", OpenAi);
         for (path, summary) in [("/livez", "Whether the process answers."), ("/metrics", "Numbers for Prometheus."), ("/", "A greeting.")] {
             let text = json!({"200": {"description": "ok", "content": {"text/plain": {"schema": {"type": "string"}}}}});
             self.add(path, "get", json!({"summary": summary, "responses": text}));

@@ -412,3 +412,16 @@ pub struct ApplyTemplateRequest {
     tools: Option<Vec<ChatTool>>,
     add_generation_prompt: Option<bool>,
 }
+
+#[derive(JsonSchema)]
+pub struct UseRequest {
+    r#use: Whom,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum Whom {
+    Auto,
+    Cloud,
+    Local,
+}

@@ -14,7 +14,7 @@ pub mod names;
 
 use serde_json::Value;
 
-use crate::chat::{Conversation, Prompt, Request, ToolChoice, ToolDefinition};
+use crate::chat::{Conversation, Message, Prompt, Request, Role, ToolChoice, ToolDefinition};
 
 /// What an upstream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,9 +75,9 @@ fn conversation_of<'a>(request: &'a Request, to: &'static str) -> Result<&'a Con
     if request.echo {
         return cannot("echo", "a reply does not begin with its prompt there");
     }
-    let nameless = |message: &crate::chat::Message| {
+    let nameless = |message: &Message| {
         message.tool_calls.iter().any(|call| call.id.is_empty() || call.name.is_empty())
-            || message.role == crate::chat::Role::Tool && message.tool_call_id.as_deref().unwrap_or_default().is_empty()
+            || message.role == Role::Tool && message.tool_call_id.as_deref().unwrap_or_default().is_empty()
     };
     if conversation.messages.iter().any(nameless) {
         return cannot("tool_call_id", "calls and their results must name each other");
@@ -87,11 +87,13 @@ fn conversation_of<'a>(request: &'a Request, to: &'static str) -> Result<&'a Con
 
 /// Neither API everywhere has a list of what may be called: who may call only some tools is shown only those.
 fn tools_and_choice(conversation: &Conversation) -> (Vec<&ToolDefinition>, ToolChoice) {
-    let tools = conversation.tools.iter().filter(|tool| conversation.tool_choice.includes(&tool.name));
+    let tools = conversation.tools.iter();
     match &conversation.tool_choice {
-        ToolChoice::Allowed { required, .. } => (tools.collect(), if *required { ToolChoice::Required } else { ToolChoice::Auto }),
-        // The others may not be called, but the prompt's beginning is the same as in the turns before.
-        choice => (conversation.tools.iter().collect(), choice.clone()),
+        choice @ ToolChoice::Allowed { required, .. } => {
+            let shown = tools.filter(|tool| choice.includes(&tool.name)).collect();
+            (shown, if *required { ToolChoice::Required } else { ToolChoice::Auto })
+        }
+        choice => (tools.collect(), choice.clone()),
     }
 }
 

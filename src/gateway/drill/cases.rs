@@ -19,6 +19,8 @@ pub struct Case {
     pub attempts_max: usize,
     /// The upstream's own answer is the text of sixty words: less of it is half of it.
     pub says_sixty_words: bool,
+    /// The fault waits for a second request.
+    pub asks_twice: bool,
     /// Waits for a limit of the front door; left out of a quick drill.
     pub is_slow: bool,
 }
@@ -42,6 +44,7 @@ impl Case {
             dialect: Dialect::AnthropicMessages,
             expected: Expected::Answered,
             attempts_max: 2,
+            asks_twice: false,
             is_slow: false,
         }
     }
@@ -77,8 +80,13 @@ impl Case {
         }
         if self.dialect == Dialect::AnthropicMessages {
             body["max_tokens"] = Value::from(200);
+            let schema = json!({"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]});
+            body["tools"] = json!([{"name": "read_file", "description": "Reads a file.", "input_schema": schema}]);
         }
-        let request = RawRequest::post(self.dialect.path(), &body).header("authorization", &format!("Bearer drill-{}", self.name));
+        // Each case is a conversation of its own, with a credential of its own: none is to suffer for another's fault.
+        let request = RawRequest::post(self.dialect.path(), &body)
+            .header("authorization", &format!("Bearer drill-{}", self.name))
+            .header("x-session-id", &self.name);
         if self.dialect == Dialect::AnthropicMessages { request.header("anthropic-version", "2023-06-01") } else { request }
     }
 
@@ -180,7 +188,8 @@ fn streams() -> Vec<Case> {
         Case::new("a huge event", wrong(Misbehaviour::HugeEvent { at: Point::Tokens(9), bytes: 64 << 20 })).once(),
         Case::new("a header bomb", wrong(Misbehaviour::HeaderBomb { bytes: 4 << 20 })),
         Case::new("an empty 200", wrong(Misbehaviour::Empty)),
-        Case::new("closes as it is used again", wrong(Misbehaviour::CloseOnReuse)),
+        // An attempt each, and the one that met the closing connection.
+        Case { asks_twice: true, attempts_max: 3, ..Case::new("closes as it is used again", wrong(Misbehaviour::CloseOnReuse)) },
     ]
 }
 

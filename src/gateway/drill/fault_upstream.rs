@@ -130,6 +130,8 @@ impl FaultUpstream {
     /// From the next request on. Counts of the old plan are forgotten; the clock goes on.
     pub fn set_plan(&self, plan: Plan) {
         *self.shared.decider() = Decider::new(plan);
+        // It may be one that refuses.
+        self.listening.send_modify(|_| {});
     }
 
     /// `false`: the port is closed, and connections that stood are gone. It comes into force a moment later.

@@ -23,5 +23,6 @@ pub mod http;
 pub mod raw_client;
 
 pub mod cases;
+pub mod play;
 pub mod reading;
 pub mod verdict;

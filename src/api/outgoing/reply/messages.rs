@@ -8,7 +8,8 @@ use crate::chat::{Event, FinishReason, TextDelta, Usage};
 
 #[derive(Debug, Default)]
 pub struct Messages {
-    calls: usize,
+    /// The block of each call so far.
+    calls: Vec<u64>,
     open: Option<OpenCall>,
     reason: Option<FinishReason>,
     counts: Counts,
@@ -18,7 +19,6 @@ pub struct Messages {
 /// The call whose block is open.
 #[derive(Debug)]
 struct OpenCall {
-    /// Of its block.
     block: u64,
     /// What stood in the block's beginning; pieces that follow say the same.
     input: Value,
@@ -77,7 +77,7 @@ impl Messages {
         let reason = self.reason.take().ok_or(ReadError::Cut)?;
         self.end_block(events);
         self.is_finished = true;
-        events.push(finished(reason, self.calls, self.counts.usage()));
+        events.push(finished(reason, self.calls.len(), self.counts.usage()));
         Ok(())
     }
 
@@ -93,8 +93,8 @@ impl Messages {
             "tool_use" => {
                 let Some(name) = text_of(&content["name"]) else { return Err(ReadError::OutOfOrder("a call has no name")) };
                 let id = text_of(&content["id"]).map_or_else(|| format!("call_{block}"), call_id_of_anthropic);
-                events.push(Event::ToolCallStarted { index: self.calls, id, name: name.to_owned() });
-                self.calls += 1;
+                events.push(Event::ToolCallStarted { index: self.calls.len(), id, name: name.to_owned() });
+                self.calls.push(block);
                 self.open = Some(OpenCall { block, input: content["input"].clone(), has_arguments: false });
             }
             // Thoughts that nobody may read, and the work of tools on Anthropic's side.
@@ -105,25 +105,33 @@ impl Messages {
 
     fn delta(&mut self, block: Option<u64>, delta: &Value, events: &mut Vec<Event>) -> Result<(), ReadError> {
         match delta["type"].as_str().unwrap_or_default() {
-            "text_delta" => say(&delta["text"], events),
-            "thinking_delta" => think(&delta["thinking"], events),
+            "text_delta" => {
+                self.end_block(events);
+                say(&delta["text"], events);
+            }
+            "thinking_delta" => {
+                self.end_block(events);
+                think(&delta["thinking"], events);
+            }
             "input_json_delta" => {
-                // Blocks that mean nothing here have such pieces too.
                 let Some(piece) = text_of(&delta["partial_json"]) else { return Ok(()) };
                 if let Some(call) = self.open.as_mut().filter(|call| block.is_none_or(|block| block == call.block)) {
                     call.has_arguments = true;
-                    events.push(Event::ToolCallArguments { index: self.calls - 1, json: piece.to_owned() });
+                    events.push(Event::ToolCallArguments { index: self.calls.len() - 1, json: piece.to_owned() });
+                } else if block.is_some_and(|block| self.calls.contains(&block)) {
+                    return Err(ReadError::OutOfOrder("a call's arguments went on after their end"));
                 }
+                // Else it is of a block that means nothing here.
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// Blocks come one at a time, so that the end of one needs no index, and is certain when the next begins.
+    /// Blocks come one at a time: the end of one needs no index, and is certain when anything else comes.
     fn end_block(&mut self, events: &mut Vec<Event>) {
         let Some(call) = self.open.take() else { return };
-        let index = self.calls - 1;
+        let index = self.calls.len() - 1;
         if !call.has_arguments {
             let input = if call.input.is_object() { call.input } else { json!({}) };
             events.push(Event::ToolCallArguments { index, json: input.to_string() });
