@@ -175,11 +175,12 @@ pub fn http_2_only() {
             }
         });
         let door = before(&upstream);
-        for session in ["one", "two"] {
-            let answered = briefly(&door, MESSAGES, session);
+        // Whether the farewell is read or the end of the connection noticed first is a matter of chance: two alike open a breaker.
+        eventually("it is left alone", || {
+            let answered = briefly(&door, MESSAGES, "of one who asks again");
             assert_eq!(answered.by, LOCAL, "at once: {at_once}, farewell: {farewell}");
-        }
-        assert_eq!(first_status(&door).state, State::Down);
+            first_status(&door).state == State::Down
+        });
         held(&door);
     }
 }
