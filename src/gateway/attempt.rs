@@ -94,6 +94,12 @@ pub struct Patience<'a> {
 }
 
 impl Patience<'_> {
+    /// Lets time pass before another attempt. It is part of what the client waits for.
+    pub async fn pass(&mut self, time: Duration) {
+        // Nothing but the time ends it.
+        let _ = self.wait(Instant::now() + time, std::future::pending::<()>()).await;
+    }
+
     /// The future's value, unless the deadline comes first.
     async fn wait<T>(&mut self, deadline: Instant, future: impl Future<Output = T>) -> Result<T, Fault> {
         tokio::pin!(future);
@@ -120,10 +126,10 @@ pub struct Reads {
     pub now_unix_s: u64,
 }
 
-pub async fn attempt(upstream: &Upstream, request: http::Request<Full<Bytes>>, reads: Reads, mut patience: Patience<'_>) -> Attempted {
+pub async fn attempt(upstream: &Upstream, request: http::Request<Full<Bytes>>, reads: Reads, patience: &mut Patience<'_>) -> Attempted {
     let started = Instant::now();
     let limit = if reads.stream { patience.first_content } else { patience.whole_reply };
-    match opened(upstream, request, reads, &mut patience, started, started + limit).await {
+    match opened(upstream, request, reads, patience, started, started + limit).await {
         Ok(attempted) => attempted,
         Err(fault) => Attempted::Failed { fault, retry_after: None, original: None },
     }
@@ -165,8 +171,11 @@ async fn failed(upstream: &Upstream, mut reply: Reply, reads: Reads) -> Attempte
     let original = Original { status: reply.status, headers: std::mem::take(&mut reply.headers), body };
     let head = Head { status: original.status, headers: &original.headers, body_start: &original.body, body_ended: true };
     let expected = if reads.stream { Expected::Stream } else { Expected::Json };
-    let verdict = classify::classify(&head, expected, reads.now_unix_s);
-    upstream.keep(reply);
+    let (verdict, is_page) = (classify::classify(&head, expected, reads.now_unix_s), classify::is_page(&head));
+    // A server that fails may have answered before it read the request, and be deaf to what comes on this connection.
+    if original.status < 500 {
+        upstream.keep(reply);
+    }
     match verdict {
         // A success whose head was not right, and a body that was: there is nobody to relay it to.
         Verdict::Relay(ReplyKind::Success) => Attempted::Failed { fault: Fault::NotTheApi, retry_after: None, original: None },
@@ -174,7 +183,7 @@ async fn failed(upstream: &Upstream, mut reply: Reply, reads: Reads) -> Attempte
         Verdict::ContextTooLong => Attempted::ContextTooLong(original),
         Verdict::Failed { fault, retry_after } => {
             // A page is no answer to anybody.
-            let original = Some(original).filter(|_| fault != Fault::NotTheApi);
+            let original = Some(original).filter(|_| fault != Fault::NotTheApi && !is_page);
             Attempted::Failed { fault, retry_after, original }
         }
     }

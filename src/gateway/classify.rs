@@ -95,7 +95,7 @@ pub fn error_event(data: &[u8]) -> Verdict {
 
 fn success<H: Headers + ?Sized>(head: &Head<'_, H>, expected: Expected, now_unix_s: u64) -> Verdict {
     let body = without_blanks(head.body_start);
-    if body.is_empty() && head.body_ended || looks_like_a_page(head) {
+    if body.is_empty() && head.body_ended || is_page(head) {
         return failed(Fault::NotTheApi);
     }
     let is_json = body.starts_with(b"{") || body.starts_with(b"[");
@@ -114,7 +114,7 @@ fn success<H: Headers + ?Sized>(head: &Head<'_, H>, expected: Expected, now_unix
 }
 
 fn error<H: Headers + ?Sized>(head: &Head<'_, H>, now_unix_s: u64) -> Verdict {
-    let page = looks_like_a_page(head);
+    let page = is_page(head);
     // The words of a page are nobody's error: its footer may well speak of a usage policy.
     let body = if page { ErrorBody::default() } else { ErrorBody::read(head.body_start) };
     // Failures of the upstream are no refusals by their prose alone.
@@ -189,7 +189,8 @@ fn seconds(text: &str, unit_s: f64) -> Option<Duration> {
     Some(Duration::from_secs_f64((number * unit_s).min(1e18)))
 }
 
-fn looks_like_a_page<H: Headers + ?Sized>(head: &Head<'_, H>) -> bool {
+/// Written for people, whatever its status.
+pub fn is_page<H: Headers + ?Sized>(head: &Head<'_, H>) -> bool {
     let kind = media_type(head.headers);
     matches!(kind.as_deref(), Some("text/html" | "application/xhtml+xml")) || without_blanks(head.body_start).starts_with(b"<")
 }

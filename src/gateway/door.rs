@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::asked::About;
 use super::attempt::{Attempted, Original, Patience, Reads, attempt};
@@ -157,9 +157,18 @@ pub enum Answer {
     /// The upstream, in one piece: its reply, or what it says against the request.
     Whole { original: Original, upstream: Arc<str>, translated: Option<Protocol> },
     /// Nobody up there. `instead`: what the last of them said, for when the local model cannot answer either.
-    Local { reason: Reason, instead: Option<Original> },
+    Local { reason: Reason, instead: Option<Said> },
     /// It may not be relayed: a setting forbids it.
     LoginNotRelayed { upstream: Arc<str> },
+}
+
+/// What an upstream says in place of a reply.
+#[derive(Debug)]
+pub struct Said {
+    pub original: Original,
+    pub upstream: Arc<str>,
+    /// In another protocol than was asked.
+    pub translated: Option<Protocol>,
 }
 
 /// Why the local model answers.
@@ -330,7 +339,8 @@ impl Gateway {
                 }
                 Through::Failed { reason: failed, original } => {
                     reason = failed;
-                    instead = original.or(instead);
+                    let said = original.map(|original| Said { original, upstream: tier.name.clone(), translated: up.translated });
+                    instead = said.or(instead);
                 }
             }
         }
@@ -373,14 +383,14 @@ impl Gateway {
         for attempts in 1.. {
             let request = up.request(passage, asked);
             let spent = started.elapsed();
-            let patience = Patience {
+            let mut patience = Patience {
                 first_content: limit.saturating_sub(spent),
                 whole_reply: limit.saturating_sub(spent),
                 slow_at: asked.local.then_some(began + slow_after),
                 slow: &mut *slow,
             };
             let reads = Reads { protocol: up.protocol, stream: asked.about.stream, now_unix_s: unix_s() };
-            let (fault, retry_after, original) = match attempt(&passage.tier.connections, request, reads, patience).await {
+            let (fault, retry_after, original) = match attempt(&passage.tier.connections, request, reads, &mut patience).await {
                 Attempted::Stream(committed) => {
                     let now = self.now();
                     self.brain().latencies.record(&passage.latency, committed.first_content_after, now);
@@ -415,7 +425,7 @@ impl Gateway {
             match next {
                 Next::SameUpstream { after } => {
                     self.brain().breakers.retried(&passage.target, fault, now);
-                    sleep(after).await;
+                    patience.pass(after).await;
                 }
                 Next::NextTier => {
                     passage.failed(fault, retry_after);
@@ -443,6 +453,11 @@ impl Gateway {
         let mut brain = self.brain();
         let edge = brain.breakers.edge(&passage.tier.host);
         brain.auth.is_outage(credential, edge, now) && self.0.config.auth_outage == AuthOutage::Local
+    }
+
+    /// After a sleep or a change of network, connections that were kept lead nowhere.
+    pub fn forget_connections(&self) {
+        self.0.tiers.iter().for_each(|tier| tier.connections.forget_connections());
     }
 
     /// Upstreams to be asked now whether they are there.

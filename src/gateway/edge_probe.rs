@@ -1,8 +1,8 @@
 //! Asks upstreams that are not well whether they are there at all: without a credential, so that it costs nobody anything, and with a
-//! question that every API answers.
+//! question that every API answers. The same look at the clock notices that the machine has slept.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::Request;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, interval, timeout};
 
 use super::circuit_breaker::EdgeAnswer;
 use super::door::{Gateway, Tier};
+use super::wake::Wake;
 
 /// How long the answer may take, as a share of what lies between two questions.
 const LIMIT_SHARE: f64 = 0.4;
@@ -22,8 +23,13 @@ pub fn begin(gateway: Gateway, every: Duration) -> AbortHandle {
     let task = tokio::spawn(async move {
         // More often than a host is asked, so that the first question comes soon after the fault.
         let mut ticks = interval(every / 5);
+        let mut wake = Wake::new(gateway.now(), wall_clock());
         loop {
             ticks.tick().await;
+            if wake.has_slept(gateway.now(), wall_clock()) {
+                tracing::info!("this machine has slept: connections to upstreams are made anew");
+                gateway.forget_connections();
+            }
             for tier in gateway.edge_probes_due() {
                 let gateway = gateway.clone();
                 tokio::spawn(async move {
@@ -36,6 +42,10 @@ pub fn begin(gateway: Gateway, every: Duration) -> AbortHandle {
         }
     });
     task.abort_handle()
+}
+
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 async fn ask(tier: &Arc<Tier>, limit: Duration) -> EdgeAnswer {

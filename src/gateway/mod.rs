@@ -38,3 +38,4 @@ pub mod takeover;
 pub mod tap;
 mod up;
 pub mod upstream;
+pub mod wake;

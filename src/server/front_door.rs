@@ -17,10 +17,11 @@ use serde_json::Value;
 use super::body::HeldBody;
 use super::edge::{OWN_KEY, shows_our_key};
 use super::generate::{self, Opening};
+use super::relays::Relay;
 use super::request_id::RequestId;
 use super::request_log::{Outcome, RequestLog};
 use super::translated::{self, Source};
-use super::{AppState, body, shadow};
+use super::{AppState, Phase as Life, body, shadow};
 use crate::api::Dialect;
 use crate::api::anthropic_messages::AnthropicMessages;
 use crate::api::errors::{ApiError, ErrorKind};
@@ -30,7 +31,7 @@ use crate::api::openai_responses::OpenAiResponses;
 use crate::chat::begun::BegunReply;
 use crate::gateway::asked::About;
 use crate::gateway::attempt::Original;
-use crate::gateway::door::{Answer, Asked, Gateway, Reason};
+use crate::gateway::door::{Answer, Asked, Gateway, Reason, Said};
 use crate::gateway::fault::Fault;
 use crate::gateway::forwarding;
 use crate::gateway::protocol::Protocol;
@@ -81,6 +82,14 @@ struct Visitor {
 
 async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protocol, id: RequestId, request: Request) -> Response {
     let mut log = RequestLog::new(id.0, D::NAME);
+    // Counted before it is asked whether the server stops: who is let in is waited for.
+    let relay = state.relays().begin();
+    if state.phase() != Life::Serving {
+        let error = ApiError::draining();
+        log.outcome = Outcome::of(&error);
+        body::discard(request.into_body()).await;
+        return error.into_response();
+    }
     let (parts, body) = request.into_parts();
     let body = match body::read(&parts.headers, body, state.config(), state.bodies()).await {
         Ok(body) => body,
@@ -104,6 +113,7 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
                 state,
                 gateway,
                 visitor,
+                _relay: relay,
                 log: Some(log),
                 phase: Phase::Relayed(relayed),
                 seam: None,
@@ -115,13 +125,13 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
         }
         Answer::Stream { relayed, translated: Some(protocol), .. } => {
             let served_by = relayed.upstream().clone();
-            let source = Source { protocol, gateway, session: visitor.session };
+            let source = Source { protocol, gateway, session: visitor.session, relay };
             let mut response = translated::stream::<D>(state, visitor.body, source, *relayed, log).await;
             said_by(response.headers_mut(), &served_by, None);
             response
         }
         Answer::Whole { original, upstream, translated: Some(protocol) } if original.status == 200 => {
-            let source = Source { protocol, gateway, session: visitor.session };
+            let source = Source { protocol, gateway, session: visitor.session, relay };
             let mut response = translated::whole::<D>(state, visitor.body, source, &original, &upstream, log).await;
             said_by(response.headers_mut(), &upstream, None);
             response
@@ -129,11 +139,7 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
         Answer::Whole { original, upstream, translated } => {
             log.outcome = outcome(original.status);
             log.write_later();
-            match translated {
-                None => as_it_came(original, &upstream),
-                // Its words are in another protocol's shape.
-                Some(_) => error_of(&original).into_response(),
-            }
+            said(Said { original, upstream, translated })
         }
         Answer::Local { reason, instead } => local::<D>(state, gateway, visitor, reason, instead, log).await,
         Answer::LoginNotRelayed { upstream } => {
@@ -181,14 +187,14 @@ async fn local<D: Dialect>(
     gateway: Gateway,
     visitor: Visitor,
     reason: Reason,
-    instead: Option<Original>,
+    instead: Option<Said>,
     mut log: RequestLog,
 ) -> Response {
     let Visitor { parts, body, session, .. } = visitor;
     if !gateway.config().local || state.served().is_err() {
-        if let Some(original) = instead {
-            log.outcome = outcome(original.status);
-            return as_it_came(original, "upstream");
+        if let Some(instead) = instead {
+            log.outcome = outcome(instead.original.status);
+            return said(instead);
         }
         let error = match state.served() {
             Err(error) => error,
@@ -204,9 +210,9 @@ async fn local<D: Dialect>(
     let (of_opening, of_model, since) = (gateway.clone(), model.clone(), Instant::now());
     let first_word: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(move || of_opening.note_switch(&of_model, reason, since.elapsed())));
     let mut response = generate::answer::<D>(state, &parts.headers, body, log, Opening { notice, first_word }).await;
-    // Who cannot answer does not hide what the cloud said: it may be the better word.
-    if let Some(original) = instead.filter(|_| !response.status().is_success() && reason == Reason::ContextTooLong) {
-        return as_it_came(original, "upstream");
+    // Who cannot answer does not hide what the cloud said: it is the better word.
+    if let Some(instead) = instead.filter(|_| !response.status().is_success()) {
+        return said(instead);
     }
     said_by(response.headers_mut(), &model, Some(reason.name()));
     response
@@ -236,6 +242,15 @@ pub fn as_it_came(original: Original, upstream: &str) -> Response {
     response
 }
 
+/// What an upstream says in place of a reply.
+fn said(said: Said) -> Response {
+    match said.translated {
+        None => as_it_came(said.original, &said.upstream),
+        // Its words are in another protocol's shape.
+        Some(_) => error_of(&said.original).into_response(),
+    }
+}
+
 /// What an upstream of another protocol says against a request, in the client's shape.
 fn error_of(original: &Original) -> ApiError {
     let body: Value = serde_json::from_slice(&original.body).unwrap_or_default();
@@ -263,6 +278,8 @@ struct FrontStream<D> {
     state: AppState,
     gateway: Gateway,
     visitor: Visitor,
+    /// A server that stops waits for it.
+    _relay: Relay,
     /// `None`: the local model has it.
     log: Option<RequestLog>,
     phase: Phase,
@@ -281,6 +298,15 @@ enum Phase {
     Over,
 }
 
+/// `None`: the server's time is up.
+async fn or_cut_off<T>(state: &AppState, next: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        next = next => Some(next),
+        () = state.reached(Life::CutOff) => None,
+    }
+}
+
 impl<D: Dialect> FrontStream<D> {
     fn into_body(self) -> Body {
         // Each frame moves the state of an `unfold` in and out.
@@ -290,15 +316,19 @@ impl<D: Dialect> FrontStream<D> {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
             match &mut self.phase {
-                Phase::Relayed(relayed) => match relayed.next().await {
-                    Step::Bytes(bytes) => return Some(Ok(bytes)),
-                    Step::End => {
+                Phase::Relayed(relayed) => match or_cut_off(&self.state, relayed.next()).await {
+                    None => {
+                        self.ended(Outcome::of(&ApiError::draining()));
+                        self.phase = Phase::Broken;
+                    }
+                    Some(Step::Bytes(bytes)) => return Some(Ok(bytes)),
+                    Some(Step::End) => {
                         let reply = relayed.seen().map(|seen| &seen.reply);
                         shadow::follow::<D>(&self.state, &self.gateway, &self.visitor.body.bytes, reply);
                         self.ended(Outcome::Completed);
                         self.phase = Phase::Over;
                     }
-                    Step::Interrupted(interruption) => {
+                    Some(Step::Interrupted(interruption)) => {
                         if let Some(bytes) = self.interrupted(interruption).await {
                             return Some(Ok(bytes));
                         }
@@ -319,7 +349,7 @@ impl<D: Dialect> FrontStream<D> {
                 },
                 Phase::Broken => {
                     self.phase = Phase::Over;
-                    return Some(Err(io::Error::other("the upstream broke off, and this client asks again")));
+                    return Some(Err(io::Error::other("a reply that ends here is not whole, and looks like it")));
                 }
                 Phase::Over => return None,
             }

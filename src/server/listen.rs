@@ -42,10 +42,12 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
 /// Refuses new work and waits for the running, at most for the drain limit.
 async fn drain(state: &AppState) {
     state.start_draining();
-    let Ok(served) = state.served() else { return state.enter(Phase::Closing) };
-    let running = served.engine.stats();
-    tracing::info!(running = running.running, waiting = running.waiting, "draining");
+    let served = state.served().ok();
+    let running = served.map(|served| served.engine.stats()).unwrap_or_default();
+    tracing::info!(relayed = state.relays().running(), running = running.running, waiting = running.waiting, "draining");
     let drained = async {
+        state.relays().ended().await;
+        let Some(served) = served else { return };
         served.engine.drained().await;
         if let Some(embeddings) = &served.embeddings {
             embeddings.drained().await;

@@ -24,6 +24,7 @@ pub mod body;
 pub mod config;
 pub mod listen;
 pub mod load_headers;
+pub mod relays;
 pub mod reply_store;
 pub mod request_id;
 pub mod request_log;
@@ -53,6 +54,7 @@ use crate::gateway::door::Gateway;
 use body::BodyBudget;
 use config::ServerConfig;
 pub use listen::serve;
+use relays::Relays;
 use reply_store::ReplyStore;
 use run::Runs;
 
@@ -106,6 +108,7 @@ struct Shared {
     config: ServerConfig,
     bodies: BodyBudget,
     runs: Runs,
+    relays: Relays,
     replies: ReplyStore,
     preparing: Arc<Semaphore>,
     /// Filled once, when the model is loaded.
@@ -155,8 +158,20 @@ impl AppState {
         let bodies = BodyBudget::new(config.bodies_bytes_max.max(config.body_bytes_max));
         let preparing = Arc::new(Semaphore::new(PREPARING_MAX));
         let (served, bound_to, gateway) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        let (runs, replies) = (Runs::default(), ReplyStore::new(config.replies_kept));
-        Self(Arc::new(Shared { config, bodies, runs, replies, preparing, served, phase, bound_to, gateway, clock: Box::new(clock) }))
+        let (runs, relays, replies) = (Runs::default(), Relays::default(), ReplyStore::new(config.replies_kept));
+        Self(Arc::new(Shared {
+            config,
+            bodies,
+            runs,
+            relays,
+            replies,
+            preparing,
+            served,
+            phase,
+            bound_to,
+            gateway,
+            clock: Box::new(clock),
+        }))
     }
 
     /// The model is there: from now on requests are answered. Only the first call counts.
@@ -192,6 +207,11 @@ impl AppState {
     /// Replies that a request sent again can join.
     pub fn runs(&self) -> &Runs {
         &self.0.runs
+    }
+
+    /// Requests that are with an upstream.
+    pub fn relays(&self) -> &Relays {
+        &self.0.relays
     }
 
     /// Replies that can be asked for by their ids.

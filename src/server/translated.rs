@@ -12,6 +12,7 @@ use super::AppState;
 use super::body::HeldBody;
 use super::choices::Told;
 use super::generate::{self, go_on};
+use super::relays::Relay;
 use super::request_id::random_name;
 use super::request_log::{Outcome, RequestLog};
 use super::run::Listener;
@@ -53,6 +54,8 @@ pub struct Source {
     pub protocol: Protocol,
     pub gateway: Gateway,
     pub session: SessionKey,
+    /// It lives as long as the reply.
+    pub relay: Relay,
 }
 
 /// A stream in the client's dialect.

@@ -84,13 +84,15 @@ impl FrontDoor {
                 let more = if index == 0 { setup.upstream } else { "key_env = \"SECOND\"" };
                 file += &format!("[[upstream]]\nname = \"cloud-{index}\"\nkind = \"{}\"\nurl = \"{url}\"\n{more}\n", setup.kind);
             }
-            let keys = Keys { variable: &|_| Some("second-key".to_owned()), file: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+            let keys = Keys { variable: &|_| Some("second-key".to_owned()), file: &|path| std::fs::read_to_string(path) };
             let config = Tables::parse(&file, false).and_then(|tables| tables.resolve(&[], &keys)).expect("the setup is a configuration");
             let mut rules = Rules::of(&config).scaled(setup.scale);
             change(&mut rules);
-            let interval = rules.breakers.edge_probe_interval.expect("edges are asked");
+            let interval = rules.breakers.edge_probe_interval;
             let gateway = Gateway::new(config, rules, Journal::off(), 1);
-            edge_probe::begin(gateway.clone(), interval);
+            if let Some(interval) = interval {
+                edge_probe::begin(gateway.clone(), interval);
+            }
             (gateway, upstreams)
         });
         app.state.set_gateway(gateway.clone());
@@ -122,15 +124,6 @@ impl FrontDoor {
     /// A streaming request whose answer, whoever gives it, is the sixty words.
     pub fn ask(&self, dialect: Dialect) -> Exchange {
         self.exchange(&request(dialect, true))
-    }
-
-    /// The next request of a client must be answered, whatever was before: by whom, is the answer.
-    #[track_caller]
-    pub fn is_healthy(&self) -> String {
-        let exchange = self.ask(Dialect::AnthropicMessages);
-        assert_eq!(exchange.status(), Some(200), "{}", exchange.text());
-        assert_eq!(text(Dialect::AnthropicMessages, &exchange), SIXTY_WORDS);
-        exchange.header("x-understudy-served-by").expect("who speaks is told").to_owned()
     }
 }
 

@@ -12,6 +12,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -25,6 +26,19 @@ const ADDRESS_LIFE: Duration = Duration::from_secs(3600);
 /// Of a reply's head: more is no API's.
 const HEADERS_MAX: usize = 256;
 const HEAD_BYTES_MAX: usize = 256 << 10;
+
+/// A connection. Dropped, it ends at once: nothing more is sent to one whose answer is known.
+#[derive(Debug)]
+pub struct Connection {
+    pub sender: SendRequest<Full<Bytes>>,
+    task: AbortHandle,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 #[derive(Debug)]
 pub struct Connector {
@@ -47,7 +61,7 @@ impl Connector {
     }
 
     /// A connection that is ready for a request.
-    pub async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Fault> {
+    pub async fn connect(&self) -> Result<Connection, Fault> {
         let stream = self.socket().await?;
         // Requests are small and must not wait for each other; a socket that cannot be told so works all the same.
         let _ = stream.set_nodelay(true);
@@ -109,16 +123,16 @@ fn ask_the_system(host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<
     Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
 }
 
-async fn handshake(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<SendRequest<Full<Bytes>>, Fault> {
+async fn handshake(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Connection, Fault> {
     let mut builder = http1::Builder::new();
     builder.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| Fault::ClosedEarly)?;
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection to an upstream broke");
         }
     });
-    Ok(sender)
+    Ok(Connection { sender, task: task.abort_handle() })
 }
 
 fn fault_of(error: &io::Error) -> Fault {

@@ -11,12 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use hyper::{Request, Response};
 use tokio::time::{Instant, timeout};
 
 use super::fault::Fault;
-use connect::Connector;
+use connect::{Connection, Connector};
 
 /// Connections kept for the next request. More than a person's agents use at once.
 const IDLE_MAX: usize = 32;
@@ -51,7 +50,7 @@ pub struct Upstream {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<Full<Bytes>>,
+    connection: Connection,
     since: Instant,
 }
 
@@ -62,8 +61,8 @@ pub struct Reply {
     /// For whoever takes them: nothing here needs them.
     pub headers: hyper::HeaderMap,
     body: Incoming,
-    /// `None`: the reply is over.
-    sender: Option<SendRequest<Full<Bytes>>>,
+    /// `None`: it broke.
+    connection: Option<Connection>,
 }
 
 impl Upstream {
@@ -78,32 +77,32 @@ impl Upstream {
 
     /// Sends a request and waits for the head of its reply; how long is for the caller to bound, by dropping this.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Reply, Fault> {
-        while let Some(mut sender) = self.take_idle() {
-            if timeout(READY_LIMIT, sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
+        while let Some(mut connection) = self.take_idle() {
+            if timeout(READY_LIMIT, connection.sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
                 // Cloning is cheap: the body is counted, not copied.
-                match sender.send_request(request.clone()).await {
-                    Ok(response) => return Ok(Reply::new(response, sender)),
+                match connection.sender.send_request(request.clone()).await {
+                    Ok(response) => return Ok(Reply::new(response, connection)),
                     // Closed while it was idle, as far as anybody can tell. A new connection will show.
                     Err(error) if is_early_end(&error) => break,
                     Err(error) => return Err(fault_of(&error)),
                 }
             }
         }
-        let mut sender = self.connector.connect().await?;
-        match sender.send_request(request).await {
-            Ok(response) => Ok(Reply::new(response, sender)),
+        let mut connection = self.connector.connect().await?;
+        match connection.sender.send_request(request).await {
+            Ok(response) => Ok(Reply::new(response, connection)),
             Err(error) => Err(fault_of(&error)),
         }
     }
 
     /// Takes a connection back whose reply was read to its end.
     pub fn keep(&self, reply: Reply) {
-        let Some(sender) = reply.sender.filter(|sender| !sender.is_closed()) else { return };
+        let Some(connection) = reply.connection.filter(|connection| !connection.sender.is_closed()) else { return };
         let mut idle = lock(&self.idle);
         if idle.len() >= IDLE_MAX {
             idle.pop_front();
         }
-        idle.push_back(Idle { sender, since: Instant::now() });
+        idle.push_back(Idle { connection, since: Instant::now() });
     }
 
     /// Forgets all kept connections: after a change of network or a sleep they lead nowhere.
@@ -112,18 +111,18 @@ impl Upstream {
     }
 
     /// The one used last: it is the likeliest to live.
-    fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
+    fn take_idle(&self) -> Option<Connection> {
         let mut idle = lock(&self.idle);
         let now = Instant::now();
-        idle.retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < IDLE_LIMIT);
-        idle.pop_back().map(|idle| idle.sender)
+        idle.retain(|idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < IDLE_LIMIT);
+        idle.pop_back().map(|idle| idle.connection)
     }
 }
 
 impl Reply {
-    fn new(response: Response<Incoming>, sender: SendRequest<Full<Bytes>>) -> Self {
+    fn new(response: Response<Incoming>, connection: Connection) -> Self {
         let (parts, body) = response.into_parts();
-        Self { status: parts.status.as_u16(), headers: parts.headers, body, sender: Some(sender) }
+        Self { status: parts.status.as_u16(), headers: parts.headers, body, connection: Some(connection) }
     }
 
     /// The next bytes of the body; `None` at its end. A body that ends before its length or its last chunk is [`Fault::Cut`].
@@ -138,7 +137,7 @@ impl Reply {
                     }
                 }
                 Some(Err(_)) => {
-                    self.sender = None;
+                    self.connection = None;
                     return Err(Fault::Cut);
                 }
             }
