@@ -200,8 +200,8 @@ fn went_up(attempt: &Attempt) -> Vec<Value> {
 }
 
 fn signed_thinking(exchange: &Exchange) -> String {
-    let deltas = exchange.events().into_iter().map(|event| event.json()).filter(|json| json["delta"]["type"] == "signature_delta");
-    let signature = deltas.last().expect("the thinking was signed")["delta"]["signature"].clone();
+    let mut deltas = exchange.events().into_iter().map(|event| event.json()).filter(|json| json["delta"]["type"] == "signature_delta");
+    let signature = deltas.next_back().expect("the thinking was signed")["delta"]["signature"].clone();
     signature.as_str().expect("a signature is text").to_owned()
 }
 

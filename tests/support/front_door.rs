@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use understudy::config::gateway::{self as config, Keys, Tables};
+use understudy::config::gateway::{Keys, Tables};
 use understudy::gateway::door::{Gateway, Rules};
 use understudy::gateway::drill::answer::SIXTY_WORDS;
 use understudy::gateway::drill::fault_upstream::{Attempt, FaultUpstream};
@@ -62,11 +62,6 @@ impl Default for Setup {
 }
 
 impl FrontDoor {
-    /// One upstream of Anthropic's kind.
-    pub fn before(plan: Plan) -> Self {
-        Self::start(Setup { plans: vec![plan], ..Setup::default() })
-    }
-
     pub fn start(setup: Setup) -> Self {
         Self::start_with(setup, |_| {})
     }
@@ -97,10 +92,6 @@ impl FrontDoor {
         });
         app.state.set_gateway(gateway.clone());
         Self { app, gateway, upstreams }
-    }
-
-    pub fn config(&self) -> &config::Gateway {
-        self.gateway.config()
     }
 
     pub fn address(&self) -> SocketAddr {
