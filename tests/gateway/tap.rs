@@ -367,11 +367,10 @@ fn whole_replies() {
 fn what_is_no_whole_reply_is_not_the_api() {
     let protocols = [Protocol::AnthropicMessages, Protocol::OpenAiChat, Protocol::OpenAiCompletions, Protocol::OpenAiResponses];
     for protocol in protocols {
-        for body in
-            ["", "<html>Log in</html>", "{}", "[]", "null", "{\"id\":\"x\"}", "{\"choices\":[]}", "{\"choices\":[{}]}", "{\"id\":\"msg"]
-        {
+        for body in ["", "<html>Log in</html>", "{}", "[]", "null", "{\"id\":\"x\"}", "{\"choices\":[]}", "{\"choices\":[{}]}"] {
             assert_eq!(fold_whole(protocol, body.as_bytes()), Err(Fault::NotTheApi), "{protocol:?} {body:?}");
         }
+        assert_eq!(fold_whole(protocol, b"{\"id\":\"msg"), Err(Fault::Cut), "half a reply was one");
         let overloaded = br#"{"type":"error","error":{"type":"overloaded_error","message":"x"}}"#;
         assert_eq!(fold_whole(protocol, overloaded), Err(Fault::Overloaded), "an error of the API is its own");
     }

@@ -52,9 +52,9 @@ impl Case {
         }
     }
 
-    /// A plan of somebody's own: any answer will do.
+    /// A plan of somebody's own: any answer will do, also one that a breaker kept from the upstream.
     pub fn of_plan(name: &'static str, plan: Plan) -> Self {
-        Self { plan, says_sixty_words: false, attempts_max: 6, is_slow: true, ..Self::new(name, Answer::healthy()) }
+        Self { plan, says_sixty_words: false, attempts_max: 6, is_slow: true, is_unreachable: true, ..Self::new(name, Answer::healthy()) }
     }
 
     fn relayed(self, status: u16) -> Self {
