@@ -74,3 +74,47 @@ fn an_upstream_that_is_overloaded_is_answered_for() {
         assert!(!door.ask(dialect).text().contains("in the cloud's place]"), "and it says so once");
     }
 }
+
+/// The client speaks one protocol, the upstream another.
+fn across(dialect: Dialect, answer: Answer) -> FrontDoor {
+    let kind = if dialect == Dialect::AnthropicMessages { "openai" } else { "anthropic" };
+    FrontDoor::start(Setup { plans: vec![Plan::always(answer)], kind, scale: 1, ..Setup::default() })
+}
+
+#[test]
+fn an_upstream_of_another_protocol_answers_in_the_client_s() {
+    for dialect in DIALECTS {
+        let door = across(dialect, Answer::healthy());
+        let exchange = door.ask(dialect);
+        assert_eq!(text(dialect, &exchange), SIXTY_WORDS, "{dialect:?}: {}", exchange.text());
+        assert_eq!((exchange.header("x-understudy-served-by"), &exchange.end), (Some("cloud-0"), &End::Whole));
+        assert!(exchange.text().contains(CLOUD), "who speaks is told: {}", exchange.text());
+        let path = door.attempts()[0].path.clone();
+        assert_eq!(path, if dialect == Dialect::AnthropicMessages { "/v1/chat/completions" } else { "/v1/messages" });
+        let whole = door.exchange(&request(dialect, false));
+        assert!(whole.status() == Some(200) && whole.json().to_string().contains("mid-sentence"), "{dialect:?}: {}", whole.text());
+    }
+}
+
+#[test]
+fn a_translated_reply_that_is_cut_goes_on_without_a_seam() {
+    for dialect in DIALECTS {
+        let door = across(dialect, Answer::cut(Point::Tokens(17), Ending::Reset));
+        let exchange = door.ask(dialect);
+        assert_eq!(text(dialect, &exchange), SIXTY_WORDS, "{dialect:?}: {}", exchange.text());
+        assert_eq!(exchange.end, End::Whole, "{dialect:?}");
+        assert_eq!(door.gateway.status(None).takeovers, 1, "{dialect:?}");
+    }
+}
+
+#[test]
+fn what_an_upstream_of_another_protocol_says_against_a_request_comes_in_the_client_s_shape() {
+    for dialect in DIALECTS {
+        let door = across(dialect, Answer::error(ErrorKind::InvalidRequest));
+        let exchange = door.ask(dialect);
+        assert_eq!(exchange.status(), Some(400), "{dialect:?}: {}", exchange.text());
+        let error = &exchange.json()["error"];
+        assert!(error["message"].is_string(), "{}", exchange.text());
+        assert_eq!(exchange.json()["type"] == "error", dialect == Dialect::AnthropicMessages, "{}", exchange.text());
+    }
+}
