@@ -1,9 +1,10 @@
 //! While an upstream is well, nobody notices the front door; and when it is not, the local model goes on.
 
+use serde_json::{Value, json};
 use understudy::gateway::drill::answer::{Answer, Ending, ErrorKind, Point, SIXTY_WORDS};
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
-use understudy::gateway::drill::raw_client::{End, RawClient};
+use understudy::gateway::drill::raw_client::{End, RawClient, RawRequest};
 
 use crate::support::front_door::{CLOUD, FrontDoor, HANGS, LOCAL, Setup, request, text};
 
@@ -116,5 +117,36 @@ fn what_an_upstream_of_another_protocol_says_against_a_request_comes_in_the_clie
         let error = &exchange.json()["error"];
         assert!(error["message"].is_string(), "{}", exchange.text());
         assert_eq!(exchange.json()["type"] == "error", dialect == Dialect::AnthropicMessages, "{}", exchange.text());
+    }
+}
+
+/// What the local model has read along it does not read again when it must answer.
+#[test]
+fn the_local_model_reads_along() {
+    let order = format!("SAY[[{SIXTY_WORDS}]]");
+    let first = json!({"role": "user", "content": order});
+    let turn = |messages: Value| {
+        let body = json!({"model": CLOUD, "max_tokens": 500, "stream": false, "messages": messages});
+        RawRequest::post(Dialect::AnthropicMessages.path(), &body)
+    };
+    for (shadow, reads_along) in [("shadow = \"always\"", true), ("shadow = \"off\"", false), ("", false)] {
+        let door = FrontDoor::start(Setup { plans: vec![Plan::healthy()], gateway: shadow, scale: 1, ..Setup::default() });
+        // Only what streams is followed.
+        let streamed = door.exchange(&request(Dialect::AnthropicMessages, true));
+        assert_eq!(streamed.header("x-understudy-served-by"), Some("cloud-0"));
+        if reads_along {
+            door.app.wait_until("the shadow has read", |stats| stats.prefilled_tokens_total > 300 && stats.running == 0);
+        }
+        door.upstream().set_plan(Plan::always(Answer::error(ErrorKind::Overloaded)));
+        let said = json!({"role": "assistant", "content": SIXTY_WORDS});
+        let next = door.exchange(&turn(json!([first, said, {"role": "user", "content": "Again."}])));
+        assert_eq!(next.header("x-understudy-served-by"), Some(LOCAL), "{}", next.text());
+        let usage = &next.json()["usage"];
+        let cached = usage["cache_read_input_tokens"].as_u64().expect("a count");
+        let all = cached + usage["input_tokens"].as_u64().expect("a count");
+        match reads_along {
+            true => assert!(cached * 10 > all * 8, "{usage}"),
+            false => assert_eq!(cached, 0, "{shadow}: {usage}"),
+        }
     }
 }
