@@ -40,8 +40,6 @@ pub struct Upstream {
     pub key: Credential,
     /// A login of a subscription may be relayed.
     pub subscription_login: bool,
-    /// It is known to go on from an assistant's message that is not finished.
-    pub continues_prefill: bool,
 }
 
 /// Which protocol it speaks.
@@ -150,8 +148,6 @@ struct UpstreamTable {
     #[serde(default)]
     relay_subscription_login: bool,
     #[serde(default)]
-    continues_prefill: bool,
-    #[serde(default)]
     plain_http: bool,
 }
 
@@ -229,7 +225,6 @@ impl Tables {
                 key_env: None,
                 key_file: None,
                 relay_subscription_login: false,
-                continues_prefill: false,
                 plain_http: false,
             };
             upstreams.push(upstream(table, keys)?);
@@ -335,7 +330,6 @@ fn upstream(table: UpstreamTable, keys: &Keys<'_>) -> Result<Upstream, TableErro
         model: table.model,
         key,
         subscription_login: table.relay_subscription_login,
-        continues_prefill: table.continues_prefill,
         host,
     })
 }
