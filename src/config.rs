@@ -273,6 +273,15 @@ impl Config {
                 ),
             ));
         }
+        let relays_login = config.gateway.upstreams.iter().find(|upstream| upstream.subscription_login);
+        if let Some(upstream) = relays_login.filter(|_| !config.server.host.is_loopback()) {
+            let message = format!(
+                "{} is reachable by others, and {:?} relays the login of a subscription (relay_subscription_login), which is for one \
+                 person on one machine; listen on 127.0.0.1, or use an API key",
+                config.server.host, upstream.name
+            );
+            return Err(layers.error("host", message));
+        }
         Ok(config)
     }
 
@@ -459,6 +468,9 @@ mod tests {
             "understudy.toml line 3: url: \"x\" is not an address (like https://api.anthropic.com)"
         );
         assert_eq!(error(&[("upstream", "x")], &[], ""), "--upstream: url: \"x\" is not an address (like https://api.anthropic.com)");
+        let login = "[[upstream]]\nurl = 'https://a.example'\nrelay_subscription_login = true";
+        assert!(error(&[("host", "0.0.0.0"), ("unsafe_no_key", "true")], &[], login).contains("relays the login of a subscription"));
+        assert_eq!(of(&[], login), ["a.example"]);
         assert!(error(&[], &[], "port = 1\n[gateway]\nnope = 2").starts_with("understudy.toml line 3: unknown field `nope`"));
     }
 

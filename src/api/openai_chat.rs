@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::errors::ApiError;
 use super::fields::{Fields, parse_object, quoted};
-use super::openai_shared::{self as shared, Delivery};
+use super::openai_shared::{self as shared, Began, Delivery};
 use super::openai_tools::{read_tool_choice, read_tools};
 use super::openai_types::{
     self as types, AssistantRole, ChatChoice, ChatCompletion, ChatCompletionChunk, ChatCompletionChunkObject, ChatCompletionObject,
@@ -25,14 +25,6 @@ pub struct OpenAiChat {
     running: Vec<Usage>,
     /// `Some`: whose stream it is that goes on.
     began: Option<Began>,
-}
-
-/// What all chunks of a stream that another server began repeat.
-#[derive(Debug)]
-struct Began {
-    id: String,
-    created_unix_s: i64,
-    model: String,
 }
 
 impl Dialect for OpenAiChat {
@@ -64,8 +56,7 @@ impl Dialect for OpenAiChat {
     }
 
     fn resume(&mut self, begun: &BegunReply) {
-        let BegunReply { id, created_unix_s, model, .. } = begun.clone();
-        self.began = Some(Began { id, created_unix_s, model });
+        self.began = Some(Began::of(begun));
     }
 
     fn progress(&mut self, choice: usize, usage: Usage) {

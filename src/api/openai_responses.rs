@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::errors::{ApiError, ErrorKind};
 use super::fields::{Fields, parse_object};
 use super::memory::{Exchange, Memory, NoMemory, Record};
+use super::openai_shared::Began;
 use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
 use crate::chat::begun::BegunReply;
 use crate::chat::reply::Reply;
@@ -36,14 +37,6 @@ pub struct OpenAiResponses {
     usage: Option<Usage>,
     /// `Some`: the response that goes on, which another server began.
     began: Option<Began>,
-}
-
-/// What a response that another server began is known by.
-#[derive(Debug)]
-struct Began {
-    id: String,
-    created_unix_s: i64,
-    model: String,
 }
 
 impl Dialect for OpenAiResponses {
@@ -90,8 +83,7 @@ impl Dialect for OpenAiResponses {
     }
 
     fn resume(&mut self, begun: &BegunReply) {
-        let BegunReply { id, created_unix_s, model, .. } = begun.clone();
-        self.began = Some(Began { id, created_unix_s, model });
+        self.began = Some(Began::of(begun));
         let name = begun.id.strip_prefix(PREFIX).unwrap_or(&begun.id);
         self.progress = Progress::of_begun(Context { name, tools: &self.tools, logprobs: self.logprobs }, begun);
     }

@@ -7,6 +7,7 @@ use super::fields::Fields;
 use super::openai_types as types;
 use super::output_format::read_output_format;
 use super::sampling_fields::read_sampling;
+use crate::chat::begun::BegunReply;
 use crate::chat::{Request, Usage};
 use crate::engine::Priority;
 
@@ -141,4 +142,18 @@ pub fn read_stop(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiErro
 /// The `model` the client names; any name will do.
 pub fn read_model(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
     Ok(fields.string("model")?.map(str::to_owned))
+}
+
+/// What a stream that another server began repeats in each of its events.
+#[derive(Debug)]
+pub struct Began {
+    pub id: String,
+    pub created_unix_s: i64,
+    pub model: String,
+}
+
+impl Began {
+    pub fn of(begun: &BegunReply) -> Self {
+        Self { id: begun.id.clone(), created_unix_s: begun.created_unix_s, model: begun.model.clone() }
+    }
 }

@@ -81,11 +81,15 @@ impl Gateway {
         }
     }
 
-    /// The local model has said its first word in an upstream's place, so long after the fault was there.
-    pub fn note_switch(&self, model: &str, reason: Reason, after: Duration) {
+    /// The local model has said its first word in an upstream's place, so long after the fault was there. `is_switch`: for the first time
+    /// in a row in this conversation.
+    pub fn note_local_turn(&self, model: &str, reason: Reason, is_switch: bool, after: Duration) {
         let Some(first) = self.0.tiers.first() else { return };
         if matches!(reason, Reason::Failed(_) | Reason::Resting(_)) {
             self.0.journal.count(&first.name, Counted::Saved);
+        }
+        if !is_switch {
+            return;
         }
         self.0.journal.note(Event::Switch {
             from: first.name.to_string(),

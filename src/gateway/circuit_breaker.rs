@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::fault::{Fault, Scope};
 use super::lru::Lru;
+pub use super::status::Use;
 use breaker::{Breaker, Door, Evidence, Gate, Moment, Probe, State};
 pub use edge::EdgeAnswer;
 use edge::Edges;
@@ -201,16 +202,6 @@ pub enum Outcome {
     Abandoned,
     /// The client's own mistake, or a refusal: the upstream did its work.
     Neutral,
-}
-
-/// What a person has said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Use {
-    #[default]
-    Auto,
-    /// Every request goes up, whatever the breakers say; they still listen.
-    Cloud,
-    Local,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,6 +30,7 @@ use super::protocol::Protocol;
 use super::relayed::Relayed;
 use super::retry::{Failure, Next, RetryBudget, RetryPolicy};
 use super::sessions::{self, SessionConfig, SessionKey, Sessions, Spoken, Switch, Turn};
+use super::status::Use;
 use super::takeover::{TakeoverConfig, aborts_are_retried};
 use super::up::Up;
 use super::upstream::{Origin, Upstream};
@@ -274,6 +275,10 @@ impl Gateway {
             }
         };
         self.brain().budget.deposit(self.now());
+        // Nobody up there is asked, so nothing about their logins is either.
+        if self.brain().breakers.used() == Use::Local {
+            return Answer::Local { reason: Reason::Told, instead };
+        }
         let decision = self.brain().sessions.decide(asked.session, Turn { human: asked.human_turn }, self.now());
         let may_return = decision.may_return;
         // Broken off in its thoughts a moment ago, and asked for again: whoever broke off is not asked a second time.
@@ -362,7 +367,7 @@ impl Gateway {
     }
 
     fn told_cloud(&self) -> Option<()> {
-        (self.brain().breakers.used() == circuit_breaker::Use::Cloud).then_some(())
+        (self.brain().breakers.used() == Use::Cloud).then_some(())
     }
 
     fn spoke(&self, session: SessionKey, tier: sessions::Tier) -> Switch {
@@ -485,7 +490,12 @@ impl Gateway {
     }
 
     /// The line that opens the first local text after a switch, once the local model is known; `None`: none does.
-    pub fn notice(&self, model: &str) -> Option<&str> {
+    /// Taken once a switch, and only for a text that may carry it.
+    pub fn take_notice(&self, session: SessionKey, model: &str) -> Option<String> {
+        self.notice(model).filter(|_| self.brain().sessions.take_notice(session)).map(str::to_owned)
+    }
+
+    fn notice(&self, model: &str) -> Option<&str> {
         let line = self.0.notice.get_or_init(|| self.0.config.notice.replace("{model}", model));
         Some(line.as_str()).filter(|line| !line.is_empty())
     }
@@ -494,13 +504,14 @@ impl Gateway {
         TakeoverConfig { text: self.0.config.takeover, tool_calls: self.0.config.takeover }
     }
 
-    /// The local model answers this request. Whether the conversation is to be told so.
+    /// The local model answers this request. Whether somebody else spoke before.
     pub fn local_turn(&self, session: SessionKey, reason: Reason) -> bool {
         self.0.local_turns.fetch_add(1, Ordering::Relaxed);
         let tier = self.local_tier();
         let switch = self.spoke(session, tier);
-        tracing::info!(reason = reason.name(), switched = switch != Switch::None, "the local model answers");
-        self.brain().sessions.take_notice(session)
+        let is_switch = switch != Switch::None;
+        tracing::info!(reason = reason.name(), is_switch, "the local model answers");
+        is_switch
     }
 
     /// The local model goes on with what the upstream began.

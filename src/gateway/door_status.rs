@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::circuit_breaker::{self, BreakerState, ScopeKey};
+use super::circuit_breaker::{BreakerState, ScopeKey};
 use super::door::{Gateway, Tier};
 use super::status::{State, Status, UpstreamStatus, Use};
 
@@ -39,11 +39,7 @@ impl Gateway {
             }
         };
         Status {
-            mode: match brain.breakers.used() {
-                circuit_breaker::Use::Auto => Use::Auto,
-                circuit_breaker::Use::Cloud => Use::Cloud,
-                circuit_breaker::Use::Local => Use::Local,
-            },
+            mode: brain.breakers.used(),
             upstreams: self.0.tiers.iter().map(of).collect(),
             local_model,
             local_turns: self.0.local_turns.load(Ordering::Relaxed),
@@ -52,11 +48,6 @@ impl Gateway {
     }
 
     pub fn set_use(&self, mode: Use) {
-        let used = match mode {
-            Use::Auto => circuit_breaker::Use::Auto,
-            Use::Cloud => circuit_breaker::Use::Cloud,
-            Use::Local => circuit_breaker::Use::Local,
-        };
-        self.brain().breakers.set_use(used);
+        self.brain().breakers.set_use(mode);
     }
 }

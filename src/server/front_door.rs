@@ -206,10 +206,12 @@ async fn local<D: Dialect>(
     }
     let is_switch = gateway.local_turn(session, reason);
     let model = state.served().map(|served| served.card.id.clone()).unwrap_or_default();
-    let notice = gateway.notice(&model).filter(|_| is_switch).map(str::to_owned);
-    let (of_opening, of_model, since) = (gateway.clone(), model.clone(), Instant::now());
-    let first_word: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(move || of_opening.note_switch(&of_model, reason, since.elapsed())));
-    let mut response = generate::answer::<D>(state, &parts.headers, body, log, Opening { notice, first_word }).await;
+    let (of_notice, of_word, since) = ((gateway.clone(), model.clone()), (gateway, model.clone()), Instant::now());
+    let opening = Opening {
+        notice: Some(Box::new(move || of_notice.0.take_notice(session, &of_notice.1))),
+        first_word: Some(Box::new(move || of_word.0.note_local_turn(&of_word.1, reason, is_switch, since.elapsed()))),
+    };
+    let mut response = generate::answer::<D>(state, &parts.headers, body, log, opening).await;
     // Who cannot answer does not hide what the cloud said: it is the better word.
     if let Some(instead) = instead.filter(|_| !response.status().is_success()) {
         return said(instead);

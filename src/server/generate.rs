@@ -58,8 +58,8 @@ pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): 
 /// What happens when the local model says its first word in somebody's place.
 #[derive(Default)]
 pub struct Opening {
-    /// Opens its text, if it is to be text.
-    pub notice: Option<String>,
+    /// Asked for the line that opens its text, if it is to be text.
+    pub notice: Option<Box<dyn FnOnce() -> Option<String> + Send>>,
     /// Is called then.
     pub first_word: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -72,7 +72,7 @@ impl Opening {
             tell();
         }
         if let Event::Text(delta) = event
-            && let Some(notice) = self.notice.take()
+            && let Some(notice) = self.notice.take().and_then(|ask| ask())
         {
             delta.text.insert_str(0, &format!("{notice}\n\n"));
         }
@@ -123,16 +123,7 @@ pub async fn begin_with<D: Dialect>(
     })?;
     (log.stream, log.clocks) = (true, reply.clocks());
     let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
-    let mut begun = Begun {
-        dialect: call.dialect,
-        stream: true,
-        joined: false,
-        reply,
-        registration,
-        choices_per_prompt: 1,
-        is_free_text: false,
-        opening: Opening::default(),
-    };
+    let mut begun = Begun::from_elsewhere(call.dialect, true, reply, registration);
     let mut frames = Vec::new();
     if lacks_only_its_end {
         let finished = Event::Finished { reason: FinishReason::ToolCalls, usage };
@@ -178,16 +169,7 @@ pub async fn respond<D: Dialect>(state: AppState, call: Call<D>, reply: Listener
     let span = log.span.clone();
     let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
     let Call { dialect, stream, .. } = call;
-    let begun = Begun {
-        dialect,
-        stream,
-        joined: false,
-        reply,
-        registration,
-        choices_per_prompt: 1,
-        is_free_text: false,
-        opening: Opening::default(),
-    };
+    let begun = Begun::from_elsewhere(dialect, stream, reply, registration);
     if stream { begun.into_stream(state, log) } else { begun.into_whole(state, log).instrument(span).await }
 }
 
@@ -325,6 +307,12 @@ fn head(state: &AppState, jobs: &[Job], choices_per_prompt: usize) -> Result<Rep
 }
 
 impl<D: Dialect> Begun<D> {
+    /// A reply of one choice that the engine did not begin for this request alone.
+    fn from_elsewhere(dialect: D, stream: bool, reply: Listener, registration: Option<Registration>) -> Self {
+        let opening = Opening::default();
+        Self { dialect, stream, joined: false, reply, registration, choices_per_prompt: 1, is_free_text: false, opening }
+    }
+
     /// The reply when it is there. One that takes long is begun before: with spaces, which JSON allows before a value, so that nobody on
     /// the way takes the connection for dead.
     async fn into_whole(self, state: AppState, log: RequestLog) -> Response {

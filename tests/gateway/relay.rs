@@ -5,6 +5,7 @@ use understudy::gateway::drill::answer::{Answer, Ending, ErrorKind, Point, SIXTY
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{End, RawClient, RawRequest};
+use understudy::gateway::status::Use;
 
 use crate::support::front_door::{CLOUD, FrontDoor, HANGS, LOCAL, Setup, request, text};
 
@@ -149,4 +150,38 @@ fn the_local_model_reads_along() {
             false => assert_eq!(cached, 0, "{shadow}: {usage}"),
         }
     }
+}
+
+#[test]
+fn the_login_of_a_subscription_goes_up_only_where_that_is_set() {
+    let login = || request(Dialect::AnthropicMessages, true).header("authorization", "Bearer sk-ant-oat01-x");
+    let door = FrontDoor::start(Setup { plans: vec![Plan::healthy()], scale: 1, ..Setup::default() });
+    let refused = door.exchange(&login());
+    assert_eq!(refused.status(), Some(403));
+    assert!(refused.text().contains("relay_subscription_login"), "{}", refused.text());
+    assert!(door.attempts().is_empty(), "nothing of it went up");
+    // Where the cloud is not asked, its login is nobody's business.
+    door.gateway.set_use(Use::Local);
+    let local = door.exchange(&login());
+    assert_eq!((local.status(), local.header("x-understudy-reason")), (Some(200), Some("told_to")));
+    let upstream = "relay_subscription_login = true";
+    let door = FrontDoor::start(Setup { plans: vec![Plan::healthy()], upstream, scale: 1, ..Setup::default() });
+    assert_eq!(door.exchange(&login()).header("x-understudy-served-by"), Some("cloud-0"));
+    assert_eq!(door.attempts()[0].header("authorization"), Some("Bearer sk-ant-oat01-x"));
+}
+
+/// A reply that may not carry the notice does not use it up.
+#[test]
+fn the_notice_waits_for_a_text_that_may_carry_it() {
+    let plan = Plan::always(Answer::error(ErrorKind::Overloaded));
+    let door = FrontDoor::start(Setup { plans: vec![plan], kind: "openai", ..Setup::default() });
+    let ask = |format: Value| {
+        let message = json!({"role": "user", "content": "SAY[[{\"a\": 1}]]"});
+        let body = json!({"model": CLOUD, "messages": [message], "response_format": format, "max_tokens": 50});
+        let reply = door.exchange(&RawRequest::post(Dialect::OpenaiChat.path(), &body)).json();
+        reply["choices"][0]["message"]["content"].as_str().expect("a text").to_owned()
+    };
+    assert_eq!(ask(json!({"type": "json_object"})), "{\"a\": 1}");
+    assert!(ask(json!({"type": "text"})).contains("in the cloud's place]"));
+    assert_eq!(ask(json!({"type": "text"})), "{\"a\": 1}");
 }
