@@ -37,6 +37,6 @@ fn now(state: &AppState) -> Status {
     let local_model = state.served().ok().map(|served| served.card.id.clone());
     match state.gateway() {
         Some(gateway) => gateway.status(local_model.filter(|_| gateway.config().local)),
-        None => Status { mode: Use::Local, upstreams: Vec::new(), local_model, local_turns: 0, takeovers: 0 },
+        None => Status { mode: Use::Auto, upstreams: Vec::new(), local_model, local_turns: 0, takeovers: 0 },
     }
 }
