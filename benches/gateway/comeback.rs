@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use understudy::gateway::circuit_breaker::{Asked, BreakerConfig, Breakers, EdgeAnswer, Outcome, Target};
 use understudy::gateway::fault::Fault;
+use understudy::gateway::limits::{Delivery, Limits};
 use understudy::gateway::sessions::{SessionConfig, SessionKey, Sessions, Spoken, Tier, Turn};
 
 use super::client::{Client, body};
@@ -30,21 +31,28 @@ struct Outage {
     name: &'static str,
     fault: Fault,
     edge: EdgeAnswer,
-    /// How long a request takes to fail.
-    fails_after: Duration,
+    /// Whether a request waits for its limit.
+    is_silent: bool,
 }
 
 const OUTAGES: [Outage; 4] = [
-    Outage { name: "refused", fault: Fault::Refused, edge: EdgeAnswer::Unreachable, fails_after: Duration::ZERO },
-    Outage { name: "503", fault: Fault::Status(503), edge: EdgeAnswer::ServerError, fails_after: Duration::ZERO },
-    Outage { name: "529, the edge lives", fault: Fault::Overloaded, edge: EdgeAnswer::Alive, fails_after: Duration::ZERO },
-    Outage {
-        name: "silence, the edge lives",
-        fault: Fault::FirstContentLimit,
-        edge: EdgeAnswer::Alive,
-        fails_after: Duration::from_secs(12),
-    },
+    Outage { name: "refused", fault: Fault::Refused, edge: EdgeAnswer::Unreachable, is_silent: false },
+    Outage { name: "503", fault: Fault::Status(503), edge: EdgeAnswer::ServerError, is_silent: false },
+    Outage { name: "529, the edge lives", fault: Fault::Overloaded, edge: EdgeAnswer::Alive, is_silent: false },
+    Outage { name: "silence, the edge lives", fault: Fault::FirstContentLimit, edge: EdgeAnswer::Alive, is_silent: true },
 ];
+
+impl Outage {
+    /// How long a request takes to fail, of an upstream whose first content usually took a second.
+    fn fails_after(&self, is_probe: bool) -> Duration {
+        let (limits, usual) = (Limits::default(), Some(Duration::from_secs(1)));
+        match (self.is_silent, is_probe) {
+            (false, _) => Duration::ZERO,
+            (true, false) => limits.first_content(Delivery::Stream, 1_000, usual),
+            (true, true) => limits.first_content_of_probe(Delivery::Stream, 1_000, usual),
+        }
+    }
+}
 
 pub fn run(cloud: &Cloud, local: &Local, options: &Options) -> Result<(), Error> {
     if !options.wants("return") {
@@ -93,7 +101,7 @@ fn return_after(outage: &Outage, seed: u64) -> Duration {
                     true => Outcome::Failed { fault: outage.fault, retry_after: None },
                     false => Outcome::Success { whole_stream: true },
                 };
-                (speaks, ended) = if is_down { (LOCAL, now + outage.fails_after) } else { (CLOUD, now) };
+                (speaks, ended) = if is_down { (LOCAL, now + outage.fails_after(permit.probe().is_some())) } else { (CLOUD, now) };
                 breakers.report(&target, permit.probe(), outcome, ended);
             }
             if speaks == CLOUD && now >= recovers {

@@ -31,6 +31,11 @@ impl Samples {
         sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
     }
 
+    /// How much more each is than the other's of the same round.
+    pub fn above(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(one, other)| one - other).collect())
+    }
+
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }

@@ -13,6 +13,7 @@ mod cloud;
 mod comeback;
 mod figures;
 mod local;
+mod peers;
 mod program;
 mod relay;
 mod switches;

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// still, and at some 250 bytes a line no more than 256 KiB for one that is not.
 const LINES_MAX: usize = 1_024;
 
+/// After some lines were written, how long more of them may gather: to wake the thread costs who logs as much as to serve a frame.
+const GATHERING: Duration = Duration::from_millis(5);
+
 /// Where lines go in.
 #[derive(Debug)]
 pub struct LogRing {
@@ -84,6 +87,8 @@ fn write_out(taken: &Receiver<Vec<u8>>, counts: &Counts, mut out: impl Write, to
             counts.dropped.fetch_add(dropped, Ordering::SeqCst);
         }
         counts.unwritten.fetch_sub(done, Ordering::SeqCst);
+        // Asleep, and not waiting for a line: nobody has to wake it.
+        std::thread::sleep(GATHERING);
     }
 }
 

@@ -31,10 +31,11 @@ pub struct BreakerConfig {
     pub window_failure_share: f64,
     /// After the first opening; doubles with each that follows.
     pub cooldown_first: Duration,
-    /// Where a failed probe makes somebody wait: limits, silences, cuts.
+    /// Where a failed probe makes somebody wait: silences in the middle, cuts.
     pub cooldown_max: Duration,
-    /// Where a failure is told at once: asking again costs a person nothing, and they are back sooner. With its jitter below 30 s.
-    pub cooldown_max_told: Duration,
+    /// Where a failed probe costs nothing, or the four seconds that it may wait for its first content: people are back sooner. With its
+    /// jitter and those seconds below 30 s.
+    pub cooldown_max_cheap: Duration,
     /// Of the cooldown, up or down.
     pub jitter_share: f64,
     /// Longer ones are not believed.
@@ -62,7 +63,7 @@ impl Default for BreakerConfig {
             window_failure_share: 0.5,
             cooldown_first: Duration::from_secs(5),
             cooldown_max: Duration::from_secs(60),
-            cooldown_max_told: Duration::from_secs(25),
+            cooldown_max_cheap: Duration::from_secs(22),
             jitter_share: 0.1,
             retry_after_max: Duration::from_secs(600),
             quota_reset_max: Duration::from_secs(24 * 3600),
@@ -83,7 +84,7 @@ impl BreakerConfig {
             window: self.window / divisor,
             cooldown_first: self.cooldown_first / divisor,
             cooldown_max: self.cooldown_max / divisor,
-            cooldown_max_told: self.cooldown_max_told / divisor,
+            cooldown_max_cheap: self.cooldown_max_cheap / divisor,
             retry_after_max: self.retry_after_max / divisor,
             quota_reset_max: self.quota_reset_max / divisor,
             retry_after_sat_out: self.retry_after_sat_out / divisor,
@@ -95,7 +96,7 @@ impl BreakerConfig {
     }
 
     fn cooldown(&self, fault: Fault, openings: u32) -> Duration {
-        let max = if is_told_at_once(fault) { self.cooldown_max_told } else { self.cooldown_max };
+        let max = if is_cheap(fault) { self.cooldown_max_cheap } else { self.cooldown_max };
         // Nothing of a quota comes back within seconds.
         let first = if fault == Fault::QuotaSpent { max } else { self.cooldown_first };
         first.saturating_mul(1 << openings.min(16)).min(max)
@@ -107,10 +108,10 @@ impl BreakerConfig {
     }
 }
 
-/// Whether a person waits for this failure.
-fn is_told_at_once(fault: Fault) -> bool {
+/// Whether a probe that fails so keeps nobody waiting for long.
+fn is_cheap(fault: Fault) -> bool {
     use Fault::*;
-    !matches!(fault, ConnectTimeout | FirstContentLimit | TooSlow | ByteSilence | NoProgress | Cut | Malformed | TooLarge)
+    !matches!(fault, TooSlow | ByteSilence | NoProgress | Cut | Malformed | TooLarge)
 }
 
 /// A credential as it is known here: a hash under a key of this process alone, so that nothing leads back to it.

@@ -448,8 +448,15 @@ impl Gateway {
         let p95 = brain.latencies.quantile(&passage.latency, 0.95, now);
         let p75 = brain.latencies.quantile(&passage.latency, 0.75, now);
         let delivery = if asked.about.stream { Delivery::Stream } else { Delivery::Whole { tokens_max: asked.about.tokens_max } };
-        let limit = self.0.limits.first_content(delivery, asked.about.rough_tokens as u64, p95);
-        (limit, self.0.limits.prefill_start(p75, limit))
+        let (limits, tokens) = (&self.0.limits, asked.about.rough_tokens as u64);
+        match passage.probe {
+            None => {
+                let limit = limits.first_content(delivery, tokens, p95);
+                (limit, limits.prefill_start(p75, limit))
+            }
+            // It is likelier than not to fail: the local model gets ready beside it.
+            Some(_) => (limits.first_content_of_probe(delivery, tokens, p95), Duration::ZERO),
+        }
     }
 
     fn is_auth_outage(&self, passage: &Passage, status: u16) -> bool {

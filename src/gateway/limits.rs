@@ -17,6 +17,8 @@ pub struct Limits {
     /// Times what is usual for this upstream and size, where that is more.
     pub first_content_p95_factor: u32,
     pub first_content_max: Duration,
+    /// For a request that finds out whether an upstream is well again: somebody waits for it beside a local model that could answer.
+    pub probe_first_content: Duration,
     /// A whole reply has its first content with its last; for each token that it may have.
     pub whole_reply_per_token: Duration,
     pub whole_reply_max: Duration,
@@ -41,6 +43,7 @@ impl Default for Limits {
             first_content_per_10k_tokens: Duration::from_secs(1),
             first_content_p95_factor: 3,
             first_content_max: Duration::from_secs(45),
+            probe_first_content: Duration::from_secs(4),
             whole_reply_per_token: Duration::from_millis(100),
             whole_reply_max: Duration::from_secs(300),
             byte_silence: Duration::from_secs(15),
@@ -73,6 +76,7 @@ impl Limits {
             first_content_per_10k_tokens: self.first_content_per_10k_tokens / divisor,
             first_content_p95_factor: self.first_content_p95_factor,
             first_content_max: self.first_content_max / divisor,
+            probe_first_content: self.probe_first_content / divisor,
             whole_reply_per_token: self.whole_reply_per_token / divisor,
             whole_reply_max: self.whole_reply_max / divisor,
             byte_silence: self.byte_silence / divisor,
@@ -97,6 +101,15 @@ impl Limits {
                 let reply = self.whole_reply_per_token.saturating_mul(u32::try_from(tokens).unwrap_or(u32::MAX));
                 stream.saturating_add(reply).min(self.whole_reply_max)
             }
+        }
+    }
+
+    /// The same of a probe: short, but never short of what was usual before the outage; where that is not known, as of any other request.
+    pub fn first_content_of_probe(&self, delivery: Delivery, input_tokens: u64, p95: Option<Duration>) -> Duration {
+        let limit = self.first_content(delivery, input_tokens, p95);
+        match (delivery, p95) {
+            (Delivery::Stream, Some(p95)) => limit.min(self.probe_first_content.max(p95 + p95 / 2)),
+            _ => limit,
         }
     }
 

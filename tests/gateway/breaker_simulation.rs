@@ -131,12 +131,13 @@ fn an_edge_that_answers_errors_costs_three() {
     }
 }
 
-/// The free question does not see an overload: cooldowns alone decide, and those of failures that are told at once are short.
+/// The free question does not see an overload: cooldowns alone decide, and those of failures that cost little are short.
 #[test]
 fn an_overload_is_over_within_thirty_seconds() {
     let wasted = wasted_in_outage(Fault::Overloaded, EdgeAnswer::Alive, 28);
     assert!(wasted <= 120.0, "at most at each human turn, of about 50 an hour: {wasted}");
-    wasted_in_outage(Fault::FirstContentLimit, EdgeAnswer::Alive, 66);
+    wasted_in_outage(Fault::FirstContentLimit, EdgeAnswer::Alive, 28);
+    wasted_in_outage(Fault::ByteSilence, EdgeAnswer::Alive, 66);
 }
 
 struct Brownout;

@@ -44,6 +44,18 @@ fn the_local_model_begins_to_read_between_two_seconds_and_half_the_limit() {
     assert_eq!(start(None, 3.0), s(1.5));
 }
 
+/// Short, but never shorter than what the upstream usually took, and never longer than for anybody else.
+#[test]
+fn a_probe_waits_for_what_was_usual() {
+    let of_probe = |p95: Option<f64>| Limits::default().first_content_of_probe(Delivery::Stream, 0, p95.map(s));
+    assert_eq!(of_probe(Some(0.5)), s(4.0));
+    assert_eq!(of_probe(Some(4.0)), s(6.0));
+    assert_eq!(of_probe(Some(100.0)), s(45.0));
+    assert_eq!(of_probe(None), s(12.0), "nobody knows how long it takes");
+    let whole = Delivery::Whole { tokens_max: None };
+    assert_eq!(Limits::default().first_content_of_probe(whole, 0, Some(s(0.5))), s(300.0), "it comes with its end");
+}
+
 fn waiting() -> Progress {
     Progress::new(Limits::default(), s(12.0), s(0.0))
 }

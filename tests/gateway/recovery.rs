@@ -83,7 +83,7 @@ pub fn one_probe_at_a_time() {
         rules.limits.first_content = Duration::from_secs(30);
         rules.limits.byte_silence = Duration::from_secs(30);
         rules.breakers.cooldown_first = Duration::from_millis(5);
-        rules.breakers.cooldown_max_told = Duration::from_millis(5);
+        rules.breakers.cooldown_max_cheap = Duration::from_millis(5);
         rules.breakers.probe_deadline = Duration::from_secs(600);
         rules.breakers.edge_probe_interval = None;
     });
@@ -113,7 +113,7 @@ pub fn one_probe_at_a_time() {
 pub fn damping() {
     let door = door_with(setup(MESSAGES, Plan::healthy()), |rules| {
         rules.breakers.cooldown_first = Duration::from_millis(1);
-        rules.breakers.cooldown_max_told = Duration::from_millis(1);
+        rules.breakers.cooldown_max_cheap = Duration::from_millis(1);
         rules.breakers.edge_probe_interval = None;
         // Once is enough to close, so that each turn of this test is a switch.
         rules.breakers.successes_to_close = 1;
