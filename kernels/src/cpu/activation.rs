@@ -129,7 +129,8 @@ const LANE_BYTES: usize = 256 + 32 + 16 + 32;
 #[derive(Clone, Copy)]
 pub(crate) struct Panel<'a> {
     pub count: usize,
-    /// Without those that fill the last panel up.
+    /// Without those that fill the last panel up. Only ARM's bodies ask.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
     pub rows: usize,
     lines: &'a [Line],
 }
@@ -331,6 +332,35 @@ mod tests {
             for i in 0..8 {
                 assert_eq!(block.sums32[i], block.sums16[2 * i] + block.sums16[2 * i + 1]);
             }
+        }
+    }
+
+    #[test]
+    fn a_panel_has_every_number_of_its_rows_where_its_shape_says() {
+        let (rows, cols) = (11, 300);
+        let x: Vec<f32> = (0..rows * cols).map(|i| ((i * 29 % 211) as f32 - 105.0) * 0.01).collect();
+        let rows = Activations::quantise(Isa::Scalar, &x, rows, cols, Scale::Per32);
+        for (lanes, values) in [(4, 4), (8, 4), (16, 4), (4, 8), (8, 8)] {
+            let panels = Panels::of(&rows, Shape { lanes, values });
+            for (chunk, row) in (0..2).flat_map(|chunk| (0..11usize.next_multiple_of(lanes)).map(move |row| (chunk, row))) {
+                let panel = panels.panels(chunk, row / lanes, 1);
+                assert_eq!(panel.rows, (11 - row / lanes * lanes).min(lanes));
+                let words: Vec<u32> = panel.lines.iter().flat_map(|line| line.0).collect();
+                let lane = row % lanes;
+                let byte = |k: usize| {
+                    let at = (k / values * lanes + lane) * values + k % values;
+                    words[at / 4].to_ne_bytes()[at % 4] as i8
+                };
+                let other = |word: usize| words[word * lanes + lane];
+                let two = |sums: &[i16], pair: usize| u32::from(sums[2 * pair] as u16) | u32::from(sums[2 * pair + 1] as u16) << 16;
+                let empty = Activation { q: [0; CHUNK], sums16: [0; 16], sums32: [0; 8], d: [0.0; 8] };
+                let wanted = if row < 11 { &rows.chunk(chunk, row, 1)[0] } else { &empty };
+                assert!((0..CHUNK).all(|k| byte(k) == wanted.q[k]), "{lanes} x {values}: values of row {row}");
+                assert!((0..8).all(|pair| other(64 + pair) == two(&wanted.sums16, pair)), "{lanes} x {values}: sums of 16");
+                assert!((0..4).all(|pair| other(72 + pair) == two(&wanted.sums32, pair)), "{lanes} x {values}: sums of 32");
+                assert!((0..8).all(|run| other(76 + run) == wanted.d[run].to_bits()), "{lanes} x {values}: scales");
+            }
+            assert_eq!(panels.panels(0, 0, 2).rows, 11.min(2 * lanes));
         }
     }
 

@@ -9,6 +9,9 @@ pub(super) mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(test)]
+mod tests;
+
 use half::f16;
 
 use super::isa::Isa;

@@ -33,12 +33,12 @@ pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut Ta
 pub(crate) struct Pair {
     /// Eight levels of the first column, the same eight of the second.
     levels: [[u8; 16]; 32],
-    /// The scale of each run of a format with integer scales: twice that of the first column, twice that of the second.
-    scales: [[i32; 4]; 16],
+    /// Of formats with integer scales, each run's less that of the next: twice that of the first column, twice that of the second.
+    steps: [[i32; 4]; 16],
 }
 
 impl Pair {
-    pub const EMPTY: Self = Self { levels: [[0; 16]; 32], scales: [[0; 4]; 16] };
+    pub const EMPTY: Self = Self { levels: [[0; 16]; 32], steps: [[0; 4]; 16] };
 }
 
 /// Sums of two columns and two rows: first column first row, first column second row, and the same of the second column.
@@ -97,9 +97,9 @@ impl Sums for I8mm {
         // SAFETY: the caller's promise; a run is four groups of eight, and there are eight runs.
         unsafe {
             if P == 1 && x.rows <= 2 {
-                by_column(squares::<C, P, 1>(columns, x, 4 * run, 4))
+                by_column(add_squares::<C, P, 1>(zeros(), columns, x, 4 * run, 4))
             } else {
-                by_column(squares::<C, P, 2>(columns, x, 4 * run, 4))
+                by_column(add_squares::<C, P, 2>(zeros(), columns, x, 4 * run, 4))
             }
         }
     }
@@ -119,10 +119,17 @@ fn lay_side_by_side<F: Format>(first: &mut Column, second: &Column) {
         }
         for four in 0..F::RUNS / 4 {
             // Each scale stands in both halves of 32 bits: the shift leaves it alone, with its sign.
-            let scales = |column: &Column| vshrq_n_s32::<16>(vld1q_s32(column.scales.as_ptr().add(4 * four)));
-            let (a, b) = (scales(first), scales(second));
+            let scales = |column: &Column, four: usize| match four {
+                four if four < F::RUNS / 4 => vshrq_n_s32::<16>(vld1q_s32(column.scales.as_ptr().add(4 * four))),
+                _ => vdupq_n_s32(0),
+            };
+            let steps = |column: &Column| {
+                let these = scales(column, four);
+                vsubq_s32(these, vextq_s32::<1>(these, scales(column, four + 1)))
+            };
+            let (a, b) = (steps(first), steps(second));
             let (low, high) = (vzip1q_s32(a, b), vzip2q_s32(a, b));
-            let to = first.pair.scales.as_mut_ptr().add(4 * four).cast::<i32>();
+            let to = first.pair.steps.as_mut_ptr().add(4 * four).cast::<i32>();
             vst1q_s32(to, vzip1q_s32(low, low));
             vst1q_s32(to.add(4), vzip2q_s32(low, low));
             vst1q_s32(to.add(8), vzip1q_s32(high, high));
@@ -131,7 +138,16 @@ fn lay_side_by_side<F: Format>(first: &mut Column, second: &Column) {
     }
 }
 
+#[inline(always)]
+fn zeros<const C: usize, const P: usize, const R: usize>() -> Squares<C, P, R> {
+    // SAFETY: NEON is in every 64-bit ARM CPU.
+    [[[unsafe { vdupq_n_s32(0) }; R]; P]; C]
+}
+
 /// Each run's products times its scale.
+///
+/// The products are summed up over all runs and never set back: a sum that goes on to the last run is multiplied, run by run, by what its
+/// scale is more than the next, `sum of s_i p_i = sum of (s_i - s_(i+1)) (p_0 + .. + p_i)`. Exact in 32 bits, as the whole is.
 ///
 /// # Safety
 /// As [`Sums::scaled`].
@@ -143,15 +159,19 @@ unsafe fn scaled_squares<F: Format, const C: usize, const P: usize, const R: usi
     // SAFETY: the caller's promise; the runs' groups run to 32.
     unsafe {
         let groups = 32 / F::RUNS;
-        let mut sums = [[[vdupq_n_s32(0); R]; P]; C];
+        let (mut products, mut sums) = (zeros(), zeros());
         for run in 0..F::RUNS {
-            let parts = squares::<C, P, R>(columns, x, run * groups, groups);
+            products = add_squares::<C, P, R>(products, columns, x, run * groups, groups);
             for pair in 0..C.div_ceil(2) {
-                let scale =
-                    if C == 1 { vdupq_n_s32(columns[0].scales[run] >> 16) } else { vld1q_s32(columns[2 * pair].pair.scales[run].as_ptr()) };
+                let step = if C == 1 {
+                    let next = if run + 1 < F::RUNS { columns[0].scales[run + 1] >> 16 } else { 0 };
+                    vdupq_n_s32((columns[0].scales[run] >> 16) - next)
+                } else {
+                    vld1q_s32(columns[2 * pair].pair.steps[run].as_ptr())
+                };
                 for p in 0..P {
                     for r in 0..R {
-                        sums[pair][p][r] = vmlaq_s32(sums[pair][p][r], parts[pair][p][r], scale);
+                        sums[pair][p][r] = vmlaq_s32(sums[pair][p][r], products[pair][p][r], step);
                     }
                 }
             }
@@ -160,12 +180,13 @@ unsafe fn scaled_squares<F: Format, const C: usize, const P: usize, const R: usi
     }
 }
 
-/// The products of `count` groups of eight values from group `first` on.
+/// `sums` and the products of `count` groups of eight values from group `first` on.
 ///
 /// # Safety
 /// The CPU has the instruction set, and `first + count <= 32`.
 #[inline(always)]
-unsafe fn squares<const C: usize, const P: usize, const R: usize>(
+unsafe fn add_squares<const C: usize, const P: usize, const R: usize>(
+    mut sums: Squares<C, P, R>,
     columns: &[Column; C],
     x: &Panel<'_>,
     first: usize,
@@ -173,7 +194,6 @@ unsafe fn squares<const C: usize, const P: usize, const R: usize>(
 ) -> Squares<C, P, R> {
     // SAFETY: the caller's promise; a panel's group of eight values has two registers, of two rows each.
     unsafe {
-        let mut sums = [[[vdupq_n_s32(0); R]; P]; C];
         for group in first..first + count {
             let mut rows = [[vdupq_n_s8(0); R]; P];
             for p in 0..P {
