@@ -352,7 +352,7 @@ mod tests {
                     words[at / 4].to_ne_bytes()[at % 4] as i8
                 };
                 let other = |word: usize| words[word * lanes + lane];
-                let two = |sums: &[i16], pair: usize| u32::from(sums[2 * pair] as u16) | u32::from(sums[2 * pair + 1] as u16) << 16;
+                let two = |sums: &[i16], pair: usize| u32::from(sums[2 * pair] as u16) | (u32::from(sums[2 * pair + 1] as u16) << 16);
                 let empty = Activation { q: [0; CHUNK], sums16: [0; 16], sums32: [0; 8], d: [0.0; 8] };
                 let wanted = if row < 11 { &rows.chunk(chunk, row, 1)[0] } else { &empty };
                 assert!((0..CHUNK).all(|k| byte(k) == wanted.q[k]), "{lanes} x {values}: values of row {row}");

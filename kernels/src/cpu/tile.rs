@@ -316,7 +316,9 @@ pub(super) fn prefetch(at: *const u8, len: usize) {
     #[cfg(target_arch = "aarch64")]
     for line in (0..len).step_by(64) {
         // SAFETY: as above. In assembly: the intrinsic is not stable yet (Rust 1.95).
-        unsafe { std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at.wrapping_add(line), options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at.wrapping_add(line).addr(), options(nomem, nostack, preserves_flags))
+        };
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (at, len);
