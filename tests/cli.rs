@@ -185,7 +185,7 @@ fn an_absent_device_names_the_feature() {
 #[test]
 fn an_unknown_instruction_set_is_refused_before_anything_is_loaded() {
     let ended = Program::new().env("UNDERSTUDY_ISA", "sse9").run(&["gone.gguf", "--port", "0"]);
-    refused(&ended, 2, &["UNDERSTUDY_ISA=\"sse9\" is none of scalar, avx2, avxvnni, avx512, neon"]);
+    refused(&ended, 2, &["UNDERSTUDY_ISA=\"sse9\" is none of scalar, avx2, avxvnni, avx512, neon, i8mm"]);
 }
 
 #[cfg(unix)]

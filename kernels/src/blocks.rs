@@ -126,12 +126,11 @@ impl KBlock {
     /// Q4_K, 144 bytes: d, dmin, 12 bytes of scales, 128 bytes of nibbles. Bytes `32c..32c+32` hold weights `64c..64c+32` low and the next 32 high.
     #[inline(always)]
     pub fn q4_k(block: &[u8], q: &mut [u8; K_BLOCK]) -> Self {
-        let nibbles = &block[16..144];
-        for (chunk, out) in nibbles.chunks_exact(32).zip(q.chunks_exact_mut(64)) {
-            for i in 0..32 {
-                out[i] = chunk[i] & 15;
-                out[i + 32] = chunk[i] >> 4;
-            }
+        for (nibbles, out) in block[16..144].as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<64>().0) {
+            // Values, not references, here and below: the compiler need not ask whether a store changes what is loaded next, and takes
+            // many bytes at a time.
+            out[..32].copy_from_slice(&nibbles.map(|byte| byte & 15));
+            out[32..].copy_from_slice(&nibbles.map(|byte| byte >> 4));
         }
         Self::with_mins(block)
     }
@@ -139,12 +138,15 @@ impl KBlock {
     /// Q5_K, 176 bytes: as Q4_K, with 32 bytes of fifth bits before the nibbles: bit `s` of byte `i` belongs to weight `32s + i`.
     #[inline(always)]
     pub fn q5_k(block: &[u8], q: &mut [u8; K_BLOCK]) -> Self {
-        let (fifth, nibbles) = (&block[16..48], &block[48..176]);
-        for (c, (chunk, out)) in nibbles.chunks_exact(32).zip(q.chunks_exact_mut(64)).enumerate() {
+        let mut fifth: [u8; 32] = block[16..48].try_into().expect("thirty-two bytes");
+        for (nibbles, out) in block[48..176].as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<64>().0) {
+            let mut both = [0; 64];
             for i in 0..32 {
-                out[i] = (chunk[i] & 15) | (((fifth[i] >> (2 * c)) & 1) << 4);
-                out[i + 32] = (chunk[i] >> 4) | (((fifth[i] >> (2 * c + 1)) & 1) << 4);
+                both[i] = (nibbles[i] & 15) | ((fifth[i] & 1) << 4);
+                both[i + 32] = (nibbles[i] >> 4) | ((fifth[i] & 2) << 3);
             }
+            *out = both;
+            fifth = fifth.map(|bits| bits >> 2);
         }
         Self::with_mins(block)
     }
@@ -154,14 +156,16 @@ impl KBlock {
     #[inline(always)]
     pub fn q6_k(block: &[u8], q: &mut [u8; K_BLOCK]) -> Self {
         for half in 0..2 {
-            let (low, high) = (&block[64 * half..][..64], &block[128 + 32 * half..][..32]);
-            let out = &mut q[128 * half..][..128];
+            let low: [u8; 64] = block[64 * half..][..64].try_into().expect("of this length");
+            let high: [u8; 32] = block[128 + 32 * half..][..32].try_into().expect("of this length");
+            let mut out = [0; 128];
             for i in 0..32 {
                 out[i] = (low[i] & 15) | ((high[i] & 3) << 4);
                 out[i + 32] = (low[i + 32] & 15) | (((high[i] >> 2) & 3) << 4);
                 out[i + 64] = (low[i] >> 4) | (((high[i] >> 4) & 3) << 4);
                 out[i + 96] = (low[i + 32] >> 4) | ((high[i] >> 6) << 4);
             }
+            q[128 * half..][..128].copy_from_slice(&out);
         }
         let scales = std::array::from_fn(|i| i16::from(block[192 + i] as i8));
         Self::without_mins(half_at(&block[208..]), scales)

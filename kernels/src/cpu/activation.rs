@@ -94,14 +94,24 @@ impl Activations {
     }
 }
 
+/// How a panel is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Rows: 4, 8 or 16.
+    pub lanes: usize,
+    /// Values of a row that lie side by side, before those of the next row: 4 or 8.
+    pub values: usize,
+}
+
 /// Quantised rows, a few side by side in lanes: what the tiled body reads.
 ///
-/// A panel holds one chunk of `lanes` rows; the rows beyond the last are zero. In it, one after the other: 64 groups of four values
-/// of each row; the sums of 16 values, two i16 a lane, eight times; those of 32 values, four times; eight scales a row.
+/// A panel holds one chunk of a few rows; the rows beyond the last are zero. In it, one after the other: 64 groups of four values
+/// of each row, or 32 of eight; the sums of 16 values, two i16 a lane, eight times; those of 32 values, four times; eight scales a row.
 pub(crate) struct Panels {
-    pub lanes: usize,
+    pub shape: Shape,
     /// Chunks a row.
     pub chunks: usize,
+    rows: usize,
     /// Panels a chunk.
     panels: usize,
     lines: Vec<Line>,
@@ -119,12 +129,16 @@ const LANE_BYTES: usize = 256 + 32 + 16 + 32;
 #[derive(Clone, Copy)]
 pub(crate) struct Panel<'a> {
     pub count: usize,
+    /// Without those that fill the last panel up. Only ARM's bodies ask.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
+    pub rows: usize,
     lines: &'a [Line],
 }
 
 impl Panels {
-    /// Lays `rows` out in panels of `lanes` rows, 4, 8 or 16; in parallel over panels.
-    pub fn of(rows: &Activations, lanes: usize) -> Self {
+    /// Lays `rows` out in panels; in parallel over them.
+    pub fn of(rows: &Activations, shape: Shape) -> Self {
+        let lanes = shape.lanes;
         let (panels, chunks) = (rows.rows.div_ceil(lanes), rows.chunks);
         let lines_each = lanes * LANE_BYTES / size_of::<Line>();
         let mut lines: Vec<Line> = Vec::with_capacity(lines_each * panels * chunks);
@@ -140,27 +154,37 @@ impl Panels {
             }
             // SAFETY: every line was just written, and a line is sixteen u32.
             let words = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u32>(), 16 * lines_each) };
-            fill_panel(blocks, lanes, words);
+            match shape.values {
+                4 => fill_panel::<1>(blocks, lanes, words),
+                8 => fill_panel::<2>(blocks, lanes, words),
+                other => unreachable!("no panel of {other} values side by side"),
+            }
         });
         // SAFETY: the tasks cover all panels.
         unsafe { lines.set_len(lines_each * panels * chunks) };
-        Self { lanes, chunks, panels, lines }
+        Self { shape, chunks, rows: rows.rows, panels, lines }
     }
 
     /// Panels `first..first + count` of chunk `chunk`.
     #[inline]
     pub fn panels(&self, chunk: usize, first: usize, count: usize) -> Panel<'_> {
-        let lines_each = self.lanes * LANE_BYTES / size_of::<Line>();
-        Panel { count, lines: &self.lines[(chunk * self.panels + first) * lines_each..][..count * lines_each] }
+        let lanes = self.shape.lanes;
+        let lines_each = lanes * LANE_BYTES / size_of::<Line>();
+        let lines = &self.lines[(chunk * self.panels + first) * lines_each..][..count * lines_each];
+        Panel { count, rows: (self.rows - first * lanes).min(count * lanes), lines }
     }
 }
 
-/// One chunk of up to `lanes` rows, word by word of four bytes.
-fn fill_panel(blocks: &[Activation], lanes: usize, words: &mut [u32]) {
+/// One chunk of up to `lanes` rows, word by word of four bytes, `SIDE` words of values side by side.
+fn fill_panel<const SIDE: usize>(blocks: &[Activation], lanes: usize, words: &mut [u32]) {
+    let (values, others) = words.split_at_mut(CHUNK / 4 * lanes);
     for (lane, block) in blocks.iter().enumerate() {
-        let mut lane = words[lane..].iter_mut().step_by(lanes);
-        let mut put = |word: u32| *lane.next().expect("84 words a lane") = word;
-        block.q.chunks_exact(4).for_each(|q| put(u32::from_ne_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8])));
+        let groups = values[lane * SIDE..].chunks_mut(lanes * SIDE);
+        for (group, q) in groups.zip(block.q.as_chunks::<4>().0.chunks_exact(SIDE)) {
+            group.iter_mut().zip(q).for_each(|(word, q)| *word = u32::from_ne_bytes(q.map(|q| q as u8)));
+        }
+        let mut lane = others[lane..].iter_mut().step_by(lanes);
+        let mut put = |word: u32| *lane.next().expect("20 words a lane") = word;
         for pair in block.sums16.chunks_exact(2).chain(block.sums32.chunks_exact(2)) {
             put(u32::from(pair[0] as u16) | (u32::from(pair[1] as u16) << 16));
         }
@@ -176,7 +200,7 @@ impl Panel<'_> {
         unsafe { self.lines.as_ptr().cast::<u32>().add((panel * LANE_BYTES / 4 + word) * V::ROWS) }
     }
 
-    /// Values `4 * group..4 * group + 4` of each row.
+    /// Values `4 * group..4 * group + 4` of each row; of a panel of eight side by side, `group` even: those and the next four.
     #[inline(always)]
     pub fn q<V: RowLanes>(&self, panel: usize, group: usize) -> *const i8 {
         debug_assert!(group < 64);
@@ -207,7 +231,7 @@ impl Panel<'_> {
 
 fn quantise_chunk(isa: Isa, values: &[f32], scale: Scale) -> Activation {
     match isa {
-        Isa::Scalar | Isa::Emulated512 | Isa::Neon => quantise_chunk_body(values, scale),
+        Isa::Scalar | Isa::Emulated512 | Isa::Neon | Isa::I8mm => quantise_chunk_body(values, scale),
         // SAFETY: these sets are chosen only where the CPU has AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => unsafe { quantise_chunk_avx2(values, scale) },
@@ -308,6 +332,35 @@ mod tests {
             for i in 0..8 {
                 assert_eq!(block.sums32[i], block.sums16[2 * i] + block.sums16[2 * i + 1]);
             }
+        }
+    }
+
+    #[test]
+    fn a_panel_has_every_number_of_its_rows_where_its_shape_says() {
+        let (rows, cols) = (11, 300);
+        let x: Vec<f32> = (0..rows * cols).map(|i| ((i * 29 % 211) as f32 - 105.0) * 0.01).collect();
+        let rows = Activations::quantise(Isa::Scalar, &x, rows, cols, Scale::Per32);
+        for (lanes, values) in [(4, 4), (8, 4), (16, 4), (4, 8), (8, 8)] {
+            let panels = Panels::of(&rows, Shape { lanes, values });
+            for (chunk, row) in (0..2).flat_map(|chunk| (0..11usize.next_multiple_of(lanes)).map(move |row| (chunk, row))) {
+                let panel = panels.panels(chunk, row / lanes, 1);
+                assert_eq!(panel.rows, (11 - row / lanes * lanes).min(lanes));
+                let words: Vec<u32> = panel.lines.iter().flat_map(|line| line.0).collect();
+                let lane = row % lanes;
+                let byte = |k: usize| {
+                    let at = (k / values * lanes + lane) * values + k % values;
+                    words[at / 4].to_ne_bytes()[at % 4] as i8
+                };
+                let other = |word: usize| words[word * lanes + lane];
+                let two = |sums: &[i16], pair: usize| u32::from(sums[2 * pair] as u16) | (u32::from(sums[2 * pair + 1] as u16) << 16);
+                let empty = Activation { q: [0; CHUNK], sums16: [0; 16], sums32: [0; 8], d: [0.0; 8] };
+                let wanted = if row < 11 { &rows.chunk(chunk, row, 1)[0] } else { &empty };
+                assert!((0..CHUNK).all(|k| byte(k) == wanted.q[k]), "{lanes} x {values}: values of row {row}");
+                assert!((0..8).all(|pair| other(64 + pair) == two(&wanted.sums16, pair)), "{lanes} x {values}: sums of 16");
+                assert!((0..4).all(|pair| other(72 + pair) == two(&wanted.sums32, pair)), "{lanes} x {values}: sums of 32");
+                assert!((0..8).all(|run| other(76 + run) == wanted.d[run].to_bits()), "{lanes} x {values}: scales");
+            }
+            assert_eq!(panels.panels(0, 0, 2).rows, 11.min(2 * lanes));
         }
     }
 

@@ -25,10 +25,22 @@ pub(crate) struct Column {
     pub m: [f32; 8],
     /// Magnitudes of signed levels, for a body that asks for them: see [`super::row_lanes::RowLanes::prepare_signed`].
     pub magnitudes: [u8; 256],
+    /// This column and its neighbour side by side, for a body that multiplies two at a time.
+    #[cfg(target_arch = "aarch64")]
+    pub pair: super::i8mm::Pair,
 }
 
 impl Column {
-    pub const EMPTY: Self = Self { q: [0; 256], scales: [0; 16], pairs: [0; 8], d: [0.0; 8], m: [0.0; 8], magnitudes: [0; 256] };
+    pub const EMPTY: Self = Self {
+        q: [0; 256],
+        scales: [0; 16],
+        pairs: [0; 8],
+        d: [0.0; 8],
+        m: [0.0; 8],
+        magnitudes: [0; 256],
+        #[cfg(target_arch = "aarch64")]
+        pair: super::i8mm::Pair::EMPTY,
+    };
 }
 
 /// What the levels are, for the bodies that must not overflow 16 bits.

@@ -13,7 +13,7 @@ use crate::{GgmlType, Weight};
 /// # Safety
 /// All methods: the CPU has the instruction set, and pointers are valid for 16 numbers. None needs alignment.
 pub(crate) trait Chains {
-    /// Of the instruction set, of the width of all sixteen lanes or half of them.
+    /// Of the instruction set, of the width of all sixteen lanes or half of them; of narrower ones, as many as make sixteen lanes count once.
     const REGISTERS: usize;
     type Float: Copy;
 
@@ -36,11 +36,14 @@ const SEGMENT: usize = 512;
 /// The CPU has the instruction set of `V`.
 #[inline(always)]
 pub(crate) unsafe fn dense<V: Chains>(weight: &Weight, x: &DenseRows<'_>, block: &Block, out: &mut [f32]) {
-    // The chains of R x C outputs fill most of the registers: 12 of 16 (256 bits, two a chain set), 16 of 32 (512 bits).
+    // The chains of R x C outputs fill most of the registers: 12 of 16 (256 bits, two a chain set), 16 of 32 (512 bits and 128 bits, four
+    // a chain set).
     // SAFETY: the caller's promise.
     unsafe {
         if V::REGISTERS >= 32 {
             strips::<V, 4, 4>(weight, x, block, out);
+        } else if V::REGISTERS < 16 {
+            strips::<V, 2, 2>(weight, x, block, out);
         } else {
             strips::<V, 2, 3>(weight, x, block, out);
         }

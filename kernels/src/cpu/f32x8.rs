@@ -4,8 +4,13 @@
 //! rounded (IEEE 754, fused multiply-add included) or spelled out lane by lane (the sums), so all sets give the same bits.
 //! Knows no op.
 
+#[cfg(target_arch = "aarch64")]
+pub(super) mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+#[cfg(test)]
+mod tests;
 
 use half::f16;
 
@@ -21,7 +26,7 @@ pub trait Kernel {
 /// Runs `kernel` with the instructions of `isa`, which this CPU must have.
 pub fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa {
-        Isa::Scalar | Isa::Neon => kernel.run::<Scalar>(),
+        Isa::Scalar => kernel.run::<Scalar>(),
         Isa::Emulated512 => kernel.run::<Plain<2>>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => {
@@ -37,6 +42,10 @@ pub fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         }
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => panic!("{isa} is for x86-64"),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::I8mm => kernel.run::<aarch64::Neon>(),
+        #[cfg(not(target_arch = "aarch64"))]
+        Isa::Neon | Isa::I8mm => panic!("{isa} is for 64-bit ARM"),
     }
 }
 

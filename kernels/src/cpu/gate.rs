@@ -9,7 +9,7 @@ use crate::ops::linear::Activation;
 /// `gates[i] = act(gates[i]) * ups[i]`.
 pub(crate) fn combine(isa: Isa, act: Activation, gates: &mut [f32], ups: &[f32]) {
     match isa {
-        Isa::Scalar | Isa::Emulated512 | Isa::Neon => combine_body(act, gates, ups),
+        Isa::Scalar | Isa::Emulated512 | Isa::Neon | Isa::I8mm => combine_body(act, gates, ups),
         // SAFETY: these sets are chosen only where the CPU has AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => unsafe { combine_avx2(act, gates, ups) },

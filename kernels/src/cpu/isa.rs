@@ -16,15 +16,18 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 F, BW, DQ, VL with VNNI, and all of [`Isa::Avx2`].
     Avx512,
-    /// 64-bit ARM with the dot-product instructions; everything but products with quantized weights is plain code there.
+    /// 64-bit ARM with the dot-product instructions.
     Neon,
+    /// 64-bit ARM with the 8-bit matrix instructions (Neoverse V1 and N2, Apple M2, Cortex-X2, and later): products with quantized
+    /// weights; all else as [`Isa::Neon`].
+    I8mm,
     /// The algorithm of [`Isa::Avx512`] over plain arrays, so that it is tested on any machine. Never chosen by itself.
     Emulated512,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
-    #[error("UNDERSTUDY_ISA={0:?} is none of scalar, avx2, avxvnni, avx512, neon")]
+    #[error("UNDERSTUDY_ISA={0:?} is none of scalar, avx2, avxvnni, avx512, neon, i8mm")]
     Unknown(String),
     #[error("UNDERSTUDY_ISA={wanted} asks for instructions this CPU lacks; it has {best}")]
     Absent { wanted: Isa, best: Isa },
@@ -39,6 +42,7 @@ impl Isa {
             Self::AvxVnni => "avxvnni",
             Self::Avx512 => "avx512",
             Self::Neon => "neon",
+            Self::I8mm => "i8mm",
             Self::Emulated512 => "emulated512",
         }
     }
@@ -51,19 +55,20 @@ impl Isa {
             Self::AvxVnni => has_avx_vnni(),
             Self::Avx512 => has_avx512(),
             Self::Neon => has_neon_dotprod(),
+            Self::I8mm => has_i8mm(),
         }
     }
 
     /// All sets this CPU can run, the emulation included.
     pub fn available() -> Vec<Self> {
-        let mut all = vec![Self::Scalar, Self::Emulated512, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Neon];
+        let mut all = vec![Self::Scalar, Self::Emulated512, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Neon, Self::I8mm];
         all.retain(|isa| isa.is_available());
         all
     }
 
     /// The fastest set this CPU has.
     pub fn best() -> Self {
-        [Self::Avx512, Self::AvxVnni, Self::Avx2, Self::Neon].into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Scalar)
+        [Self::Avx512, Self::AvxVnni, Self::Avx2, Self::I8mm, Self::Neon].into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Scalar)
     }
 }
 
@@ -108,6 +113,7 @@ fn choose(wanted: Option<&str>) -> Result<Isa, IsaError> {
         Some("avxvnni") => Isa::AvxVnni,
         Some("avx512") => Isa::Avx512,
         Some("neon") => Isa::Neon,
+        Some("i8mm") => Isa::I8mm,
         Some(other) => return Err(IsaError::Unknown(other.to_owned())),
     };
     if wanted.is_available() { Ok(wanted) } else { Err(IsaError::Absent { wanted, best }) }
@@ -153,8 +159,18 @@ fn has_neon_dotprod() -> bool {
     std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
+#[cfg(target_arch = "aarch64")]
+fn has_i8mm() -> bool {
+    has_neon_dotprod() && std::arch::is_aarch64_feature_detected!("i8mm")
+}
+
 #[cfg(not(target_arch = "aarch64"))]
 fn has_neon_dotprod() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn has_i8mm() -> bool {
     false
 }
 
@@ -169,7 +185,8 @@ mod tests {
         assert_eq!(choose(Some("scalar")), Ok(Isa::Scalar));
         assert_eq!(choose(Some("sse9")), Err(IsaError::Unknown("sse9".into())));
         assert_eq!(choose(Some("emulated512")), Err(IsaError::Unknown("emulated512".into())));
-        for (name, isa) in [("avx2", Isa::Avx2), ("avxvnni", Isa::AvxVnni), ("avx512", Isa::Avx512), ("neon", Isa::Neon)] {
+        for isa in [Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Neon, Isa::I8mm] {
+            let name = isa.name();
             let chosen = choose(Some(name));
             if isa.is_available() {
                 assert_eq!(chosen, Ok(isa));

@@ -26,6 +26,8 @@ pub(crate) mod experts;
 pub(crate) mod f32x8;
 pub(crate) mod formats;
 pub(crate) mod gate;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod i8mm;
 pub(crate) mod kv_write;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
@@ -38,5 +40,6 @@ pub(crate) mod row_lanes;
 pub(crate) mod scalar;
 pub(crate) mod shared_slice;
 pub(crate) mod softmax;
+pub(crate) mod sums;
 mod target;
 pub(crate) mod tile;

@@ -1,14 +1,16 @@
 //! The bodies of 64-bit ARM with the dot-product instructions (Apple silicon, Cortex-A76 and later): four rows a panel. `sdot` takes
 //! signed bytes on both sides and does not saturate, so levels pass as they are, unsigned ones below 64 included.
 //!
-//! The same body serves few rows: a panel of four costs one row little more than itself. Dense weights and everything in f32 run in plain
-//! code, which the compiler turns into NEON. Type-checked only; the algorithm is that of `row_lanes::Emulated`, tested on any machine.
+//! The same body serves few rows: a panel of four costs one row little more than itself. Never run on an ARM CPU yet: the tests run it under
+//! qemu (`.ci/check-neon`), and the algorithm is that of `row_lanes::Emulated`, tested on any machine.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::activation::Panels;
 use super::column::{Column, Format};
+use super::dense::Chains;
+use super::f32x8::aarch64::widen;
 use super::product::Block;
 use super::row_lanes::{RowLanes, turn_one_by_one};
 use super::target::{Square, Target};
@@ -165,5 +167,46 @@ impl RowLanes for Neon {
     #[inline(always)]
     unsafe fn turn(from: *const f32, from_stride: usize, to: &Square) {
         unsafe { turn_one_by_one(from, from_stride, to) }
+    }
+}
+
+// SAFETY of all methods: as above.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Chains for Neon {
+    /// Thirty-two of a quarter of the lanes.
+    const REGISTERS: usize = 8;
+    type Float = [float32x4_t; 4];
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> [float32x4_t; 4] {
+        unsafe { [vld1q_f32(at), vld1q_f32(at.add(4)), vld1q_f32(at.add(8)), vld1q_f32(at.add(12))] }
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, a: [float32x4_t; 4]) {
+        for (i, a) in a.into_iter().enumerate() {
+            unsafe { vst1q_f32(at.add(4 * i), a) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: [float32x4_t; 4], b: [float32x4_t; 4], c: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        unsafe { [vfmaq_f32(c[0], a[0], b[0]), vfmaq_f32(c[1], a[1], b[1]), vfmaq_f32(c[2], a[2], b[2]), vfmaq_f32(c[3], a[3], b[3])] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u8) -> [float32x4_t; 4] {
+        let ((a, b), (c, d)) = unsafe { (widen(vld1q_u16(at.cast())), widen(vld1q_u16(at.add(16).cast()))) };
+        [a, b, c, d]
+    }
+
+    /// A bfloat16 is the upper half of an f32.
+    #[inline(always)]
+    unsafe fn load_bf16(at: *const u8) -> [float32x4_t; 4] {
+        unsafe {
+            let (zero, low, high) = (vdupq_n_u16(0), vld1q_u16(at.cast()), vld1q_u16(at.add(16).cast()));
+            [vzip1q_u16(zero, low), vzip2q_u16(zero, low), vzip1q_u16(zero, high), vzip2q_u16(zero, high)]
+                .map(|four| vreinterpretq_f32_u16(four))
+        }
     }
 }

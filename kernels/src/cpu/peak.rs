@@ -12,7 +12,7 @@ use crate::huge::{PageBuffer, PageSize};
 use crate::profile::Limits;
 
 /// Additions and multiplications of 8-bit products, in 1e9 a second: with VNNI `vpdpbusd`, with AVX2 `vpmaddubsw` and the 16-bit
-/// addition that each needs at least, otherwise what the compiler makes of plain code.
+/// addition that each needs at least, on ARM `smmla` or `sdot`, otherwise what the compiler makes of plain code.
 pub fn int8_gops(isa: Isa) -> f64 {
     best_of(ARITHMETIC_RUNS, |pool| per_thread(pool, |rounds| int8_rounds(isa, rounds)))
 }
@@ -84,13 +84,9 @@ fn read_streams<const STREAMS: usize, const AHEAD: usize>(run: &[u8]) -> u64 {
 
 #[inline(always)]
 fn prefetch(bytes: &[u8], at: usize) {
-    #[cfg(target_arch = "x86_64")]
     if let Some(byte) = bytes.get(at) {
-        // SAFETY: a prefetch of an address inside a slice changes nothing but caches.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(byte).cast()) };
+        super::tile::prefetch(byte, 1);
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, at);
 }
 
 /// Runs of two milliseconds: among so many, some that nobody interrupts on a machine with other work.
@@ -125,6 +121,12 @@ fn int8_rounds(isa: Isa, rounds: u64) -> u64 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::AvxVnni => unsafe { x86::dpbusd256(rounds) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::Neon => unsafe { arm::sdot(rounds) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::I8mm => unsafe { arm::smmla(rounds) },
         _ => {
             let (w, x) = (black_box([3u8; 256]), black_box([5i8; 256]));
             let mut sums = [0i32; 16];
@@ -147,6 +149,8 @@ fn f32_rounds(isa: Isa, rounds: u64) -> u64 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::AvxVnni => unsafe { x86::fma256(rounds) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::I8mm => arm::fma(rounds),
         _ => {
             let (a, mut sums) = (black_box([0.5f32; 32]), [0.0f32; 32]);
             for _ in 0..rounds {
@@ -155,6 +159,60 @@ fn f32_rounds(isa: Isa, rounds: u64) -> u64 {
             }
             2 * 32
         }
+    }
+}
+
+/// Sixteen chains: four instructions a cycle with a latency of four, the most that ARM's cores have had so far.
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+    use std::hint::black_box;
+
+    use super::super::i8mm;
+    use super::super::neon::Neon;
+    use super::super::row_lanes::RowLanes as _;
+
+    /// Chains that differ, so that none can stand for another.
+    fn chains() -> [i32; 16] {
+        black_box(std::array::from_fn(|chain| chain as i32))
+    }
+
+    #[target_feature(enable = "neon,dotprod")]
+    pub fn sdot(rounds: u64) -> u64 {
+        let (w, x) = (black_box(vdupq_n_s32(0x0101_0101)), black_box(vdupq_n_s32(0x0101_0101)));
+        let mut sums = chains().map(|sum| vdupq_n_s32(sum));
+        for _ in 0..rounds {
+            // SAFETY: this function runs only where the CPU has the instruction.
+            sums.iter_mut().for_each(|sum| *sum = unsafe { Neon::add_dot(*sum, w, x) });
+        }
+        black_box(sums);
+        16 * 32
+    }
+
+    #[target_feature(enable = "neon,i8mm")]
+    pub fn smmla(rounds: u64) -> u64 {
+        let (w, x) = (black_box(vdupq_n_s8(1)), black_box(vdupq_n_s8(1)));
+        let mut sums = chains().map(|sum| vdupq_n_s32(sum));
+        for _ in 0..rounds {
+            // SAFETY: this function runs only where the CPU has the instruction.
+            sums.iter_mut().for_each(|sum| *sum = unsafe { i8mm::add_products(*sum, w, x) });
+        }
+        black_box(sums);
+        16 * 64
+    }
+
+    pub fn fma(rounds: u64) -> u64 {
+        let (a, b) = (black_box(0.5f32), black_box(0.25f32));
+        // SAFETY: NEON is in every 64-bit ARM CPU.
+        unsafe {
+            let (a, b) = (vdupq_n_f32(a), vdupq_n_f32(b));
+            let mut sums = chains().map(|sum| vdupq_n_f32(sum as f32));
+            for _ in 0..rounds {
+                sums.iter_mut().for_each(|sum| *sum = vfmaq_f32(*sum, a, b));
+            }
+            black_box(sums);
+        }
+        16 * 8
     }
 }
 

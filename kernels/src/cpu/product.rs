@@ -6,16 +6,17 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::activation::{Activations, Panels, Scale};
+use super::activation::{Activations, Panels, Scale, Shape};
 use super::isa::Isa;
-#[cfg(target_arch = "aarch64")]
-use super::neon;
-use super::row_lanes::{Emulated, RowLanes as _};
+use super::row_lanes::Emulated;
 use super::shared_slice::SharedSlice;
+use super::sums::Sums;
 use super::target::{Target, Write};
 #[cfg(target_arch = "x86_64")]
 use super::{avx_vnni, avx2, avx2_few, avx512};
 use super::{dense, gate, pool, scalar, tile};
+#[cfg(target_arch = "aarch64")]
+use super::{i8mm, neon};
 use crate::ops::linear::Activation as Gate;
 use crate::{GgmlType, Weight};
 
@@ -83,7 +84,7 @@ struct Quantized {
 
 impl Quantized {
     fn new(isa: Isa, rows: Activations) -> Self {
-        let panels = lanes(isa, rows.rows).map(|lanes| Panels::of(&rows, lanes));
+        let panels = shape(isa, rows.rows).map(|shape| Panels::of(&rows, shape));
         Self { rows, panels }
     }
 
@@ -92,23 +93,25 @@ impl Quantized {
     }
 }
 
-/// Lanes of the tiled body; `None` where another one computes so many rows.
-fn lanes(isa: Isa, rows: usize) -> Option<usize> {
+/// Panels of the tiled body; `None` where another one computes so many rows.
+fn shape(isa: Isa, rows: usize) -> Option<Shape> {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = rows;
     match isa {
         Isa::Scalar => None,
-        Isa::Emulated512 => Some(Emulated::ROWS),
+        Isa::Emulated512 => Some(Emulated::SHAPE),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 if rows <= avx2_few::ROWS_MAX => None,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Some(avx2::Avx2::ROWS),
+        Isa::Avx2 => Some(avx2::Avx2::SHAPE),
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => Some(avx_vnni::AvxVnni::ROWS),
+        Isa::AvxVnni => Some(avx_vnni::AvxVnni::SHAPE),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Some(avx512::Avx512::ROWS),
+        Isa::Avx512 => Some(avx512::Avx512::SHAPE),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => Some(neon::Neon::ROWS),
+        Isa::Neon => Some(neon::Neon::SHAPE),
+        #[cfg(target_arch = "aarch64")]
+        Isa::I8mm => Some(i8mm::I8mm::SHAPE),
         #[allow(unreachable_patterns)]
         other => unreachable!("{other} is not a set of this CPU"),
     }
@@ -165,6 +168,9 @@ impl<'a> Inputs<'a> {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
             (Isa::Neon, Some(x)) => unsafe { neon::quantized(weight, x, block, &mut out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            (Isa::I8mm, Some(x)) => unsafe { i8mm::quantized(weight, x, block, &mut out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above, and the wider sets only beside AVX2.
             (Isa::Avx2 | Isa::AvxVnni | Isa::Avx512, None) => unsafe { avx2_few::quantized(weight, rows, block, &mut out) },
@@ -175,7 +181,7 @@ impl<'a> Inputs<'a> {
     fn dense_product(&self, weight: &Weight, block: &Block, out: &mut [f32]) {
         let x = self.dense.as_ref().expect("prepared for every weight");
         match self.isa {
-            Isa::Scalar | Isa::Neon => scalar::dense(weight, x, block, out),
+            Isa::Scalar => scalar::dense(weight, x, block, out),
             // SAFETY: plain code.
             Isa::Emulated512 => unsafe { dense::dense::<Emulated>(weight, x, block, out) },
             // SAFETY: a set is chosen only where the CPU has it.
@@ -184,8 +190,11 @@ impl<'a> Inputs<'a> {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::dense(weight, x, block, out) },
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => unreachable!("not a set of this CPU"),
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: NEON is in every 64-bit ARM CPU.
+            Isa::Neon | Isa::I8mm => unsafe { dense::dense::<neon::Neon>(weight, x, block, out) },
+            #[allow(unreachable_patterns)]
+            other => unreachable!("{other} is not a set of this CPU"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Products with quantized weights for many rows: a row of activations in each lane of a register, columns of weights unpacked
 //! once and broadcast four weights at a time, so that nothing of the weights has to be transposed.
 //!
-//! Written once over [`RowLanes`] and [`Format`]; gives the bits that `scalar` defines. Loops: strip of columns, chunk of 256,
+//! Written once over [`Sums`], [`RowLanes`] and [`Format`]; gives the bits that `scalar` defines. Loops: strip of columns, chunk of 256,
 //! panel of rows, a few columns; the outputs rest column by column in memory between chunks. An unpacked column is 0.7 KB, a panel
 //! of eight rows 2.6 KB: the panel and its columns stay in the first-level cache, all panels of a chunk in the second.
 
@@ -14,6 +14,7 @@ use super::formats::{Visitor, visit};
 use super::product::Block;
 use super::row_lanes::RowLanes;
 use super::scalar::chunk_bytes_max;
+use super::sums::Sums;
 use super::target::Target;
 use crate::Weight;
 
@@ -40,27 +41,28 @@ thread_local! {
 /// Outputs of `block` of a quantized matrix.
 ///
 /// # Safety
-/// The CPU has the instruction set of `V`.
+/// The CPU has the instruction set of `S`.
 #[inline(always)]
-pub(crate) unsafe fn quantized<V: RowLanes>(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
-    struct Body<'a, 't, V>(&'a Weight, &'a Panels, &'a Block, &'a mut Target<'t>, std::marker::PhantomData<V>);
-    impl<V: RowLanes> Visitor for Body<'_, '_, V> {
+pub(crate) unsafe fn quantized<S: Sums>(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
+    struct Body<'a, 't, S>(&'a Weight, &'a Panels, &'a Block, &'a mut Target<'t>, std::marker::PhantomData<S>);
+    impl<S: Sums> Visitor for Body<'_, '_, S> {
         #[inline(always)]
         fn visit<F: Format>(self) {
             // SAFETY: `quantized`'s caller promises the instruction set.
-            unsafe { strips::<V, F>(self.0, self.1, self.2, self.3) }
+            unsafe { strips::<S, F>(self.0, self.1, self.2, self.3) }
         }
     }
-    visit(weight.ggml_type(), Body::<V>(weight, x, block, out, std::marker::PhantomData));
+    visit(weight.ggml_type(), Body::<S>(weight, x, block, out, std::marker::PhantomData));
 }
 
 #[inline(always)]
-unsafe fn strips<V: RowLanes, F: Format>(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
-    assert!(x.lanes == V::ROWS && block.rows.start.is_multiple_of(V::ROWS), "panels of these lanes, from the first row of one");
-    let panels = block.rows.start / V::ROWS..block.rows.end.div_ceil(V::ROWS);
+unsafe fn strips<S: Sums, F: Format>(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
+    let lanes = S::SHAPE.lanes;
+    assert!(x.shape == S::SHAPE && block.rows.start.is_multiple_of(lanes), "panels of this shape, from the first row of one");
+    let panels = block.rows.start / lanes..block.rows.end.div_ceil(lanes);
     let few = panels.len() <= FEW_PANELS;
-    let strip_width = if few { 2 * V::COLUMNS } else { STRIP };
-    let height = panels.len() * V::ROWS;
+    let strip_width = if few { 2 * S::Lanes::COLUMNS } else { STRIP };
+    let height = panels.len() * lanes;
     // Taken out and not borrowed: a closure handed to the standard library would be compiled without the instruction set.
     let mut workspace = WORKSPACE.take();
     let Workspace { columns, sums } = &mut workspace;
@@ -82,10 +84,10 @@ unsafe fn strips<V: RowLanes, F: Format>(weight: &Weight, x: &Panels, block: &Bl
             }
         };
         // SAFETY: the caller's promise.
-        unsafe { chunks::<V, F>(weight, x, block, &strip, &panels, columns, sums) };
+        unsafe { chunks::<S, F>(weight, x, block, &strip, &panels, columns, sums) };
     }
     // SAFETY: the caller's promise.
-    unsafe { turn::<V>(sums, height, block, out) };
+    unsafe { turn::<S::Lanes>(sums, height, block, out) };
     WORKSPACE.set(workspace);
 }
 
@@ -119,7 +121,7 @@ struct Strip {
 
 /// Sets the strip's part of `sums` to the products of `panels` and its columns, chunk by chunk.
 #[inline(always)]
-unsafe fn chunks<V: RowLanes, F: Format>(
+unsafe fn chunks<S: Sums, F: Format>(
     weight: &Weight,
     x: &Panels,
     block: &Block,
@@ -128,7 +130,7 @@ unsafe fn chunks<V: RowLanes, F: Format>(
     columns: &mut [Column],
     sums: &mut [f32],
 ) {
-    let height = panels.len() * V::ROWS;
+    let height = panels.len() * S::Lanes::ROWS;
     let columns = &mut columns[..strip.count];
     let ty = weight.ggml_type();
     let (blocks, chunk_bytes) = (weight.blocks(), chunk_bytes_max(ty));
@@ -139,34 +141,31 @@ unsafe fn chunks<V: RowLanes, F: Format>(
             let bytes = &row[chunk * chunk_bytes..row.len().min((chunk + 1) * chunk_bytes)];
             prefetch(bytes.as_ptr().wrapping_add(AHEAD), chunk_bytes);
             // SAFETY: the caller's promise.
-            unsafe {
-                runs = V::unpack::<F>(ty, bytes, column);
-                if F::LEVELS == Levels::Signed {
-                    V::prepare_signed(column);
-                }
-            }
+            runs = unsafe { S::Lanes::unpack::<F>(ty, bytes, column) };
         }
+        // SAFETY: the caller's promise.
+        unsafe { S::prepare::<F>(columns) };
         let mut panel = panels.start;
         while panel < panels.end {
-            let count = if panel + V::PANELS <= panels.end { V::PANELS } else { 1 };
+            let count = if panel + S::Lanes::PANELS <= panels.end { S::Lanes::PANELS } else { 1 };
             let rows = x.panels(chunk, panel, count);
             let mut at = 0;
             while at < columns.len() {
                 let left = columns.len() - at;
                 let width = match count {
-                    1 if left >= 2 * V::COLUMNS => 2 * V::COLUMNS,
-                    _ if left >= V::COLUMNS => V::COLUMNS,
+                    1 if left >= 2 * S::Lanes::COLUMNS => 2 * S::Lanes::COLUMNS,
+                    _ if left >= S::Lanes::COLUMNS => S::Lanes::COLUMNS,
                     _ => 1,
                 };
-                let sums = &mut sums[(strip.first + at * strip.step) * height + (panel - panels.start) * V::ROWS..];
+                let sums = &mut sums[(strip.first + at * strip.step) * height + (panel - panels.start) * S::Lanes::ROWS..];
                 let tile = Tile { columns: &columns[at..at + width], panels: rows, runs, height: height * strip.step };
                 if chunk == 0 {
                     for column in 0..width {
-                        sums[column * tile.height..][..count * V::ROWS].fill(0.0);
+                        sums[column * tile.height..][..count * S::Lanes::ROWS].fill(0.0);
                     }
                 }
                 // SAFETY: the caller's promise.
-                unsafe { tile.add::<V, F>(sums) };
+                unsafe { tile.add::<S, F>(sums) };
                 at += width;
             }
             panel += count;
@@ -186,52 +185,40 @@ struct Tile<'a> {
 impl Tile<'_> {
     /// Picks the register tile.
     #[inline(always)]
-    unsafe fn add<V: RowLanes, F: Format>(&self, sums: &mut [f32]) {
+    unsafe fn add<S: Sums, F: Format>(&self, sums: &mut [f32]) {
         // SAFETY: the caller's promise.
         unsafe {
             match (self.columns.len(), self.panels.count) {
-                (1, 1) => self.sized::<V, F, 1, 1>(sums),
-                (1, 2) => self.sized::<V, F, 1, 2>(sums),
-                (3, 1) => self.sized::<V, F, 3, 1>(sums),
-                (3, 2) => self.sized::<V, F, 3, 2>(sums),
-                (4, 1) => self.sized::<V, F, 4, 1>(sums),
-                (4, 2) => self.sized::<V, F, 4, 2>(sums),
-                (6, 1) => self.sized::<V, F, 6, 1>(sums),
-                (8, 1) => self.sized::<V, F, 8, 1>(sums),
+                (1, 1) => self.sized::<S, F, 1, 1>(sums),
+                (1, 2) => self.sized::<S, F, 1, 2>(sums),
+                (3, 1) => self.sized::<S, F, 3, 1>(sums),
+                (3, 2) => self.sized::<S, F, 3, 2>(sums),
+                (4, 1) => self.sized::<S, F, 4, 1>(sums),
+                (4, 2) => self.sized::<S, F, 4, 2>(sums),
+                (6, 1) => self.sized::<S, F, 6, 1>(sums),
+                (8, 1) => self.sized::<S, F, 8, 1>(sums),
                 (columns, panels) => unreachable!("no tile of {columns} x {panels}"),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn sized<V: RowLanes, F: Format, const C: usize, const P: usize>(&self, sums: &mut [f32]) {
+    unsafe fn sized<S: Sums, F: Format, const C: usize, const P: usize>(&self, sums: &mut [f32]) {
         // A set's own sizes only: no other tile is compiled.
-        if (C != 1 && C != V::COLUMNS && (P, C) != (1, 2 * V::COLUMNS)) || (P != 1 && P != V::PANELS) {
+        if (C != 1 && C != S::Lanes::COLUMNS && (P, C) != (1, 2 * S::Lanes::COLUMNS)) || (P != 1 && P != S::Lanes::PANELS) {
             unreachable!("not a tile of this set");
         }
         let columns: &[Column; C] = self.columns.try_into().expect("matched");
-        assert!(self.panels.count == P && sums.len() >= (C - 1) * self.height + P * V::ROWS && self.runs <= 8);
+        assert!(self.panels.count == P && sums.len() >= (C - 1) * self.height + P * S::Lanes::ROWS && self.runs <= 8);
         // SAFETY: the caller's promise; the tile's sums, columns and panels are there.
         unsafe {
             if F::RUNS == 0 {
-                with_float_scales::<V, F, C, P>(columns, &self.panels, self.runs, sums.as_mut_ptr(), self.height);
+                with_float_scales::<S::Lanes, S, F, C, P>(columns, &self.panels, self.runs, sums.as_mut_ptr(), self.height);
             } else {
-                with_integer_scales::<V, F, C, P>(columns, &self.panels, sums.as_mut_ptr(), self.height);
+                with_integer_scales::<S::Lanes, S, F, C, P>(columns, &self.panels, sums.as_mut_ptr(), self.height);
             }
         }
     }
-}
-
-/// Dots that fit a part, of one run of `groups` groups.
-#[inline(always)]
-fn dots<V: RowLanes, F: Format>(groups: usize) -> usize {
-    let most = match F::LEVELS {
-        Levels::Four => V::DOTS[0],
-        Levels::Five => V::DOTS[1],
-        Levels::Six => V::DOTS[2],
-        Levels::Signed => groups,
-    };
-    most.min(groups)
 }
 
 /// How much too large the levels are as a body multiplies them.
@@ -246,41 +233,15 @@ fn offset<V: RowLanes, F: Format>() -> i32 {
 
 /// The integer sum of a chunk first, then its two scales.
 #[inline(always)]
-unsafe fn with_integer_scales<V: RowLanes, F: Format, const C: usize, const P: usize>(
+unsafe fn with_integer_scales<V: RowLanes, S: Sums<Lanes = V>, F: Format, const C: usize, const P: usize>(
     columns: &[Column; C],
     x: &Panel<'_>,
     out: *mut f32,
     height: usize,
 ) {
-    // SAFETY: the caller has the instruction set; groups run to 64, runs to 16, so columns and panels are read within their arrays.
+    // SAFETY: the caller has the instruction set, and room for these outputs.
     unsafe {
-        let groups = 64 / F::RUNS;
-        let dots = dots::<V, F>(groups);
-        let mut sums = [[V::zero(); P]; C];
-        for run in 0..F::RUNS {
-            if F::LEVELS == Levels::Signed {
-                let mut totals = [[V::zero(); P]; C];
-                for g in run * groups..(run + 1) * groups {
-                    add_signed_dots::<V, C, P>(columns, x, g, &mut totals);
-                }
-                for c in 0..C {
-                    for p in 0..P {
-                        sums[c][p] = V::add_scaled_sum(sums[c][p], totals[c][p], &columns[c].scales[run]);
-                    }
-                }
-                continue;
-            }
-            let mut first = run * groups;
-            while first < (run + 1) * groups {
-                let parts = unsigned_dots::<V, C, P>(columns, x, first, dots);
-                first += dots;
-                for c in 0..C {
-                    for p in 0..P {
-                        sums[c][p] = V::add_scaled(sums[c][p], parts[c][p], &columns[c].scales[run]);
-                    }
-                }
-            }
-        }
+        let sums = S::scaled::<F, C, P>(columns, x);
         for p in 0..P {
             let d_x = V::load(x.d::<V>(p, 0));
             for (c, column) in columns.iter().enumerate() {
@@ -313,7 +274,7 @@ unsafe fn pairs_total<V: RowLanes, F: Format>(column: &Column, x: &Panel<'_>, p:
 
 /// Every run of 32 has its own scales.
 #[inline(always)]
-unsafe fn with_float_scales<V: RowLanes, F: Format, const C: usize, const P: usize>(
+unsafe fn with_float_scales<V: RowLanes, S: Sums<Lanes = V>, F: Format, const C: usize, const P: usize>(
     columns: &[Column; C],
     x: &Panel<'_>,
     runs: usize,
@@ -322,26 +283,8 @@ unsafe fn with_float_scales<V: RowLanes, F: Format, const C: usize, const P: usi
 ) {
     // SAFETY: the caller has the instruction set; runs run to 8 and groups to 64, so columns and panels are read within their arrays.
     unsafe {
-        let dots = dots::<V, F>(8);
         for run in 0..runs {
-            let mut sums = [[V::zero(); P]; C];
-            if F::LEVELS == Levels::Signed {
-                for g in 8 * run..8 * run + 8 {
-                    add_signed_dots::<V, C, P>(columns, x, g, &mut sums);
-                }
-            } else {
-                let mut first = 8 * run;
-                while first < 8 * run + 8 {
-                    let parts = unsigned_dots::<V, C, P>(columns, x, first, dots);
-                    first += dots;
-                    for c in 0..C {
-                        for p in 0..P {
-                            // The first sum is the part itself: adding it to zero costs nothing once compiled.
-                            sums[c][p] = V::add(sums[c][p], V::unscaled(parts[c][p]));
-                        }
-                    }
-                }
-            }
+            let sums = S::of_run::<F, C, P>(columns, x, run);
             let offset = offset::<V, F>();
             for p in 0..P {
                 let d_x = V::load(x.d::<V>(p, run));
@@ -362,65 +305,6 @@ unsafe fn with_float_scales<V: RowLanes, F: Format, const C: usize, const P: usi
     }
 }
 
-/// `count` dots of unsigned levels from group `first` on, unscaled.
-#[inline(always)]
-unsafe fn unsigned_dots<V: RowLanes, const C: usize, const P: usize>(
-    columns: &[Column; C],
-    x: &Panel<'_>,
-    first: usize,
-    count: usize,
-) -> [[V::Part; P]; C] {
-    // SAFETY: the caller has the instruction set, and `first + count <= 64`.
-    unsafe {
-        let mut parts = [[V::no_part(); P]; C];
-        for g in first..first + count {
-            let mut rows = [V::zero(); P];
-            for p in 0..P {
-                rows[p] = V::rows(x.q::<V>(p, g));
-            }
-            for c in 0..C {
-                let w = V::four(columns[c].q.as_ptr().add(4 * g));
-                for p in 0..P {
-                    parts[c][p] = V::add_dot(parts[c][p], w, rows[p]);
-                }
-            }
-            one_by_one();
-        }
-        parts
-    }
-}
-
-/// The compiler may not load anything of what comes after before this: it would unroll the groups, load far ahead and run out of
-/// registers (half the speed, on 2026-11-26). No instruction.
-#[inline(always)]
-fn one_by_one() {
-    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-}
-
-/// Adds the dots of signed levels of group `g`.
-#[inline(always)]
-unsafe fn add_signed_dots<V: RowLanes, const C: usize, const P: usize>(
-    columns: &[Column; C],
-    x: &Panel<'_>,
-    g: usize,
-    sums: &mut [[V::Int; P]; C],
-) {
-    // SAFETY: the caller has the instruction set, and `g < 64`.
-    unsafe {
-        // No closures here: the standard library's functions that would call them need not be inlined, and then nothing in them is.
-        let mut rows = [V::zero(); P];
-        for (p, rows) in rows.iter_mut().enumerate() {
-            *rows = V::rows(x.q::<V>(p, g));
-        }
-        for c in 0..C {
-            for p in 0..P {
-                sums[c][p] = V::add_signed_dot(sums[c][p], &columns[c], g, rows[p]);
-            }
-        }
-        one_by_one();
-    }
-}
-
 /// Asks for `len` bytes from `at` on, any address.
 #[inline(always)]
 pub(super) fn prefetch(at: *const u8, len: usize) {
@@ -429,6 +313,13 @@ pub(super) fn prefetch(at: *const u8, len: usize) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.wrapping_add(line).cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    for line in (0..len).step_by(64) {
+        // SAFETY: as above. In assembly: the intrinsic is not stable yet (Rust 1.95).
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at.wrapping_add(line).addr(), options(nomem, nostack, preserves_flags))
+        };
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (at, len);
 }
