@@ -21,6 +21,8 @@ use crate::Weight;
 
 /// Rows up to which this body is the faster one.
 pub(crate) const ROWS_MAX: usize = 6;
+/// The same where there is VNNI on registers of eight rows.
+pub(crate) const ROWS_MAX_BESIDE_AVX512: usize = 4;
 
 /// Columns that meet in a register, each from a run of neighbouring columns of its own.
 const COLUMNS: usize = 8;

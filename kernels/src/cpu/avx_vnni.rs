@@ -1,9 +1,11 @@
-//! The 256-bit bodies of CPUs that have VNNI but no AVX-512 (Alder Lake and later): eight rows a panel as in `avx2`, and four byte
-//! products with their sum are one instruction, which does not saturate. Signed weights pass as `w + 128`, as in `avx512`.
+//! VNNI on 256-bit registers: eight rows a panel as in `avx2`, and four byte products with their sum are one instruction, which does not
+//! saturate. Signed weights pass as `w + 128`, as in `avx512`. For CPUs without AVX-512 (Alder Lake and later); and for five to eight rows on
+//! those with it, where half of a panel of sixteen would be empty.
 //!
 //! Few rows and dense weights run on [`Avx2`]'s bodies. The algorithm is that of `row_lanes::Emulated`, which is tested on any machine.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use super::activation::Panels;
 use super::avx2::Avx2;
@@ -14,8 +16,41 @@ use super::target::{Square, Target};
 use super::tile;
 use crate::{GgmlType, Weight};
 
+/// The set, with one of the two codes that its one new instruction has.
+pub(crate) struct Vnni<C>(PhantomData<C>);
+
 /// AVX-VNNI, and what [`Avx2`] needs.
-pub(crate) struct AvxVnni;
+pub(crate) type AvxVnni = Vnni<Vex>;
+
+/// The same on CPUs that have AVX-512 VL and VNNI.
+pub(crate) type NarrowAvx512 = Vnni<Evex>;
+
+pub(crate) trait Code {
+    /// Adds to each sum four products of unsigned and signed bytes.
+    ///
+    /// # Safety
+    /// The CPU has the instruction.
+    unsafe fn dpbusd(sums: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i;
+}
+
+pub(crate) struct Vex;
+pub(crate) struct Evex;
+
+impl Code for Vex {
+    #[inline(always)]
+    unsafe fn dpbusd(sums: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_dpbusd_avx_epi32(sums, unsigned, signed) }
+    }
+}
+
+impl Code for Evex {
+    #[inline(always)]
+    unsafe fn dpbusd(sums: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_dpbusd_epi32(sums, unsigned, signed) }
+    }
+}
 
 /// [`tile::quantized`] with VNNI on 256-bit registers.
 #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
@@ -24,9 +59,16 @@ pub(crate) fn quantized(weight: &Weight, x: &Panels, block: &Block, out: &mut Ta
     unsafe { tile::quantized::<AvxVnni>(weight, x, block, out) }
 }
 
+/// The same in AVX-512's code.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(crate) fn quantized_narrow(weight: &Weight, x: &Panels, block: &Block, out: &mut Target<'_>) {
+    // SAFETY: this function runs only where the CPU has the instruction set.
+    unsafe { tile::quantized::<NarrowAvx512>(weight, x, block, out) }
+}
+
 // SAFETY of all methods: the trait's contract gives the instruction set and the pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl RowLanes for AvxVnni {
+impl<C: Code> RowLanes for Vnni<C> {
     const ROWS: usize = 8;
     const PANELS: usize = 2;
     const COLUMNS: usize = 3;
@@ -58,7 +100,7 @@ impl RowLanes for AvxVnni {
 
     #[inline(always)]
     unsafe fn add_dot(part: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        unsafe { _mm256_dpbusd_avx_epi32(part, w, x) }
+        unsafe { C::dpbusd(part, w, x) }
     }
 
     #[inline(always)]

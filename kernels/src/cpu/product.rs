@@ -101,7 +101,11 @@ fn shape(isa: Isa, rows: usize) -> Option<Shape> {
         Isa::Scalar => None,
         Isa::Emulated512 => Some(Emulated::SHAPE),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 if rows <= avx2_few::ROWS_MAX => None,
+        Isa::Avx2 | Isa::AvxVnni if rows <= avx2_few::ROWS_MAX => None,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if rows <= avx2_few::ROWS_MAX_BESIDE_AVX512 => None,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if rows <= avx_vnni::NarrowAvx512::SHAPE.lanes => Some(avx_vnni::NarrowAvx512::SHAPE),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Some(avx2::Avx2::SHAPE),
         #[cfg(target_arch = "x86_64")]
@@ -162,6 +166,11 @@ impl<'a> Inputs<'a> {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             (Isa::AvxVnni, Some(x)) => unsafe { avx_vnni::quantized(weight, x, block, &mut out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            (Isa::Avx512, Some(x)) if x.shape == avx_vnni::NarrowAvx512::SHAPE => unsafe {
+                avx_vnni::quantized_narrow(weight, x, block, &mut out)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             (Isa::Avx512, Some(x)) => unsafe { avx512::quantized(weight, x, block, &mut out) },
