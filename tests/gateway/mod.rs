@@ -155,3 +155,4 @@ mod tap;
 mod transport;
 mod upstream_errors;
 mod verdicts;
+mod seam_escapes;
