@@ -40,6 +40,21 @@ pub struct Upstream {
     pub key: Credential,
     /// A login of a subscription may be relayed.
     pub subscription_login: bool,
+    pub http: HttpVersion,
+}
+
+/// Which HTTP it is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum HttpVersion {
+    /// What both ends agree on in the TLS handshake; without TLS HTTP/1.1.
+    #[default]
+    #[serde(skip)]
+    Negotiated,
+    #[serde(rename = "1.1")]
+    Http1,
+    /// Without asking.
+    #[serde(rename = "2")]
+    Http2,
 }
 
 /// Which protocol it speaks.
@@ -154,6 +169,7 @@ struct UpstreamTable {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct GatewayTable {
+    http: Option<HttpVersion>,
     takeover: Option<bool>,
     local: Option<bool>,
     shadow: Option<Shadow>,
@@ -232,6 +248,7 @@ impl Tables {
         let without_key: Vec<&str> =
             upstreams.iter().filter(|upstream| upstream.key == Credential::OfClient).map(|upstream| upstream.host.as_str()).collect();
         if let [first, .., other] = without_key[..]
+                http: None,
             && first != other
         {
             let message = format!(
@@ -342,6 +359,7 @@ fn own_key(field: &str, text: &str) -> Result<Credential, TableError> {
     }
 }
 
+        http: table.http.unwrap_or_default(),
 fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -410,6 +428,7 @@ mod tests {
             ("api.anthropic.com", Kind::Anthropic, 443, "")
         );
         assert_eq!(first.key, Credential::OfClient);
+            http = "1.1"
         assert_eq!((second.port, second.base_path.as_str(), second.kind), (8443, "/team", Kind::Openai));
         assert_eq!(second.key, Credential::Own(ApiKey::new("sk-second".to_owned())));
         assert!(second.takes("gpt-4") && second.takes("o3") && !second.takes("o3-mini") && first.takes("anything"));
@@ -423,6 +442,7 @@ mod tests {
         for (text, word) in [
             ("[[upstream]]\nurl = 'ftp://x'", "is not an address"),
             ("[[upstream]]\nurl = 'http://x.example'", "in the clear"),
+        assert_eq!((first.http, second.http), (HttpVersion::Negotiated, HttpVersion::Http1));
             ("[[upstream]]\nurl = 'https://a:b@x.example'", "without a user"),
             ("[[upstream]]\nurl = 'https://'", "has no host"),
             ("[[upstream]]\nurl = 'https://x:99999'", "a port that is none"),
@@ -442,6 +462,7 @@ mod tests {
             assert!(error.contains(word), "{text}: {error}");
         }
     }
+            ("[[upstream]]\nurl = 'https://x'\nhttp = '3'", "unknown variant `3`"),
 
     #[test]
     fn plain_http_is_for_this_machine() {

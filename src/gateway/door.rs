@@ -568,7 +568,12 @@ impl Tier {
         let origin = Origin { tls: config.scheme == Scheme::Https, host: config.host.clone(), port: config.port };
         let scheme = if origin.tls { "https" } else { "http" };
         let host = format!("{scheme}://{}", origin.authority()).into();
-        Self { name: config.name.as_str().into(), host, connections: Upstream::new(origin, connect_limit), config: config.clone() }
+        Self {
+            name: config.name.as_str().into(),
+            host,
+            connections: Upstream::new(origin, connect_limit).speaking(config.http),
+            config: config.clone(),
+        }
     }
 }
 

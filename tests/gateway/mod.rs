@@ -81,6 +81,19 @@ cases! {
     fault_50_http_2_only => transport::http_2_only,
     fault_51_leaves_in_any_phase => clients::leaves_in_any_phase,
     fault_51_leaves_the_local_model => clients::leaves_the_local_model,
+    fault_50_healthy_http_2 => http2::healthy,
+    fault_50_http_2_is_agreed_on => http2::agreed_on,
+    fault_50_stream_refused => http2::stream_refused,
+    fault_50_overloaded => http2::overloaded,
+    fault_50_wants_http_1 => http2::wants_http_1,
+    fault_50_goes_away_in_mid_stream => http2::goes_away_in_mid_stream,
+    fault_50_goes_away_while_idle => http2::goes_away_while_idle,
+    fault_50_stream_reset => http2::stream_reset,
+    fault_50_connection_dies_with_many_streams => http2::connection_dies_with_many_streams,
+    fault_50_one_stream_stalls => http2::one_stream_stalls,
+    fault_50_ping_is_not_answered => http2::ping_is_not_answered,
+    fault_50_client_that_does_not_read => http2::client_that_does_not_read,
+    fault_50_client_leaves => http2::client_leaves,
     fault_51_leaves_after_a_takeover => clients::leaves_after_a_takeover,
     fault_52_sent_twice => clients::sent_twice,
     fault_53_no_local_model_yet => clients::no_local_model_yet,
@@ -134,6 +147,8 @@ mod history;
 mod invariants;
 mod journal;
 mod limits;
+mod http2;
+mod http2_upstream;
 mod outcome;
 mod raw_upstream;
 mod recovery;
