@@ -236,10 +236,14 @@ fn response(status: u16, headers: HeaderMap, body: Body) -> Response {
     response
 }
 
+/// An upstream's reply, whose body is on its way.
 /// An upstream's reply in one piece.
 pub fn as_it_came(original: Original, upstream: &str) -> Response {
-    let headers = forwarding::downwards(original.headers, true);
-    let mut response = response(original.status, headers, Body::from(original.body));
+    relayed(original.status, forwarding::downwards(original.headers, true), Body::from(original.body), upstream)
+}
+
+pub fn relayed(status: u16, headers: HeaderMap, body: Body, upstream: &str) -> Response {
+    let mut response = response(status, headers, body);
     said_by(response.headers_mut(), upstream, None);
     response
 }
@@ -301,7 +305,7 @@ enum Phase {
 }
 
 /// `None`: the server's time is up.
-async fn or_cut_off<T>(state: &AppState, next: impl Future<Output = T>) -> Option<T> {
+pub async fn or_cut_off<T>(state: &AppState, next: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
         next = next => Some(next),

@@ -153,6 +153,7 @@ mod outcome;
 mod raw_upstream;
 mod recovery;
 mod relay;
+mod passing;
 mod replies;
 mod report;
 mod scenarios;
