@@ -121,6 +121,9 @@ pub struct Limits {
     pub progress_text: Duration,
     /// In thinking and in the arguments of tools.
     pub progress_other: Duration,
+    /// Tokens a second: a text that is slower for all of `slow` is handed over; 0: none is.
+    pub slow_below: f64,
+    pub slow: Duration,
 }
 
 impl Default for Limits {
@@ -134,6 +137,8 @@ impl Default for Limits {
             byte_silence: seconds(15),
             progress_text: seconds(45),
             progress_other: seconds(120),
+            slow_below: 1.0,
+            slow: seconds(60),
         }
     }
 }
@@ -183,6 +188,8 @@ struct GatewayTable {
     byte_silence_limit: Option<f64>,
     progress_limit: Option<f64>,
     progress_limit_thinking: Option<f64>,
+    slow_below: Option<f64>,
+    slow_limit: Option<f64>,
 }
 
 /// What cannot be used, and where in the file it stands (a byte), where that is known.
@@ -279,6 +286,11 @@ impl Tables {
                 byte_silence: limit("byte_silence_limit", table.byte_silence_limit, limits.byte_silence)?,
                 progress_text: limit("progress_limit", table.progress_limit, limits.progress_text)?,
                 progress_other: limit("progress_limit_thinking", table.progress_limit_thinking, limits.progress_other)?,
+                slow_below: match table.slow_below.unwrap_or(limits.slow_below) {
+                    speed if (0.0..=1000.0).contains(&speed) => speed,
+                    speed => return Err(TableError::new(format!("slow_below: {speed} is not a number of tokens a second (0 to 1000)"))),
+                },
+                slow: limit("slow_limit", table.slow_limit, limits.slow)?,
             },
             takeover: table.takeover.unwrap_or(true),
             shadow: table.shadow.unwrap_or(Shadow::OnDegraded),
@@ -420,6 +432,7 @@ mod tests {
             first_content_limit = 0.5
             shadow = "always"
             "#,
+            slow_below = 0
         )
         .unwrap();
         let [first, second] = &gateway.upstreams[..] else { panic!("two upstreams") };
@@ -434,6 +447,7 @@ mod tests {
         assert!(second.takes("gpt-4") && second.takes("o3") && !second.takes("o3-mini") && first.takes("anything"));
         assert_eq!((gateway.limits.first_content, gateway.limits.byte_silence), (Duration::from_millis(500), Duration::from_secs(15)));
         assert_eq!((gateway.shadow, gateway.takeover, gateway.local), (Shadow::Always, true, true));
+        assert_eq!((gateway.limits.slow_below, gateway.limits.slow), (0.0, Duration::from_secs(60)));
         assert!(!format!("{gateway:?}").contains("sk-second"), "a key was printed");
     }
 
@@ -456,6 +470,7 @@ mod tests {
             ("[[upstream]]\nurl = 'https://x'\n[[upstream]]\nurl = 'https://x'", "two upstreams are called"),
             ("[gateway]\nbyte_silence_limit = -1", "is not a number of seconds"),
             ("[gateway]\nnotice = \"a\\nb\"", "must be one line"),
+            ("[gateway]\nslow_below = -1", "is not a number of tokens a second"),
             ("[gateway]\nshadow = 'sometimes'", "unknown variant"),
         ] {
             let error = resolve(text).expect_err(text);

@@ -24,6 +24,7 @@ use super::journal::Journal;
 use super::journal::line::Evidence;
 use super::latency::{Latencies, LatencyConfig, LatencyKey, SizeBucket};
 use super::limits::{Delivery, Limits};
+use super::pace::Floor;
 use super::passage::Passage;
 use super::power;
 use super::protocol::Protocol;
@@ -99,6 +100,7 @@ impl Rules {
             progress_thinking: told.progress_other,
             progress_tool: told.progress_other,
             ..Limits::default()
+            text_floor: Floor { tokens_per_s: told.slow_below, window: told.slow },
         };
         Self { limits, ..Self::default() }
     }
@@ -387,6 +389,7 @@ impl Gateway {
         let (limit, slow_after) = self.patience(passage, asked);
         for attempts in 1.. {
             let request = up.request(passage, asked);
+                whole_reply_floor: self.0.limits.whole_reply_floor,
             let spent = started.elapsed();
             let mut patience = Patience {
                 first_content: limit.saturating_sub(spent),

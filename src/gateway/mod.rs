@@ -24,6 +24,7 @@ pub mod latency;
 pub mod limits;
 pub mod local_token;
 pub mod lru;
+pub mod pace;
 pub mod pass;
 pub mod passage;
 pub mod power;

@@ -288,9 +288,16 @@ struct FrontStream<D> {
     _relay: Relay,
     /// `None`: the local model has it.
     log: Option<RequestLog>,
+/// Who broke off, why and when.
+struct Seam {
+    upstream: String,
+    fault: Fault,
+    since: Instant,
+}
+
     phase: Phase,
-    /// Who broke off, why and when, until the next word.
-    seam: Option<(String, Fault, Instant)>,
+    /// Until the next word.
+    seam: Option<Seam>,
     dialect: PhantomData<fn() -> D>,
 }
 
@@ -328,6 +335,11 @@ impl<D: Dialect> FrontStream<D> {
                         self.phase = Phase::Broken;
                     }
                     Some(Step::Bytes(bytes)) => return Some(Ok(bytes)),
+                    Some(Step::Slow) => {
+                        if let Some(bytes) = self.trickles().await {
+                            return Some(Ok(bytes));
+                        }
+                    }
                     Some(Step::End) => {
                         let reply = relayed.seen().map(|seen| &seen.reply);
                         shadow::follow::<D>(&self.state, &self.gateway, &self.visitor.body.bytes, reply);
@@ -342,7 +354,7 @@ impl<D: Dialect> FrontStream<D> {
                 },
                 Phase::Local(bytes) => match bytes.next().await {
                     Some(bytes) => {
-                        if let Some((upstream, fault, since)) = self.seam.take() {
+                        if let Some(Seam { upstream, fault, since }) = self.seam.take() {
                             self.gateway.note_takeover(&upstream, fault, Some(since.elapsed()));
                         }
                         return Some(Ok(bytes));
@@ -402,12 +414,34 @@ impl<D: Dialect> FrontStream<D> {
             return None;
         };
         self.gateway.taken_over(self.visitor.session, &upstream, fault);
-        self.seam = Some((upstream, fault, since));
+        Some(self.seam(Seam { upstream, fault, since }, &model, rest, &first))
+    }
+
+    /// Whoever is faster goes on with a text that trickles. Where nobody can, it is better than none.
+    async fn trickles(&mut self) -> Option<Bytes> {
+        let Phase::Relayed(relayed) = &mut self.phase else { return None };
+        let Interruption { fault, begun, .. } = relayed.handed_over()?;
+        let (upstream, since, body) = (relayed.upstream().to_string(), Instant::now(), self.visitor.body.bytes.clone());
+        let went_on = self.go_on(begun).await;
+        let Phase::Relayed(relayed) = &mut self.phase else { return None };
+        let Ok((model, rest)) = went_on else {
+            relayed.put_up_with();
+            self.visitor.body = HeldBody::uncounted(body);
+            return None;
+        };
+        relayed.leave(fault);
+        self.gateway.taken_over(self.visitor.session, &upstream, fault);
+        Some(self.seam(Seam { upstream, fault, since }, &model, rest, &[]))
+    }
+
+    /// A line that says who goes on, and the frames that lead over.
+    fn seam(&mut self, seam: Seam, model: &str, rest: BoxStream<'static, Bytes>, first: &[Bytes]) -> Bytes {
+        let fault = seam.fault;
+        self.seam = Some(seam);
         self.phase = Phase::Local(rest);
-        // The seam: a line that says so, and the frames that lead over.
         let mut bytes = format!(": understudy: {model} goes on from here ({})\n\n", fault.name()).into_bytes();
         first.iter().for_each(|frame| bytes.extend_from_slice(frame));
-        Some(Bytes::from(bytes))
+        Bytes::from(bytes)
     }
 
     /// The local model's name, and the rest of the reply.

@@ -26,6 +26,7 @@ cases! {
     fault_11_slow_first_token => silences::slow_first_token,
     fault_12_latency_ramp => silences::latency_ramp,
     fault_13_slow_body => silences::slow_body,
+    fault_13_slow_body_and_nobody_faster => silences::slow_body_and_nobody_faster,
     fault_14_stall_mid_text => silences::stall_mid_text,
     fault_15_stall_mid_text_with_pings => silences::stall_mid_text_with_pings,
     fault_16_reset_mid_text => cuts::reset_mid_text,
