@@ -169,12 +169,12 @@ struct UpstreamTable {
     relay_subscription_login: bool,
     #[serde(default)]
     plain_http: bool,
+    http: Option<HttpVersion>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct GatewayTable {
-    http: Option<HttpVersion>,
     takeover: Option<bool>,
     local: Option<bool>,
     shadow: Option<Shadow>,
@@ -248,6 +248,7 @@ impl Tables {
                 key_env: None,
                 key_file: None,
                 relay_subscription_login: false,
+                http: None,
                 plain_http: false,
             };
             upstreams.push(upstream(table, keys)?);
@@ -255,7 +256,6 @@ impl Tables {
         let without_key: Vec<&str> =
             upstreams.iter().filter(|upstream| upstream.key == Credential::OfClient).map(|upstream| upstream.host.as_str()).collect();
         if let [first, .., other] = without_key[..]
-                http: None,
             && first != other
         {
             let message = format!(
@@ -359,6 +359,7 @@ fn upstream(table: UpstreamTable, keys: &Keys<'_>) -> Result<Upstream, TableErro
         model: table.model,
         key,
         subscription_login: table.relay_subscription_login,
+        http: table.http.unwrap_or_default(),
         host,
     })
 }
@@ -371,7 +372,6 @@ fn own_key(field: &str, text: &str) -> Result<Credential, TableError> {
     }
 }
 
-        http: table.http.unwrap_or_default(),
 fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -428,11 +428,12 @@ mod tests {
             models = ["gpt-*", "o3"]
             model = "gpt-5"
             key_env = "SECOND_KEY"
+            http = "1.1"
             [gateway]
             first_content_limit = 0.5
             shadow = "always"
-            "#,
             slow_below = 0
+            "#,
         )
         .unwrap();
         let [first, second] = &gateway.upstreams[..] else { panic!("two upstreams") };
@@ -441,13 +442,13 @@ mod tests {
             ("api.anthropic.com", Kind::Anthropic, 443, "")
         );
         assert_eq!(first.key, Credential::OfClient);
-            http = "1.1"
+        assert_eq!((first.http, second.http), (HttpVersion::Negotiated, HttpVersion::Http1));
         assert_eq!((second.port, second.base_path.as_str(), second.kind), (8443, "/team", Kind::Openai));
         assert_eq!(second.key, Credential::Own(ApiKey::new("sk-second".to_owned())));
         assert!(second.takes("gpt-4") && second.takes("o3") && !second.takes("o3-mini") && first.takes("anything"));
         assert_eq!((gateway.limits.first_content, gateway.limits.byte_silence), (Duration::from_millis(500), Duration::from_secs(15)));
-        assert_eq!((gateway.shadow, gateway.takeover, gateway.local), (Shadow::Always, true, true));
         assert_eq!((gateway.limits.slow_below, gateway.limits.slow), (0.0, Duration::from_secs(60)));
+        assert_eq!((gateway.shadow, gateway.takeover, gateway.local), (Shadow::Always, true, true));
         assert!(!format!("{gateway:?}").contains("sk-second"), "a key was printed");
     }
 
@@ -456,12 +457,12 @@ mod tests {
         for (text, word) in [
             ("[[upstream]]\nurl = 'ftp://x'", "is not an address"),
             ("[[upstream]]\nurl = 'http://x.example'", "in the clear"),
-        assert_eq!((first.http, second.http), (HttpVersion::Negotiated, HttpVersion::Http1));
             ("[[upstream]]\nurl = 'https://a:b@x.example'", "without a user"),
             ("[[upstream]]\nurl = 'https://'", "has no host"),
             ("[[upstream]]\nurl = 'https://x:99999'", "a port that is none"),
             ("[[upstream]]\nkind = 'anthropic'", "missing field `url`"),
             ("[[upstream]]\nurl = 'https://x'\nkind = 'cohere'", "unknown variant `cohere`"),
+            ("[[upstream]]\nurl = 'https://x'\nhttp = '3'", "unknown variant `3`"),
             ("[[upstream]]\nurl = 'https://x'\nkye = 'x'", "unknown field `kye`"),
             ("[[upstream]]\nurl = 'https://x'\nkey_env = 'GONE'", "the variable GONE is not set"),
             ("[[upstream]]\nurl = 'https://x'\nkey_file = 'gone'", "key_file: gone: no such file"),
@@ -469,15 +470,14 @@ mod tests {
             ("[[upstream]]\nurl = 'https://x'\n[[upstream]]\nurl = 'https://y'", "the client's credential goes to one host only"),
             ("[[upstream]]\nurl = 'https://x'\n[[upstream]]\nurl = 'https://x'", "two upstreams are called"),
             ("[gateway]\nbyte_silence_limit = -1", "is not a number of seconds"),
-            ("[gateway]\nnotice = \"a\\nb\"", "must be one line"),
             ("[gateway]\nslow_below = -1", "is not a number of tokens a second"),
+            ("[gateway]\nnotice = \"a\\nb\"", "must be one line"),
             ("[gateway]\nshadow = 'sometimes'", "unknown variant"),
         ] {
             let error = resolve(text).expect_err(text);
             assert!(error.contains(word), "{text}: {error}");
         }
     }
-            ("[[upstream]]\nurl = 'https://x'\nhttp = '3'", "unknown variant `3`"),
 
     #[test]
     fn plain_http_is_for_this_machine() {

@@ -37,6 +37,11 @@ pub struct Original {
 }
 
 impl Original {
+    /// The upstream asks that nobody tries again, as its own clients understand it.
+    pub fn forbids_retries(&self) -> bool {
+        self.headers.get("x-should-retry").is_some_and(|value| value == "false")
+    }
+
     /// For a letter to the upstream's support.
     pub fn evidence(&self) -> Evidence {
         let name = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -91,13 +96,13 @@ pub struct Patience<'a> {
     /// Until the first content, from now on.
     pub first_content: Duration,
     pub whole_reply: Duration,
+    /// Of the body of a whole reply, from its first byte on.
+    pub whole_reply_floor: Floor,
     /// When it is time to prepare somebody else; `None`: that was said, or there is nobody.
     pub slow_at: Option<Instant>,
     pub slow: &'a mut (dyn FnMut() + Send),
 }
 
-    /// Of the body of a whole reply, from its first byte on.
-    pub whole_reply_floor: Floor,
 impl Patience<'_> {
     /// Lets time pass before another attempt. It is part of what the client waits for.
     pub async fn pass(&mut self, time: Duration) {
@@ -208,11 +213,6 @@ async fn whole(
     Ok(Attempted::Whole { original, whole })
 }
 
-async fn committed(
-    upstream: &Upstream,
-    mut reply: Reply,
-    reads: Reads,
-    patience: &mut Patience<'_>,
 /// The body of a whole reply. One that has begun and then trickles is given up: the client has nothing of it.
 async fn at_a_pace(reply: &mut Reply, patience: &mut Patience<'_>, deadline: Instant) -> Result<Bytes, Fault> {
     let began = Instant::now();
@@ -236,6 +236,11 @@ async fn at_a_pace(reply: &mut Reply, patience: &mut Patience<'_>, deadline: Ins
     }
 }
 
+async fn committed(
+    upstream: &Upstream,
+    mut reply: Reply,
+    reads: Reads,
+    patience: &mut Patience<'_>,
     started: Instant,
     deadline: Instant,
 ) -> Result<Attempted, Fault> {

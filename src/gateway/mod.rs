@@ -29,6 +29,7 @@ pub mod pass;
 pub mod passage;
 pub mod power;
 pub mod protocol;
+pub mod reason;
 pub mod relayed;
 pub mod report;
 pub mod retry;

@@ -31,7 +31,7 @@ use crate::api::openai_responses::OpenAiResponses;
 use crate::chat::begun::BegunReply;
 use crate::gateway::asked::About;
 use crate::gateway::attempt::Original;
-use crate::gateway::door::{Answer, Asked, Gateway, Reason, Said};
+use crate::gateway::door::{Answer, Asked, Away, Gateway, Said};
 use crate::gateway::fault::Fault;
 use crate::gateway::forwarding;
 use crate::gateway::protocol::Protocol;
@@ -141,7 +141,7 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
             log.write_later();
             said(Said { original, upstream, translated })
         }
-        Answer::Local { reason, instead } => local::<D>(state, gateway, visitor, reason, instead, log).await,
+        Answer::Local(away) => local::<D>(state, gateway, visitor, away, log).await,
         Answer::LoginNotRelayed { upstream } => {
             let message = format!(
                 "the login of a subscription is not relayed to {upstream}; to have it relayed, set `relay_subscription_login = true` for this \
@@ -182,14 +182,8 @@ async fn ask<D: Dialect>(state: &AppState, gateway: &Gateway, protocol: Protocol
 }
 
 /// The local model answers in the cloud's place.
-async fn local<D: Dialect>(
-    state: AppState,
-    gateway: Gateway,
-    visitor: Visitor,
-    reason: Reason,
-    instead: Option<Said>,
-    mut log: RequestLog,
-) -> Response {
+async fn local<D: Dialect>(state: AppState, gateway: Gateway, visitor: Visitor, away: Away, mut log: RequestLog) -> Response {
+    let Away { reason, upstream, instead } = away;
     let Visitor { parts, body, session, .. } = visitor;
     if !gateway.config().local || state.served().is_err() {
         if let Some(instead) = instead {
@@ -204,12 +198,12 @@ async fn local<D: Dialect>(
         log.outcome = Outcome::of(&error);
         return error.into_response();
     }
-    let is_switch = gateway.local_turn(session, reason);
+    let turn = gateway.local_turn(session, reason, upstream);
     let model = state.served().map(|served| served.card.id.clone()).unwrap_or_default();
     let (of_notice, of_word, since) = ((gateway.clone(), model.clone()), (gateway, model.clone()), Instant::now());
     let opening = Opening {
         notice: Some(Box::new(move || of_notice.0.take_notice(session, &of_notice.1))),
-        first_word: Some(Box::new(move || of_word.0.note_local_turn(&of_word.1, reason, is_switch, since.elapsed()))),
+        first_word: Some(Box::new(move || of_word.0.note_local_turn(&turn, &of_word.1, since.elapsed()))),
     };
     let mut response = generate::answer::<D>(state, &parts.headers, body, log, opening).await;
     // Who cannot answer does not hide what the cloud said: it is the better word.
@@ -237,15 +231,15 @@ fn response(status: u16, headers: HeaderMap, body: Body) -> Response {
 }
 
 /// An upstream's reply, whose body is on its way.
-/// An upstream's reply in one piece.
-pub fn as_it_came(original: Original, upstream: &str) -> Response {
-    relayed(original.status, forwarding::downwards(original.headers, true), Body::from(original.body), upstream)
-}
-
 pub fn relayed(status: u16, headers: HeaderMap, body: Body, upstream: &str) -> Response {
     let mut response = response(status, headers, body);
     said_by(response.headers_mut(), upstream, None);
     response
+}
+
+/// An upstream's reply in one piece.
+pub fn as_it_came(original: Original, upstream: &str) -> Response {
+    relayed(original.status, forwarding::downwards(original.headers, true), Body::from(original.body), upstream)
 }
 
 /// What an upstream says in place of a reply.
@@ -288,17 +282,17 @@ struct FrontStream<D> {
     _relay: Relay,
     /// `None`: the local model has it.
     log: Option<RequestLog>,
+    phase: Phase,
+    /// Until the next word.
+    seam: Option<Seam>,
+    dialect: PhantomData<fn() -> D>,
+}
+
 /// Who broke off, why and when.
 struct Seam {
     upstream: String,
     fault: Fault,
     since: Instant,
-}
-
-    phase: Phase,
-    /// Until the next word.
-    seam: Option<Seam>,
-    dialect: PhantomData<fn() -> D>,
 }
 
 enum Phase {
@@ -335,16 +329,16 @@ impl<D: Dialect> FrontStream<D> {
                         self.phase = Phase::Broken;
                     }
                     Some(Step::Bytes(bytes)) => return Some(Ok(bytes)),
-                    Some(Step::Slow) => {
-                        if let Some(bytes) = self.trickles().await {
-                            return Some(Ok(bytes));
-                        }
-                    }
                     Some(Step::End) => {
                         let reply = relayed.seen().map(|seen| &seen.reply);
                         shadow::follow::<D>(&self.state, &self.gateway, &self.visitor.body.bytes, reply);
                         self.ended(Outcome::Completed);
                         self.phase = Phase::Over;
+                    }
+                    Some(Step::Slow) => {
+                        if let Some(bytes) = self.trickles().await {
+                            return Some(Ok(bytes));
+                        }
                     }
                     Some(Step::Interrupted(interruption)) => {
                         if let Some(bytes) = self.interrupted(interruption).await {

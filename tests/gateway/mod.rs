@@ -47,6 +47,7 @@ cases! {
     fault_31_html_pages => upstream_errors::html_pages,
     fault_31_html_pages_without_a_local_model => upstream_errors::html_pages_without_a_local_model,
     fault_32_one_500 => upstream_errors::one_500,
+    fault_32_one_500_that_forbids_another_try => upstream_errors::one_500_that_forbids_another_try,
     fault_33_always_503 => upstream_errors::always_503,
     fault_34_always_529 => upstream_errors::always_529,
     fault_35_rate_limit_that_is_short => upstream_errors::rate_limit_that_is_short,
@@ -80,8 +81,6 @@ cases! {
     fault_48_early_503 => transport::early_503,
     fault_49_connection_closed_while_idle => transport::connection_closed_while_idle,
     fault_50_http_2_only => transport::http_2_only,
-    fault_51_leaves_in_any_phase => clients::leaves_in_any_phase,
-    fault_51_leaves_the_local_model => clients::leaves_the_local_model,
     fault_50_healthy_http_2 => http2::healthy,
     fault_50_http_2_is_agreed_on => http2::agreed_on,
     fault_50_stream_refused => http2::stream_refused,
@@ -95,6 +94,8 @@ cases! {
     fault_50_ping_is_not_answered => http2::ping_is_not_answered,
     fault_50_client_that_does_not_read => http2::client_that_does_not_read,
     fault_50_client_leaves => http2::client_leaves,
+    fault_51_leaves_in_any_phase => clients::leaves_in_any_phase,
+    fault_51_leaves_the_local_model => clients::leaves_the_local_model,
     fault_51_leaves_after_a_takeover => clients::leaves_after_a_takeover,
     fault_52_sent_twice => clients::sent_twice,
     fault_53_no_local_model_yet => clients::no_local_model_yet,
@@ -137,6 +138,7 @@ cases! {
 mod breaker;
 mod breaker_simulation;
 mod calls;
+mod chronicle;
 mod classify;
 mod clients;
 mod connections;
@@ -145,21 +147,22 @@ mod event_streams;
 mod fault_plans;
 mod fault_upstream;
 mod history;
+mod http2;
+mod http2_upstream;
 mod invariants;
 mod journal;
 mod limits;
-mod http2;
-mod http2_upstream;
 mod outcome;
+mod passing;
 mod raw_upstream;
 mod recovery;
 mod relay;
-mod passing;
 mod replies;
 mod report;
 mod scenarios;
 mod schema_check;
 mod seam;
+mod seam_escapes;
 mod seam_streams;
 mod seam_tokens;
 mod sessions;
@@ -172,4 +175,3 @@ mod tap;
 mod transport;
 mod upstream_errors;
 mod verdicts;
-mod seam_escapes;
