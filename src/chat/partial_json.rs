@@ -23,7 +23,7 @@ pub fn plain(json: &str) -> Plain {
             '\\' if is_inside => match Escape::of(&rest[1..]) {
                 Escape::Begun => return Plain { text, escape: Some(rest[1..].to_owned()) },
                 Escape::Whole { bytes, character } => {
-                    push_quoted(character, &mut text);
+                    text += &quoted(character);
                     1 + bytes
                 }
                 Escape::Impossible => {
@@ -45,6 +45,10 @@ pub fn plain(json: &str) -> Plain {
                     None => text.push_str(number),
                 }
                 number.len()
+            }
+            DELETE if is_inside => {
+                text += &quoted(character);
+                1
             }
             _ => {
                 is_inside ^= character == '"';
@@ -131,10 +135,61 @@ impl Unit {
     }
 }
 
+/// JSON allows it as it is, grammars do not.
+const DELETE: char = '\u{7f}';
+
 /// As JSON writes it between quotes.
-fn push_quoted(character: char, text: &mut String) {
+pub fn quoted(character: char) -> String {
+    if character == DELETE {
+        return "\\u007f".to_owned();
+    }
     let quoted = Value::from(character.to_string()).to_string();
-    text.push_str(&quoted[1..quoted.len() - 1]);
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// What makes this character of an escape that is begun, of which `begun` stands after the backslash; `None`: nothing does.
+pub fn rest_of_escape(begun: &str, character: char) -> Option<String> {
+    let short = match character {
+        '"' | '\\' | '/' => Some(character),
+        '\u{8}' => Some('b'),
+        '\u{c}' => Some('f'),
+        '\n' => Some('n'),
+        '\r' => Some('r'),
+        '\t' => Some('t'),
+        _ => None,
+    };
+    let units: Vec<String> = character.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("u{unit:04x}")).collect();
+    [short.map(String::from), Some(units.join("\\"))].into_iter().flatten().find_map(|escape| {
+        // Digits may be of either case.
+        let is_begun = escape.get(..begun.len()).is_some_and(|start| start.eq_ignore_ascii_case(begun) && !begun.contains('U'));
+        is_begun.then(|| escape[begun.len()..].to_owned())
+    })
+}
+
+/// The string in which a text ends.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BegunString {
+    /// Its characters, without half an escape.
+    pub text: String,
+    /// It is the name of a field.
+    pub is_name: bool,
+}
+
+/// `None`: the text does not end within a string.
+pub fn begun_string(json: &str) -> Option<BegunString> {
+    let mut strings = Strings::default();
+    let mut start = None;
+    for (at, character) in json.char_indices() {
+        strings.push(character);
+        start = if strings.inside { start.or(Some(at)) } else { None };
+    }
+    let is_name = names(json).iter().any(|named| named.unfinished.is_some());
+    Some(BegunString { text: decoded(&json[start?..]), is_name })
+}
+
+/// The characters of a string that has no end.
+fn decoded(string: &str) -> String {
+    serde_json::from_str(&(plain(string).text + "\"")).unwrap_or_default()
 }
 
 /// The schema with the properties of its objects in the order in which `json` names them, and the others after them: grammars want them in
@@ -237,8 +292,7 @@ fn names(json: &str) -> Vec<Named> {
         }
     }
     if let (true, Some((Step::Field(_), true))) = (strings.inside, open.last()) {
-        let begun = json[string_start + 1..].to_owned();
-        of_path(&mut found, &open).unfinished = Some(begun);
+        of_path(&mut found, &open).unfinished = Some(decoded(&json[string_start..]));
     }
     found
 }
@@ -272,6 +326,7 @@ mod tests {
             ("\"a\\ud834", "\"a", Some("ud834")),
             ("\"a\\ud834\\udd1", "\"a", Some("ud834\\udd1")),
             ("\"a\\ud834\\u0", "\"a\\ud834\\u0", Some("u0")),
+            ("\"\u{7f}\\u007F", "\"\\u007f\\u007f", None),
             ("\"\\x", "\"\\x", None),
             ("", "", None),
         ] {
@@ -279,6 +334,46 @@ mod tests {
             // Half a pair that is no pair stays as it is, and the escape after it is read by itself.
             let text = if json.ends_with("\\u0") { format!("{}\\u0", plain.text) } else { plain.text };
             assert_eq!((text.as_str(), plain.escape.as_deref()), (expected, escape), "{json}");
+        }
+    }
+
+    #[test]
+    fn half_an_escape_becomes_a_character_or_does_not() {
+        for (begun, character, rest) in [
+            ("", 'i', Some("u0069")),
+            ("u00", 'i', Some("69")),
+            ("u006", 'q', None),
+            ("u00E", '\u{eb}', Some("b")),
+            ("U00", 'i', None),
+            ("", '\n', Some("n")),
+            ("u", '\n', Some("000a")),
+            ("", '/', Some("/")),
+            ("u002f", '/', Some("")),
+            ("ud834", '\u{1d11e}', Some("\\udd1e")),
+            ("uD834\\uDD", '\u{1d11e}', Some("1e")),
+            ("ud835", '\u{1d11e}', None),
+            ("u0069x", 'i', None),
+        ] {
+            assert_eq!(rest_of_escape(begun, character).as_deref(), rest, "{begun:?} {character:?}");
+            if let Some(rest) = rest {
+                let escape = [begun, rest].concat();
+                assert_eq!(Escape::of(&escape), Escape::Whole { bytes: escape.len(), character });
+            }
+        }
+    }
+
+    #[test]
+    fn the_string_in_which_a_text_ends() {
+        let string = |text: &str, is_name| Some(BegunString { text: text.to_owned(), is_name });
+        for (json, expected) in [
+            ("{\"a\": 1", None),
+            ("{\"c\\u0069t\\u00", string("cit", true)),
+            ("{\"a\": \"x\\\"\\n\\", string("x\"\n", false)),
+            ("{\"a\": [\"b\", \"", string("", false)),
+            ("{\"a\": {\"\\u", string("", true)),
+            ("{\"a\": \"b\"", None),
+        ] {
+            assert_eq!(begun_string(json), expected, "{json}");
         }
     }
 
@@ -299,6 +394,7 @@ mod tests {
             ("{\"c\": \"{\\\"d\\\": 1\", \"d\": {\"b\": 2}", "cdab", "xyz"),
             ("{\"b\": [{\"z\": \"a\"}, {\"z\": 1, \"x\": 2, \"", "bacd", "zxy"),
             ("{\"d\":[],\"", "dabc", "xyz"),
+            ("{\"\\u0063\":1,\"\\u0062\\u00", "cbad", "xyz"),
         ] {
             let ordered = in_order_of(&schema, json);
             assert_eq!((order(&ordered, ""), order(&ordered, "/properties/b/items")), (outer.to_owned(), inner.to_owned()), "{json}");

@@ -328,6 +328,7 @@ impl TextModel {
                 let held =
                     held.map_err(|error| PrepareError::BegunArgumentsAreNoJson { tool: tool.name.clone(), problem: error.problem })?;
                 arguments.to_fulfil = held.to_fulfil;
+                lead.known += &held.forced;
                 lead.escape = held.escape;
                 held.constraint
             }

@@ -40,6 +40,21 @@ pub struct Upstream {
     pub key: Credential,
     /// A login of a subscription may be relayed.
     pub subscription_login: bool,
+    pub http: HttpVersion,
+}
+
+/// Which HTTP it is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum HttpVersion {
+    /// What both ends agree on in the TLS handshake; without TLS HTTP/1.1.
+    #[default]
+    #[serde(skip)]
+    Negotiated,
+    #[serde(rename = "1.1")]
+    Http1,
+    /// Without asking.
+    #[serde(rename = "2")]
+    Http2,
 }
 
 /// Which protocol it speaks.
@@ -106,6 +121,9 @@ pub struct Limits {
     pub progress_text: Duration,
     /// In thinking and in the arguments of tools.
     pub progress_other: Duration,
+    /// Tokens a second: a text that is slower for all of `slow` is handed over; 0: none is.
+    pub slow_below: f64,
+    pub slow: Duration,
 }
 
 impl Default for Limits {
@@ -119,6 +137,8 @@ impl Default for Limits {
             byte_silence: seconds(15),
             progress_text: seconds(45),
             progress_other: seconds(120),
+            slow_below: 1.0,
+            slow: seconds(60),
         }
     }
 }
@@ -149,6 +169,7 @@ struct UpstreamTable {
     relay_subscription_login: bool,
     #[serde(default)]
     plain_http: bool,
+    http: Option<HttpVersion>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -167,6 +188,8 @@ struct GatewayTable {
     byte_silence_limit: Option<f64>,
     progress_limit: Option<f64>,
     progress_limit_thinking: Option<f64>,
+    slow_below: Option<f64>,
+    slow_limit: Option<f64>,
 }
 
 /// What cannot be used, and where in the file it stands (a byte), where that is known.
@@ -225,6 +248,7 @@ impl Tables {
                 key_env: None,
                 key_file: None,
                 relay_subscription_login: false,
+                http: None,
                 plain_http: false,
             };
             upstreams.push(upstream(table, keys)?);
@@ -262,6 +286,11 @@ impl Tables {
                 byte_silence: limit("byte_silence_limit", table.byte_silence_limit, limits.byte_silence)?,
                 progress_text: limit("progress_limit", table.progress_limit, limits.progress_text)?,
                 progress_other: limit("progress_limit_thinking", table.progress_limit_thinking, limits.progress_other)?,
+                slow_below: match table.slow_below.unwrap_or(limits.slow_below) {
+                    speed if (0.0..=1000.0).contains(&speed) => speed,
+                    speed => return Err(TableError::new(format!("slow_below: {speed} is not a number of tokens a second (0 to 1000)"))),
+                },
+                slow: limit("slow_limit", table.slow_limit, limits.slow)?,
             },
             takeover: table.takeover.unwrap_or(true),
             shadow: table.shadow.unwrap_or(Shadow::OnDegraded),
@@ -330,6 +359,7 @@ fn upstream(table: UpstreamTable, keys: &Keys<'_>) -> Result<Upstream, TableErro
         model: table.model,
         key,
         subscription_login: table.relay_subscription_login,
+        http: table.http.unwrap_or_default(),
         host,
     })
 }
@@ -398,9 +428,11 @@ mod tests {
             models = ["gpt-*", "o3"]
             model = "gpt-5"
             key_env = "SECOND_KEY"
+            http = "1.1"
             [gateway]
             first_content_limit = 0.5
             shadow = "always"
+            slow_below = 0
             "#,
         )
         .unwrap();
@@ -410,10 +442,12 @@ mod tests {
             ("api.anthropic.com", Kind::Anthropic, 443, "")
         );
         assert_eq!(first.key, Credential::OfClient);
+        assert_eq!((first.http, second.http), (HttpVersion::Negotiated, HttpVersion::Http1));
         assert_eq!((second.port, second.base_path.as_str(), second.kind), (8443, "/team", Kind::Openai));
         assert_eq!(second.key, Credential::Own(ApiKey::new("sk-second".to_owned())));
         assert!(second.takes("gpt-4") && second.takes("o3") && !second.takes("o3-mini") && first.takes("anything"));
         assert_eq!((gateway.limits.first_content, gateway.limits.byte_silence), (Duration::from_millis(500), Duration::from_secs(15)));
+        assert_eq!((gateway.limits.slow_below, gateway.limits.slow), (0.0, Duration::from_secs(60)));
         assert_eq!((gateway.shadow, gateway.takeover, gateway.local), (Shadow::Always, true, true));
         assert!(!format!("{gateway:?}").contains("sk-second"), "a key was printed");
     }
@@ -428,6 +462,7 @@ mod tests {
             ("[[upstream]]\nurl = 'https://x:99999'", "a port that is none"),
             ("[[upstream]]\nkind = 'anthropic'", "missing field `url`"),
             ("[[upstream]]\nurl = 'https://x'\nkind = 'cohere'", "unknown variant `cohere`"),
+            ("[[upstream]]\nurl = 'https://x'\nhttp = '3'", "unknown variant `3`"),
             ("[[upstream]]\nurl = 'https://x'\nkye = 'x'", "unknown field `kye`"),
             ("[[upstream]]\nurl = 'https://x'\nkey_env = 'GONE'", "the variable GONE is not set"),
             ("[[upstream]]\nurl = 'https://x'\nkey_file = 'gone'", "key_file: gone: no such file"),
@@ -435,6 +470,7 @@ mod tests {
             ("[[upstream]]\nurl = 'https://x'\n[[upstream]]\nurl = 'https://y'", "the client's credential goes to one host only"),
             ("[[upstream]]\nurl = 'https://x'\n[[upstream]]\nurl = 'https://x'", "two upstreams are called"),
             ("[gateway]\nbyte_silence_limit = -1", "is not a number of seconds"),
+            ("[gateway]\nslow_below = -1", "is not a number of tokens a second"),
             ("[gateway]\nnotice = \"a\\nb\"", "must be one line"),
             ("[gateway]\nshadow = 'sometimes'", "unknown variant"),
         ] {

@@ -13,6 +13,7 @@ use super::classify::{self, Expected, Head, ReplyKind, Verdict};
 use super::fault::Fault;
 use super::hold::{Hold, HoldLimits};
 use super::journal::line::Evidence;
+use super::pace::{Floor, Pace};
 use super::protocol::Protocol;
 use super::sse_splitter::{EVENT_BYTES_MAX, SseSplitter};
 use super::tap::whole::{Whole, fold_whole};
@@ -22,6 +23,8 @@ use super::upstream::{Reply, Upstream};
 /// Of an error, or of a reply that is not streamed. More is held for nobody.
 const ERROR_BYTES_MAX: usize = 1 << 20;
 const WHOLE_BYTES_MAX: usize = 64 << 20;
+/// Of a token, roughly: only a speed is made of it.
+const BYTES_PER_TOKEN: f64 = 4.0;
 /// How long the body of an error may take.
 const ERROR_BODY_LIMIT: Duration = Duration::from_secs(2);
 
@@ -34,6 +37,11 @@ pub struct Original {
 }
 
 impl Original {
+    /// The upstream asks that nobody tries again, as its own clients understand it.
+    pub fn forbids_retries(&self) -> bool {
+        self.headers.get("x-should-retry").is_some_and(|value| value == "false")
+    }
+
     /// For a letter to the upstream's support.
     pub fn evidence(&self) -> Evidence {
         let name = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -88,6 +96,8 @@ pub struct Patience<'a> {
     /// Until the first content, from now on.
     pub first_content: Duration,
     pub whole_reply: Duration,
+    /// Of the body of a whole reply, from its first byte on.
+    pub whole_reply_floor: Floor,
     /// When it is time to prepare somebody else; `None`: that was said, or there is nobody.
     pub slow_at: Option<Instant>,
     pub slow: &'a mut (dyn FnMut() + Send),
@@ -196,11 +206,34 @@ async fn whole(
     patience: &mut Patience<'_>,
     deadline: Instant,
 ) -> Result<Attempted, Fault> {
-    let body = patience.wait(deadline, read_all(&mut reply, WHOLE_BYTES_MAX)).await??;
+    let body = at_a_pace(&mut reply, patience, deadline).await?;
     let original = Original { status: reply.status, headers: std::mem::take(&mut reply.headers), body };
     let whole = if is_encoded(&original.headers) { None } else { Some(fold_whole(reads.protocol, &original.body)?) };
     upstream.keep(reply);
     Ok(Attempted::Whole { original, whole })
+}
+
+/// The body of a whole reply. One that has begun and then trickles is given up: the client has nothing of it.
+async fn at_a_pace(reply: &mut Reply, patience: &mut Patience<'_>, deadline: Instant) -> Result<Bytes, Fault> {
+    let began = Instant::now();
+    let mut pace: Option<Pace> = None;
+    let mut body = BytesMut::new();
+    loop {
+        let slow = pace.and_then(|pace| pace.deadline()).map(|slow| began + slow).filter(|slow| *slow < deadline);
+        let waited = patience.wait(slow.unwrap_or(deadline), reply.next()).await;
+        let waited = waited.map_err(|limit| if slow.is_some() { Fault::TooSlow } else { limit });
+        let Some(bytes) = waited?? else { return Ok(body.freeze()) };
+        if body.len() + bytes.len() > WHOLE_BYTES_MAX {
+            return Err(Fault::TooLarge);
+        }
+        body.extend_from_slice(&bytes);
+        // White space before a reply only keeps the connection open.
+        let said = bytes.iter().filter(|byte| !byte.is_ascii_whitespace()).count();
+        if said > 0 {
+            let now = began.elapsed();
+            pace.get_or_insert_with(|| Pace::new(patience.whole_reply_floor, now)).add(said as f64 / BYTES_PER_TOKEN, now);
+        }
+    }
 }
 
 async fn committed(

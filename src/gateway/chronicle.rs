@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::circuit_breaker::{BreakerState, EdgeAnswer, Outcome, ScopeKey};
-use super::door::{Gateway, Reason, Tier};
+use super::door::{Gateway, LocalTurn, Tier};
 use super::fault::Fault;
 use super::journal::line::{Event, Evidence, Outcome as Counted, ProbeKind};
+use super::reason::Reason;
 use super::sessions::{self, Switch};
 
 impl Gateway {
-    /// After what became of a request was told to the breakers.
-    pub(super) fn note_outcome(&self, tier: &Tier, outcome: Outcome, was_probe: bool, evidence: Evidence) {
+    /// After what became of a request was told to the breakers. `probe`: it was one, and took so long.
+    pub(super) fn note_outcome(&self, tier: &Tier, outcome: Outcome, probe: Option<Duration>, evidence: Evidence) {
         let journal = &self.0.journal;
         let counted = match outcome {
             Outcome::Success { .. } => Some(Counted::Good),
@@ -22,9 +23,9 @@ impl Gateway {
         if let Some(counted) = counted {
             journal.count(&tier.name, counted);
         }
-        if was_probe && let Some(counted) = counted {
-            let well = counted == Counted::Good;
-            journal.note(Event::Probe { upstream: tier.name.to_string(), kind: ProbeKind::Request, well, took_ms: 0 });
+        if let (Some(took), Some(counted)) = (probe, counted) {
+            let (well, took_ms) = (counted == Counted::Good, took.as_millis() as u64);
+            journal.note(Event::Probe { upstream: tier.name.to_string(), kind: ProbeKind::Request, well, took_ms });
         }
         let fault = if let Outcome::Failed { fault, .. } = outcome { Some(fault) } else { None };
         self.note_outage(tier, fault, evidence);
@@ -81,18 +82,19 @@ impl Gateway {
         }
     }
 
-    /// The local model has said its first word in an upstream's place, so long after the fault was there. `is_switch`: for the first time
-    /// in a row in this conversation.
-    pub fn note_local_turn(&self, model: &str, reason: Reason, is_switch: bool, after: Duration) {
-        let Some(first) = self.0.tiers.first() else { return };
+    /// The local model has said its first word in the place of `upstream` (the first one, where it is nobody's fault), so long after the
+    /// fault was there. `is_switch`: for the first time in a row in this conversation.
+    pub fn note_local_turn(&self, turn: &LocalTurn, model: &str, after: Duration) {
+        let LocalTurn { reason, ref upstream, is_switch } = *turn;
+        let Some(upstream) = upstream.as_ref().or(self.0.tiers.first().map(|first| &first.name)) else { return };
         if matches!(reason, Reason::Failed(_) | Reason::Resting(_)) {
-            self.0.journal.count(&first.name, Counted::Saved);
+            self.0.journal.count(upstream, Counted::Saved);
         }
         if !is_switch {
             return;
         }
         self.0.journal.note(Event::Switch {
-            from: first.name.to_string(),
+            from: upstream.to_string(),
             to: model.to_owned(),
             reason: reason.name().to_owned(),
             after_ms: Some(after.as_millis() as u64),

@@ -24,9 +24,11 @@ use super::journal::Journal;
 use super::journal::line::Evidence;
 use super::latency::{Latencies, LatencyConfig, LatencyKey, SizeBucket};
 use super::limits::{Delivery, Limits};
+use super::pace::Floor;
 use super::passage::Passage;
 use super::power;
 use super::protocol::Protocol;
+use super::reason::Reason;
 use super::relayed::Relayed;
 use super::retry::{Failure, Next, RetryBudget, RetryPolicy};
 use super::sessions::{self, SessionConfig, SessionKey, Sessions, Spoken, Switch, Turn};
@@ -98,6 +100,7 @@ impl Rules {
             progress_text: told.progress_text,
             progress_thinking: told.progress_other,
             progress_tool: told.progress_other,
+            text_floor: Floor { tokens_per_s: told.slow_below, window: told.slow },
             ..Limits::default()
         };
         Self { limits, ..Self::default() }
@@ -157,10 +160,35 @@ pub enum Answer {
     Stream { status: u16, headers: HeaderMap, relayed: Box<Relayed>, translated: Option<Protocol> },
     /// The upstream, in one piece: its reply, or what it says against the request.
     Whole { original: Original, upstream: Arc<str>, translated: Option<Protocol> },
-    /// Nobody up there. `instead`: what the last of them said, for when the local model cannot answer either.
-    Local { reason: Reason, instead: Option<Said> },
+    /// Nobody up there.
+    Local(Away),
     /// It may not be relayed: a setting forbids it.
     LoginNotRelayed { upstream: Arc<str> },
+}
+
+/// Nobody up there answers.
+#[derive(Debug)]
+pub struct Away {
+    pub reason: Reason,
+    /// Whose fault that is, where it is somebody's.
+    pub upstream: Option<Arc<str>>,
+    /// What the last of them said, for when the local model cannot answer either.
+    pub instead: Option<Said>,
+}
+
+impl Away {
+    fn because(reason: Reason) -> Self {
+        Self { reason, upstream: None, instead: None }
+    }
+}
+
+/// A turn of the local model in an upstream's place.
+#[derive(Debug)]
+pub struct LocalTurn {
+    pub reason: Reason,
+    pub upstream: Option<Arc<str>>,
+    /// Somebody else spoke before.
+    pub is_switch: bool,
 }
 
 /// What an upstream says in place of a reply.
@@ -170,36 +198,6 @@ pub struct Said {
     pub upstream: Arc<str>,
     /// In another protocol than was asked.
     pub translated: Option<Protocol>,
-}
-
-/// Why the local model answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// An upstream failed just now.
-    Failed(Fault),
-    /// It failed a moment ago and is left in peace.
-    Resting(Fault),
-    /// This conversation goes on with who has it until a person speaks.
-    Stays,
-    /// A person said so.
-    Told,
-    /// The prompt is too long for the upstream.
-    ContextTooLong,
-    /// No upstream takes this model or this protocol.
-    NoUpstream,
-}
-
-impl Reason {
-    /// As headers, the journal and the notice have it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Failed(fault) | Self::Resting(fault) => fault.name(),
-            Self::Stays => "stays_until_a_human_turn",
-            Self::Told => "told_to",
-            Self::ContextTooLong => "context_too_long",
-            Self::NoUpstream => "no_upstream",
-        }
-    }
 }
 
 impl Gateway {
@@ -266,8 +264,7 @@ impl Gateway {
     /// Asks the upstreams in their order. `slow` is called once, when it is time for the local model to read the prompt.
     pub async fn ask(&self, asked: &Asked<'_>, slow: &mut (dyn FnMut() + Send)) -> Answer {
         let began = Instant::now();
-        let mut reason = Reason::NoUpstream;
-        let mut instead = None;
+        let mut away = Away::because(Reason::NoUpstream);
         let mut is_prepared = false;
         let mut slow = || {
             if !std::mem::replace(&mut is_prepared, true) {
@@ -277,18 +274,18 @@ impl Gateway {
         self.brain().budget.deposit(self.now());
         // Nobody up there is asked, so nothing about their logins is either.
         if self.brain().breakers.used() == Use::Local {
-            return Answer::Local { reason: Reason::Told, instead };
+            return Answer::Local(Away::because(Reason::Told));
         }
         let decision = self.brain().sessions.decide(asked.session, Turn { human: asked.human_turn }, self.now());
         let may_return = decision.may_return;
         // Broken off in its thoughts a moment ago, and asked for again: whoever broke off is not asked a second time.
         if let Some(fault) = self.take_aborted(asked.session).filter(|_| asked.local) {
-            return Answer::Local { reason: Reason::Failed(fault), instead };
+            return Answer::Local(Away::because(Reason::Failed(fault)));
         }
         // Whom the conversation left a moment ago is not asked, unless there is nobody after them.
         let first = if asked.local || decision.first.0 < self.0.tiers.len() { decision.first.0 } else { 0 };
         if first == self.0.tiers.len() {
-            reason = Reason::Stays;
+            away.reason = Reason::Stays;
         }
         for (index, tier) in self.0.tiers.iter().enumerate().skip(self.told_cloud().map_or(first, |()| 0)) {
             let Some(up) = Up::of(tier, asked) else { continue };
@@ -305,12 +302,12 @@ impl Gateway {
                 Permit::Closed | Permit::Probe(_) => {}
                 Permit::Open { fault, .. } => {
                     // What just failed before the eyes of this request says more than what is resting.
-                    if !matches!(reason, Reason::Failed(_)) {
-                        reason = Reason::Resting(fault);
+                    if !matches!(away.reason, Reason::Failed(_)) {
+                        (away.reason, away.upstream) = (Reason::Resting(fault), Some(tier.name.clone()));
                     }
                     continue;
                 }
-                Permit::ToldLocal => return Answer::Local { reason: Reason::Told, instead },
+                Permit::ToldLocal => return Answer::Local(Away { reason: Reason::Told, upstream: None, ..away }),
             }
             let mut passage = Passage {
                 gateway: self.clone(),
@@ -324,6 +321,7 @@ impl Gateway {
                 target,
                 probe: permit.probe(),
                 stream: asked.about.stream,
+                began: self.now(),
                 is_told: false,
                 evidence: Evidence::default(),
             };
@@ -343,13 +341,13 @@ impl Gateway {
                     return Answer::Whole { original, upstream: tier.name.clone(), translated: up.translated };
                 }
                 Through::Failed { reason: failed, original } => {
-                    reason = failed;
+                    (away.reason, away.upstream) = (failed, Some(tier.name.clone()));
                     let said = original.map(|original| Said { original, upstream: tier.name.clone(), translated: up.translated });
-                    instead = said.or(instead);
+                    away.instead = said.or(away.instead);
                 }
             }
         }
-        Answer::Local { reason, instead }
+        Answer::Local(away)
     }
 
     /// The connection was ended on purpose, so that the client asks again.
@@ -391,6 +389,7 @@ impl Gateway {
             let mut patience = Patience {
                 first_content: limit.saturating_sub(spent),
                 whole_reply: limit.saturating_sub(spent),
+                whole_reply_floor: self.0.limits.whole_reply_floor,
                 slow_at: asked.local.then_some(began + slow_after),
                 slow: &mut *slow,
             };
@@ -419,7 +418,8 @@ impl Gateway {
                 Attempted::Failed { fault, retry_after, original } => (fault, retry_after, original),
             };
             passage.evidence = original.as_ref().map(Original::evidence).unwrap_or_default();
-            let failure = Failure { fault, retry_after, attempts, elapsed: started.elapsed() };
+            let forbidden = original.as_ref().is_some_and(Original::forbids_retries);
+            let failure = Failure { fault, retry_after, forbidden, attempts, elapsed: started.elapsed() };
             let now = self.now();
             let next = {
                 let mut brain = self.brain();
@@ -511,14 +511,14 @@ impl Gateway {
         TakeoverConfig { text: self.0.config.takeover, tool_calls: self.0.config.takeover }
     }
 
-    /// The local model answers this request. Whether somebody else spoke before.
-    pub fn local_turn(&self, session: SessionKey, reason: Reason) -> bool {
+    /// The local model answers this request.
+    pub fn local_turn(&self, session: SessionKey, reason: Reason, upstream: Option<Arc<str>>) -> LocalTurn {
         self.0.local_turns.fetch_add(1, Ordering::Relaxed);
         let tier = self.local_tier();
         let switch = self.spoke(session, tier);
         let is_switch = switch != Switch::None;
         tracing::info!(reason = reason.name(), is_switch, "the local model answers");
-        is_switch
+        LocalTurn { reason, upstream, is_switch }
     }
 
     /// The local model goes on with what the upstream began.
@@ -575,7 +575,12 @@ impl Tier {
         let origin = Origin { tls: config.scheme == Scheme::Https, host: config.host.clone(), port: config.port };
         let scheme = if origin.tls { "https" } else { "http" };
         let host = format!("{scheme}://{}", origin.authority()).into();
-        Self { name: config.name.as_str().into(), host, connections: Upstream::new(origin, connect_limit), config: config.clone() }
+        Self {
+            name: config.name.as_str().into(),
+            host,
+            connections: Upstream::new(origin, connect_limit).speaking(config.http),
+            config: config.clone(),
+        }
     }
 }
 

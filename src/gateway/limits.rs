@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::fault::Fault;
+use super::pace::{Floor, Pace};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
@@ -28,9 +29,10 @@ pub struct Limits {
     /// Thinking is summarised, and arguments of tools are often sent in one piece.
     pub progress_thinking: Duration,
     pub progress_tool: Duration,
-    /// Slower than this over `speed_window` is slower than anyone reads. Only until the client has seen anything.
-    pub tokens_per_s_min: f64,
-    pub speed_window: Duration,
+    /// Of a whole reply whose body has begun to come: the client has seen nothing of it, so that somebody else may answer.
+    pub whole_reply_floor: Floor,
+    /// Of a text that the client has seen the beginning of. Slower is slower than anyone reads, and whoever can go on with it does.
+    pub text_floor: Floor,
     /// The local model does not begin to prefill before this, nor later than half the limit.
     pub prefill_after: Duration,
 }
@@ -50,8 +52,8 @@ impl Default for Limits {
             progress_text: Duration::from_secs(45),
             progress_thinking: Duration::from_secs(120),
             progress_tool: Duration::from_secs(120),
-            tokens_per_s_min: 2.0,
-            speed_window: Duration::from_secs(20),
+            whole_reply_floor: Floor { tokens_per_s: 2.0, window: Duration::from_secs(20) },
+            text_floor: Floor { tokens_per_s: 1.0, window: Duration::from_secs(60) },
             prefill_after: Duration::from_secs(2),
         }
     }
@@ -83,8 +85,8 @@ impl Limits {
             progress_text: self.progress_text / divisor,
             progress_thinking: self.progress_thinking / divisor,
             progress_tool: self.progress_tool / divisor,
-            tokens_per_s_min: self.tokens_per_s_min * f64::from(divisor),
-            speed_window: self.speed_window / divisor,
+            whole_reply_floor: self.whole_reply_floor.scaled(divisor),
+            text_floor: self.text_floor.scaled(divisor),
             prefill_after: self.prefill_after / divisor,
         }
     }
@@ -141,27 +143,26 @@ pub enum ContentKind {
 pub struct Progress {
     limits: Limits,
     phase: Phase,
-    /// The client has seen some of it: a slow reply is now better than two.
-    committed: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Phase {
-    Waiting { until: Duration },
-    Flowing { last_byte: Duration, last_content: Duration, kind: ContentKind, speed: Speed },
-}
-
-/// Tokens within one stretch of `speed_window` after the other.
-#[derive(Debug, Clone, Copy)]
-struct Speed {
-    from: Duration,
-    tokens: f64,
+    Waiting {
+        until: Duration,
+    },
+    Flowing {
+        last_byte: Duration,
+        last_content: Duration,
+        kind: ContentKind,
+        /// Of a text: thoughts are told in summaries, and arguments in one piece.
+        pace: Option<Pace>,
+    },
 }
 
 impl Progress {
     /// `first_content`: as [`Limits::first_content`] says.
     pub fn new(limits: Limits, first_content: Duration, now: Duration) -> Self {
-        Self { limits, phase: Phase::Waiting { until: now + first_content }, committed: false }
+        Self { limits, phase: Phase::Waiting { until: now + first_content } }
     }
 
     /// Anything at all. Before the first content it is no reason to wait longer.
@@ -173,21 +174,30 @@ impl Progress {
 
     /// Text, a thought, a piece of a call, or the beginning of one. `tokens` may be a guess.
     pub fn on_content(&mut self, kind: ContentKind, tokens: f64, now: Duration) {
-        let mut speed = match self.phase {
-            Phase::Waiting { .. } => Speed { from: now, tokens: 0.0 },
-            Phase::Flowing { speed, .. } => speed,
+        let going_on = match self.phase {
+            Phase::Flowing { kind: before, pace, .. } if before == kind => pace,
+            Phase::Flowing { .. } | Phase::Waiting { .. } => None,
         };
-        // A stretch that had enough is over; one that had not is noticed at its deadline.
-        while self.is_fast_enough(speed) && now >= speed.from + self.limits.speed_window {
-            speed = Speed { from: speed.from + self.limits.speed_window, tokens: 0.0 };
+        let mut pace = going_on.or_else(|| (kind == ContentKind::Text).then(|| Pace::new(self.limits.text_floor, now)));
+        if let Some(pace) = &mut pace {
+            pace.add(tokens, now);
         }
-        speed.tokens += tokens;
-        self.phase = Phase::Flowing { last_byte: now, last_content: now, kind, speed };
+        self.phase = Phase::Flowing { last_byte: now, last_content: now, kind, pace };
     }
 
-    /// From now on the client sees it.
-    pub fn on_commit(&mut self) {
-        self.committed = true;
+    /// The upstream is listened to again: what has passed since its last byte was the client's time.
+    pub fn on_resumed(&mut self, now: Duration) {
+        if let Phase::Flowing { last_byte, pace: Some(pace), .. } = &mut self.phase {
+            pace.paused(now.saturating_sub(*last_byte));
+        }
+    }
+
+    /// However slow it is, it is the best there is.
+    pub fn put_up_with(&mut self) {
+        self.limits.text_floor = Floor::NONE;
+        if let Phase::Flowing { pace, .. } = &mut self.phase {
+            *pace = None;
+        }
     }
 
     pub fn has_content(&self) -> bool {
@@ -198,13 +208,11 @@ impl Progress {
     pub fn next_deadline(&self) -> (Duration, Fault) {
         match self.phase {
             Phase::Waiting { until } => (until, Fault::FirstContentLimit),
-            Phase::Flowing { last_byte, last_content, kind, speed } => {
+            Phase::Flowing { last_byte, last_content, kind, pace } => {
                 let silence = (last_byte + self.limits.byte_silence, Fault::ByteSilence);
                 let progress = (last_content + self.limits.progress(kind), Fault::NoProgress);
-                // A stretch that had enough makes the next one the question.
-                let stretches = if self.is_fast_enough(speed) { 2 } else { 1 };
-                let too_slow = (speed.from + self.limits.speed_window * stretches, Fault::TooSlow);
-                let deadlines = [Some(silence), Some(progress), (!self.committed).then_some(too_slow)];
+                let too_slow = pace.and_then(|pace| pace.deadline()).map(|at| (at, Fault::TooSlow));
+                let deadlines = [Some(silence), Some(progress), too_slow];
                 deadlines.into_iter().flatten().min_by_key(|(at, _)| *at).expect("two of them are always there")
             }
         }
@@ -213,9 +221,5 @@ impl Progress {
     pub fn expired(&self, now: Duration) -> Option<Fault> {
         let (at, fault) = self.next_deadline();
         (now >= at).then_some(fault)
-    }
-
-    fn is_fast_enough(&self, speed: Speed) -> bool {
-        speed.tokens >= self.limits.tokens_per_s_min * self.limits.speed_window.as_secs_f64()
     }
 }

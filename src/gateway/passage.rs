@@ -22,6 +22,8 @@ pub struct Passage {
     pub(super) probe: Option<ProbeId>,
     pub(super) latency: LatencyKey,
     pub(super) stream: bool,
+    /// When this upstream was first asked.
+    pub(super) began: Duration,
     pub(super) is_told: bool,
     /// What the upstream's last reply says of itself.
     pub(super) evidence: Evidence,
@@ -67,7 +69,8 @@ impl Passage {
             brain.failed_at = Some(now);
         }
         drop(brain);
-        self.gateway.note_outcome(&self.tier, outcome, self.probe.is_some(), std::mem::take(&mut self.evidence));
+        let probe = self.probe.map(|_| now.saturating_sub(self.began));
+        self.gateway.note_outcome(&self.tier, outcome, probe, std::mem::take(&mut self.evidence));
     }
 }
 

@@ -22,14 +22,16 @@ use crate::chat::begun::BegunReply;
 
 /// How long the end of a connection is waited for after the last event, so that it can be used again.
 const END_LIMIT: Duration = Duration::from_secs(1);
-/// Of one event, roughly: only a speed is made of it, and nobody is cut off for that after the commit.
-const TOKENS_PER_EVENT: f64 = 1.0;
+/// Of a token, roughly: only a speed is made of it. An event has one at least.
+const BYTES_PER_TOKEN: f64 = 4.0;
 
 /// What comes next.
 #[derive(Debug)]
 pub enum Step {
     /// For the client, as they are.
     Bytes(Bytes),
+    /// It trickles. [`Relayed::handed_over`] says whether somebody else may go on; it goes on itself until it is left.
+    Slow,
     /// The reply is whole.
     End,
     /// The upstream is gone in the middle of it.
@@ -68,8 +70,7 @@ impl Relayed {
     pub(super) fn new(gateway: Gateway, passage: Passage, committed: Committed, client: Client) -> Self {
         let now = gateway.now();
         let mut progress = Progress::new(gateway.limits().clone(), committed.first_content_after, now);
-        progress.on_content(kind_of(committed.content), TOKENS_PER_EVENT, now);
-        progress.on_commit();
+        progress.on_content(kind_of(committed.content), 1.0, now);
         let Committed { reply, reading, held, .. } = committed;
         let ended = reading.as_ref().is_some_and(|reading| reading.tap.seen().is_terminal);
         let alarm = Box::pin(sleep_until(gateway.instant(progress.next_deadline().0)));
@@ -95,8 +96,10 @@ impl Relayed {
             if let Some(bytes) = self.ready.pop_front() {
                 return Step::Bytes(bytes);
             }
-            if let Some(fault) = self.fault.take() {
-                return self.interrupted(fault);
+            match self.fault.take() {
+                None => {}
+                Some(Fault::TooSlow) => return Step::Slow,
+                Some(fault) => return self.interrupted(fault),
             }
             if self.ended {
                 return self.finish();
@@ -108,6 +111,7 @@ impl Relayed {
 
     /// Reads once. Errors: the upstream is gone, or might as well be.
     async fn read(&mut self) -> Result<(), Fault> {
+        self.progress.on_resumed(self.gateway.now());
         let Some(reply) = &mut self.reply else { return Err(Fault::Cut) };
         let (deadline, fault) = self.progress.next_deadline();
         let deadline = self.gateway.instant(deadline);
@@ -146,11 +150,15 @@ impl Relayed {
         };
         reading.splitter.push(bytes);
         while let Some(event) = reading.splitter.next_event()? {
+            let said_bytes = reading.tap.seen().said_bytes;
             match reading.tap.event(&event) {
                 // Not the client's: somebody else will go on, or it is said in its own words.
                 Told::Error { fault, .. } => return Err(fault),
                 Told::Malformed => continue,
-                Told::Content(kind) => self.progress.on_content(kind_of(kind), TOKENS_PER_EVENT, now),
+                Told::Content(kind) => {
+                    let tokens = (reading.tap.seen().said_bytes - said_bytes) as f64 / BYTES_PER_TOKEN;
+                    self.progress.on_content(kind_of(kind), tokens.max(1.0), now);
+                }
                 Told::Progress => self.progress.on_content(limits::ContentKind::Tool, 0.0, now),
                 Told::Terminal => self.ended = true,
                 Told::Preamble | Told::Ping | Told::Unknown => {}
@@ -184,20 +192,51 @@ impl Relayed {
         Step::End
     }
 
-    fn interrupted(&mut self, fault: Fault) -> Step {
+    /// What there is to go on from, where a local model may go on with a text that trickles. Nothing is decided by that: this stream lives
+    /// until it is left. `None`: nobody may, and its speed is no question any more.
+    pub fn handed_over(&mut self) -> Option<Interruption> {
+        let interruption = self.reading.as_ref().and_then(|reading| {
+            let seen = reading.tap.seen();
+            let takeover = takeover::decide(seen, &self.cut(Fault::TooSlow), &self.gateway.takeover_config());
+            // Frames before the text would be told to the client, and could not be taken back.
+            let is_open_text = matches!(&takeover, Takeover::ContinueText { first } if first.is_empty());
+            let begun = is_open_text.then(|| seen.reply.clone())?;
+            Some(Interruption { fault: Fault::TooSlow, takeover, begun, failed: Vec::new() })
+        });
+        if interruption.is_none() {
+            self.put_up_with();
+        }
+        interruption
+    }
+
+    /// However slow it is, nobody else goes on.
+    pub fn put_up_with(&mut self) {
+        self.progress.put_up_with();
+    }
+
+    /// The upstream is told to stop, and the fault speaks against it.
+    pub fn leave(&mut self, fault: Fault) {
         self.reply = None;
         self.ended = true;
         self.passage.failed(fault, None);
-        let Some(reading) = &mut self.reading else {
-            let (takeover, begun, failed) = (Takeover::Abort, BegunReply::default(), Vec::new());
-            return Step::Interrupted(Interruption { fault, takeover, begun, failed });
-        };
-        let cut = Cut {
+    }
+
+    fn cut(&self, fault: Fault) -> Cut {
+        Cut {
             fault,
             is_committed: true,
             takeovers_so_far: 0,
             aborts_are_retried: self.client.aborts_are_retried,
             prompt_tokens_estimate: self.client.prompt_tokens_estimate,
+        }
+    }
+
+    fn interrupted(&mut self, fault: Fault) -> Step {
+        self.leave(fault);
+        let cut = self.cut(fault);
+        let Some(reading) = &mut self.reading else {
+            let (takeover, begun, failed) = (Takeover::Abort, BegunReply::default(), Vec::new());
+            return Step::Interrupted(Interruption { fault, takeover, begun, failed });
         };
         let config = self.gateway.takeover_config();
         let takeover = takeover::decide(reading.tap.seen(), &cut, &config);

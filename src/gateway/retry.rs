@@ -39,6 +39,8 @@ impl Default for RetryPolicy {
 pub struct Failure {
     pub fault: Fault,
     pub retry_after: Option<Duration>,
+    /// The upstream says that another try is of no use.
+    pub forbidden: bool,
     /// Attempts at this upstream so far, this one included.
     pub attempts: usize,
     /// Since the request began at this upstream.
@@ -75,7 +77,7 @@ impl RetryPolicy {
     fn pause(&self, failure: Failure, random: f64) -> Option<Duration> {
         let jittered = |pause: Duration| pause.mul_f64(0.5 + random.clamp(0.0, 1.0));
         let asked = failure.retry_after;
-        if asked.is_some_and(|asked| asked > self.retry_after_sat_out) {
+        if failure.forbidden || asked.is_some_and(|asked| asked > self.retry_after_sat_out) {
             return None;
         }
         match failure.fault {
@@ -134,7 +136,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn first(fault: Fault, retry_after: Option<u64>) -> Failure {
-        Failure { fault, retry_after: retry_after.map(Duration::from_secs), attempts: 1, elapsed: Duration::from_secs(1) }
+        let elapsed = Duration::from_secs(1);
+        Failure { fault, retry_after: retry_after.map(Duration::from_secs), forbidden: false, attempts: 1, elapsed }
     }
 
     fn next(failure: Failure, random: f64) -> Next {
@@ -153,6 +156,7 @@ mod tests {
         assert_eq!(next(first(Fault::Status(503), Some(2)), 0.5), again_after_ms(2000));
         for fault in [Fault::ClosedEarly, Fault::Status(500), Fault::RateLimited] {
             assert_eq!(next(Failure { attempts: 2, ..first(fault, None) }, 0.5), Next::NextTier, "{fault:?}");
+            assert_eq!(next(Failure { forbidden: true, ..first(fault, Some(1)) }, 0.5), Next::NextTier, "{fault:?}");
             assert_eq!(next(Failure { elapsed: Duration::from_secs(11), ..first(fault, None) }, 0.5), Next::NextTier, "{fault:?}");
         }
     }

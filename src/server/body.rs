@@ -31,7 +31,12 @@ pub struct HeldBody {
 impl HeldBody {
     /// Nothing, which has no share.
     pub fn empty() -> Self {
-        Self { bytes: Bytes::new(), _share: None }
+        Self::uncounted(Bytes::new())
+    }
+
+    /// One that was counted until it was read.
+    pub fn uncounted(bytes: Bytes) -> Self {
+        Self { bytes, _share: None }
     }
 }
 

@@ -31,7 +31,7 @@ use crate::api::openai_responses::OpenAiResponses;
 use crate::chat::begun::BegunReply;
 use crate::gateway::asked::About;
 use crate::gateway::attempt::Original;
-use crate::gateway::door::{Answer, Asked, Gateway, Reason, Said};
+use crate::gateway::door::{Answer, Asked, Away, Gateway, Said};
 use crate::gateway::fault::Fault;
 use crate::gateway::forwarding;
 use crate::gateway::protocol::Protocol;
@@ -141,7 +141,7 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
             log.write_later();
             said(Said { original, upstream, translated })
         }
-        Answer::Local { reason, instead } => local::<D>(state, gateway, visitor, reason, instead, log).await,
+        Answer::Local(away) => local::<D>(state, gateway, visitor, away, log).await,
         Answer::LoginNotRelayed { upstream } => {
             let message = format!(
                 "the login of a subscription is not relayed to {upstream}; to have it relayed, set `relay_subscription_login = true` for this \
@@ -182,14 +182,8 @@ async fn ask<D: Dialect>(state: &AppState, gateway: &Gateway, protocol: Protocol
 }
 
 /// The local model answers in the cloud's place.
-async fn local<D: Dialect>(
-    state: AppState,
-    gateway: Gateway,
-    visitor: Visitor,
-    reason: Reason,
-    instead: Option<Said>,
-    mut log: RequestLog,
-) -> Response {
+async fn local<D: Dialect>(state: AppState, gateway: Gateway, visitor: Visitor, away: Away, mut log: RequestLog) -> Response {
+    let Away { reason, upstream, instead } = away;
     let Visitor { parts, body, session, .. } = visitor;
     if !gateway.config().local || state.served().is_err() {
         if let Some(instead) = instead {
@@ -204,12 +198,12 @@ async fn local<D: Dialect>(
         log.outcome = Outcome::of(&error);
         return error.into_response();
     }
-    let is_switch = gateway.local_turn(session, reason);
+    let turn = gateway.local_turn(session, reason, upstream);
     let model = state.served().map(|served| served.card.id.clone()).unwrap_or_default();
     let (of_notice, of_word, since) = ((gateway.clone(), model.clone()), (gateway, model.clone()), Instant::now());
     let opening = Opening {
         notice: Some(Box::new(move || of_notice.0.take_notice(session, &of_notice.1))),
-        first_word: Some(Box::new(move || of_word.0.note_local_turn(&of_word.1, reason, is_switch, since.elapsed()))),
+        first_word: Some(Box::new(move || of_word.0.note_local_turn(&turn, &of_word.1, since.elapsed()))),
     };
     let mut response = generate::answer::<D>(state, &parts.headers, body, log, opening).await;
     // Who cannot answer does not hide what the cloud said: it is the better word.
@@ -236,12 +230,16 @@ fn response(status: u16, headers: HeaderMap, body: Body) -> Response {
     response
 }
 
-/// An upstream's reply in one piece.
-pub fn as_it_came(original: Original, upstream: &str) -> Response {
-    let headers = forwarding::downwards(original.headers, true);
-    let mut response = response(original.status, headers, Body::from(original.body));
+/// An upstream's reply, whose body is on its way.
+pub fn relayed(status: u16, headers: HeaderMap, body: Body, upstream: &str) -> Response {
+    let mut response = response(status, headers, body);
     said_by(response.headers_mut(), upstream, None);
     response
+}
+
+/// An upstream's reply in one piece.
+pub fn as_it_came(original: Original, upstream: &str) -> Response {
+    relayed(original.status, forwarding::downwards(original.headers, true), Body::from(original.body), upstream)
 }
 
 /// What an upstream says in place of a reply.
@@ -285,9 +283,16 @@ struct FrontStream<D> {
     /// `None`: the local model has it.
     log: Option<RequestLog>,
     phase: Phase,
-    /// Who broke off, why and when, until the next word.
-    seam: Option<(String, Fault, Instant)>,
+    /// Until the next word.
+    seam: Option<Seam>,
     dialect: PhantomData<fn() -> D>,
+}
+
+/// Who broke off, why and when.
+struct Seam {
+    upstream: String,
+    fault: Fault,
+    since: Instant,
 }
 
 enum Phase {
@@ -301,7 +306,7 @@ enum Phase {
 }
 
 /// `None`: the server's time is up.
-async fn or_cut_off<T>(state: &AppState, next: impl Future<Output = T>) -> Option<T> {
+pub async fn or_cut_off<T>(state: &AppState, next: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
         next = next => Some(next),
@@ -330,6 +335,11 @@ impl<D: Dialect> FrontStream<D> {
                         self.ended(Outcome::Completed);
                         self.phase = Phase::Over;
                     }
+                    Some(Step::Slow) => {
+                        if let Some(bytes) = self.trickles().await {
+                            return Some(Ok(bytes));
+                        }
+                    }
                     Some(Step::Interrupted(interruption)) => {
                         if let Some(bytes) = self.interrupted(interruption).await {
                             return Some(Ok(bytes));
@@ -338,7 +348,7 @@ impl<D: Dialect> FrontStream<D> {
                 },
                 Phase::Local(bytes) => match bytes.next().await {
                     Some(bytes) => {
-                        if let Some((upstream, fault, since)) = self.seam.take() {
+                        if let Some(Seam { upstream, fault, since }) = self.seam.take() {
                             self.gateway.note_takeover(&upstream, fault, Some(since.elapsed()));
                         }
                         return Some(Ok(bytes));
@@ -398,12 +408,34 @@ impl<D: Dialect> FrontStream<D> {
             return None;
         };
         self.gateway.taken_over(self.visitor.session, &upstream, fault);
-        self.seam = Some((upstream, fault, since));
+        Some(self.seam(Seam { upstream, fault, since }, &model, rest, &first))
+    }
+
+    /// Whoever is faster goes on with a text that trickles. Where nobody can, it is better than none.
+    async fn trickles(&mut self) -> Option<Bytes> {
+        let Phase::Relayed(relayed) = &mut self.phase else { return None };
+        let Interruption { fault, begun, .. } = relayed.handed_over()?;
+        let (upstream, since, body) = (relayed.upstream().to_string(), Instant::now(), self.visitor.body.bytes.clone());
+        let went_on = self.go_on(begun).await;
+        let Phase::Relayed(relayed) = &mut self.phase else { return None };
+        let Ok((model, rest)) = went_on else {
+            relayed.put_up_with();
+            self.visitor.body = HeldBody::uncounted(body);
+            return None;
+        };
+        relayed.leave(fault);
+        self.gateway.taken_over(self.visitor.session, &upstream, fault);
+        Some(self.seam(Seam { upstream, fault, since }, &model, rest, &[]))
+    }
+
+    /// A line that says who goes on, and the frames that lead over.
+    fn seam(&mut self, seam: Seam, model: &str, rest: BoxStream<'static, Bytes>, first: &[Bytes]) -> Bytes {
+        let fault = seam.fault;
+        self.seam = Some(seam);
         self.phase = Phase::Local(rest);
-        // The seam: a line that says so, and the frames that lead over.
         let mut bytes = format!(": understudy: {model} goes on from here ({})\n\n", fault.name()).into_bytes();
         first.iter().for_each(|frame| bytes.extend_from_slice(frame));
-        Some(Bytes::from(bytes))
+        Bytes::from(bytes)
     }
 
     /// The local model's name, and the rest of the reply.

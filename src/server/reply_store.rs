@@ -85,12 +85,7 @@ impl ReplyStore {
         if let Some(running) = store.running.get_mut(id) {
             return std::mem::take(&mut running.record.keep);
         }
-        let is_listed = store.listed(id).is_some();
-        if is_listed {
-            store.listed.retain(|listed| listed != id);
-            store.unlist(id);
-        }
-        is_listed
+        store.withdraw(id)
     }
 
     /// Tells a running reply to stop, and what it says of itself until it has: `as_cancelled` of what it says now. `None`: no reply of
@@ -155,6 +150,11 @@ impl Store {
             return self.let_go(previous);
         }
         let id = exchange.id.clone();
+        if self.kept.contains_key(&id) {
+            // An upstream has given it twice. Whoever asks for it may mean either, and neither is for everybody.
+            self.withdraw(&id);
+            return self.let_go(previous);
+        }
         self.bytes += bytes;
         self.listed.push_back(id.clone());
         self.kept.insert(id, Kept { exchange: Arc::new(exchange), previous, is_listed: true, followers: 0 });
@@ -166,6 +166,16 @@ impl Store {
 
     fn listed(&self, id: &str) -> Option<&Kept> {
         self.kept.get(id).filter(|kept| kept.is_listed)
+    }
+
+    /// Whether it could be asked for. It cannot any more.
+    fn withdraw(&mut self, id: &str) -> bool {
+        let is_listed = self.listed(id).is_some();
+        if is_listed {
+            self.listed.retain(|listed| listed != id);
+            self.unlist(id);
+        }
+        is_listed
     }
 
     /// It cannot be asked for any more.
@@ -282,6 +292,23 @@ mod tests {
             Recall::Kept(exchanges) => exchanges.iter().map(|exchange| exchange.id.clone()).collect(),
             Recall::Unknown | Recall::Running => Vec::new(),
         }
+    }
+
+    /// Upstreams name what they begin, and this one is short of names.
+    #[test]
+    fn an_id_that_comes_twice_is_nobody_s() {
+        let store = store(3, 1000);
+        give(&store, "a", None);
+        give(&store, "b", Some("a"));
+        give(&store, "a", Some("b"));
+        assert_eq!((store.reply("a"), store.reply("b").is_some()), (None, true));
+        give(&store, "a", None);
+        give(&store, "b", None);
+        assert_eq!((store.reply("a"), store.reply("b"), store.size()), (None, None, (0, 0)));
+        for id in ["a", "c", "d", "e", "f"] {
+            give(&store, id, None);
+        }
+        assert_eq!((store.reply("a"), store.size().0), (None, 3));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use crate::api::{Call, Dialect, ReplyHead};
 use crate::chat::{self, Event, Prompt, ToolDefinition, Usage};
 use crate::gateway::attempt::Original;
 use crate::gateway::door::Gateway;
+use crate::gateway::fault::Fault;
 use crate::gateway::protocol::Protocol;
 use crate::gateway::relayed::{Interruption, Relayed, Step};
 use crate::gateway::sessions::SessionKey;
@@ -131,6 +133,8 @@ pub struct Remote {
     coming: Coming,
     usage: Usage,
     go_on: GoOn,
+    /// Who broke off, why and when, until the local model's next word.
+    seam: Option<(Arc<str>, Fault, Instant)>,
 }
 
 enum Coming {
@@ -145,7 +149,7 @@ impl Remote {
         let reader = outgoing_of(source.protocol).map(|protocol| Reader::new(protocol).with_tools(tools(&call.request)));
         let go_on: GoOn = Box::new(|state, request| Box::pin(async move { go_on::<D>(&state, request).await }));
         let request = call.request.clone();
-        Self { state, source, request, reader, ready: VecDeque::new(), coming, usage: Usage::default(), go_on }
+        Self { state, source, request, reader, ready: VecDeque::new(), coming, usage: Usage::default(), go_on, seam: None }
     }
 
     /// The next event; `None` when the reply has ended. Loses nothing when it is dropped half-way, but for a takeover that is being begun.
@@ -159,9 +163,16 @@ impl Remote {
             }
             match &mut self.coming {
                 Coming::Nothing => return None,
-                Coming::Local(listener) => return Box::pin(listener.next()).await,
+                Coming::Local(listener) => {
+                    let told = Box::pin(listener.next()).await;
+                    if let Some((upstream, fault, since)) = self.seam.take() {
+                        self.source.gateway.note_takeover(&upstream, fault, Some(since.elapsed()));
+                    }
+                    return told;
+                }
                 Coming::Stream(relayed) => match relayed.next().await {
                     Step::Bytes(bytes) => self.read(bytes),
+                    Step::Slow => self.trickles().await,
                     Step::End => self.end(),
                     Step::Interrupted(interruption) => self.interrupted(interruption).await,
                 },
@@ -196,6 +207,24 @@ impl Remote {
         self.coming = Coming::Nothing;
     }
 
+    /// Whoever is faster goes on with a text that trickles. Where nobody can, it is better than none.
+    async fn trickles(&mut self) {
+        let Coming::Stream(relayed) = &mut self.coming else { return };
+        let Some(Interruption { fault, begun, .. }) = relayed.handed_over() else { return };
+        let (request, since) = (chat::Request { begun: Some(begun), ..self.request.clone() }, Instant::now());
+        match (self.go_on)(self.state.clone(), request).await {
+            Ok(listener) => {
+                relayed.leave(fault);
+                let upstream = relayed.upstream().clone();
+                self.taken_over(upstream, fault, since, listener);
+            }
+            Err(error) => {
+                tracing::debug!(error = error.message.as_str(), "nobody can go on with a reply that trickles");
+                relayed.put_up_with();
+            }
+        }
+    }
+
     async fn interrupted(&mut self, interruption: Interruption) {
         let Interruption { fault, takeover, begun, .. } = interruption;
         match takeover {
@@ -205,19 +234,24 @@ impl Remote {
             }
             Takeover::InBandError(_) | Takeover::Abort => self.fail(format!("the upstream broke off ({})", fault.name())),
             Takeover::PlainSwitch | Takeover::ContinueText { .. } | Takeover::ContinueToolCall { .. } | Takeover::FreshText { .. } => {
-                let upstream = if let Coming::Stream(relayed) = &self.coming { relayed.upstream().to_string() } else { String::new() };
+                let Coming::Stream(relayed) = &self.coming else { unreachable!("only a stream is interrupted") };
+                let (upstream, since) = (relayed.upstream().clone(), Instant::now());
                 let request = chat::Request { begun: Some(begun), ..self.request.clone() };
                 match (self.go_on)(self.state.clone(), request).await {
-                    Ok(listener) => {
-                        self.source.gateway.taken_over(self.source.session, &upstream, fault);
-                        self.coming = Coming::Local(Box::new(listener));
-                    }
+                    Ok(listener) => self.taken_over(upstream, fault, since, listener),
                     Err(error) => {
+                        self.source.gateway.note_takeover(&upstream, fault, None);
                         tracing::warn!(error = error.message.as_str(), "the local model cannot go on with a translated reply");
                         self.fail(format!("the upstream broke off ({}), and the local model cannot go on", fault.name()));
                     }
                 }
             }
         }
+    }
+
+    fn taken_over(&mut self, upstream: Arc<str>, fault: Fault, since: Instant, listener: Listener) {
+        self.source.gateway.taken_over(self.source.session, &upstream, fault);
+        self.seam = Some((upstream, fault, since));
+        self.coming = Coming::Local(Box::new(listener));
     }
 }

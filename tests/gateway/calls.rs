@@ -7,12 +7,12 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::RawRequest;
 use understudy::gateway::status::Use;
 
-use super::invariants::{DIALECTS, Expected, ask_with, door, next_is_answered, send, settled, status};
+use super::invariants::{DIALECTS, Expected, ask_with, door, next_is_answered, settled, status};
 use super::strict_client::Ended;
 use crate::support::front_door::CLOUD;
 
 pub const WEATHER: &str = r#"{"city": "Zoë's \"Ålesund\"\n", "days": 12.5, "units": ["metric"], "at": {"lat": -1.2e3, "sea": true}}"#;
-const ESCAPED: &str = r#"{"city": "Zo\u00eb", "days": 2}"#;
+const ESCAPED: &str = r#"{"city": "Zo\u00eb \ud834\udd1e\"", "days": 2}"#;
 const CLOCK: &str = r#"{"zone": "Europe/Oslo"}"#;
 
 /// Offers tools and orders the calls that the upstream makes, in the local model's own form.
@@ -69,17 +69,12 @@ pub fn cut_in_tool_arguments() {
             assert!(turn.folded.calls[0].is_whole, "cut after {bytes} bytes: {}", turn.exchange.text());
         }
         assert_eq!(door.attempts().len(), cuts.len());
-        // The grammar writes characters as they are, so that an escape of one cannot be gone on with as it was meant: what is closed is
-        // still arguments of this tool, and what is not says so.
+        // A character that stands as an escape, or as two: what is begun is made whole, and whoever likes escapes goes on to write them.
         for bytes in (number..=ESCAPED.len()).step_by(3) {
             door.upstream().set_plan(cut_at(ESCAPED, bytes));
-            let turn = send(&door, dialect, asked(ESCAPED));
+            let turn = ask_with(&door, dialect, asked(ESCAPED), Expected { text: "", calls: &[("weather", value(ESCAPED))] });
             let call = &turn.folded.calls[0];
-            match &turn.folded.end {
-                Ended::Well(_) => assert!(value(&call.arguments)["city"].is_string() && value(&call.arguments)["days"] == 2, "{call:?}"),
-                Ended::Failed(_) => assert!(!call.is_whole && ESCAPED.starts_with(&call.arguments), "{call:?}"),
-                Ended::Never => panic!("neither well nor failed: {}", turn.exchange.text()),
-            }
+            assert!(call.is_whole && call.arguments == ESCAPED, "cut after {bytes} bytes: {}", turn.exchange.text());
         }
         // Of a tool that the request does not offer nobody knows the arguments: the call stays open, and the reply says that it failed.
         door.upstream().set_plan(cut_at(WEATHER, 20));

@@ -133,8 +133,13 @@ const STANDS_IN: &str = "I stand in.";
 
 /// One request to a program whose upstream is `https://localhost:PORT`, and what the program said on stderr.
 fn through_the_program(runtime: &Runtime, port: u16, trusted: &str) -> (Exchange, String) {
+    through_the_program_with(runtime, port, trusted, "")
+}
+
+/// With a line more for the upstream.
+pub fn through_the_program_with(runtime: &Runtime, port: u16, trusted: &str, setting: &str) -> (Exchange, String) {
     let config = format!(
-        "[gateway]\njournal = \"off\"\nconnect_limit = 1\n[[upstream]]\nname = \"cloud\"\nkind = \"anthropic\"\nurl = \"https://localhost:{port}\"\n"
+        "[gateway]\njournal = \"off\"\nconnect_limit = 1\n[[upstream]]\nname = \"cloud\"\nkind = \"anthropic\"\nurl = \"https://localhost:{port}\"\n{setting}"
     );
     let program = Program::new().config(&config).env("NO_COLOR", "1");
     let program = if trusted.is_empty() { program } else { program.env("SSL_CERT_FILE", trusted) };
@@ -148,22 +153,29 @@ fn through_the_program(runtime: &Runtime, port: u16, trusted: &str) -> (Exchange
     (exchange, running.wait().1)
 }
 
-fn fixture(name: &str) -> String {
+pub fn fixture(name: &str) -> String {
     format!("{}/tests/gateway/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// TLS with a certificate of the fixtures before an upstream that knows of none.
-struct TlsFront {
-    port: u16,
+pub struct TlsFront {
+    pub port: u16,
     connections: Arc<AtomicUsize>,
 }
 
 impl TlsFront {
     async fn start(certificate: &str, behind: SocketAddr) -> Self {
+        Self::offering(certificate, behind, &[]).await
+    }
+
+    /// One that agrees on a protocol of these.
+    pub async fn offering(certificate: &str, behind: SocketAddr, protocols: &[&str]) -> Self {
         let chain = vec![CertificateDer::from_pem_file(fixture(certificate)).expect("a certificate")];
         let key = PrivateKeyDer::from_pem_file(fixture("server_key.pem")).expect("a key");
         let builder = ServerConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions();
-        let config = builder.expect("ring has what TLS needs").with_no_client_auth().with_single_cert(chain, key).expect("the key fits");
+        let mut config =
+            builder.expect("ring has what TLS needs").with_no_client_auth().with_single_cert(chain, key).expect("the key fits");
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
         let port = listener.local_addr().expect("an address").port();

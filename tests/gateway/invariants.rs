@@ -89,8 +89,12 @@ pub fn door_to(dialect: Dialect, url: String, setup: Setup) -> FrontDoor {
 /// As [`door`], with a hundredth of the one limit that a case is about, which `choose` takes over from the second into the first. All others
 /// are out of reach: a machine may stall for as long as a scaled limit lasts.
 pub fn door_with(dialect: Dialect, plan: Plan, choose: impl FnOnce(&mut Limits, &Limits)) -> FrontDoor {
-    let setup = Setup { plans: vec![plan], kind: kind(dialect), ..Setup::default() };
-    FrontDoor::start_with(setup, |rules| {
+    door_of(dialect, Setup { plans: vec![plan], ..Setup::default() }, choose)
+}
+
+/// The same in another setup.
+pub fn door_of(dialect: Dialect, setup: Setup, choose: impl FnOnce(&mut Limits, &Limits)) -> FrontDoor {
+    FrontDoor::start_with(Setup { kind: kind(dialect), ..setup }, |rules| {
         let scaled = rules.limits.clone();
         rules.limits = Limits {
             connect: HANGS,

@@ -64,7 +64,6 @@ fn waiting() -> Progress {
 fn flowing(kind: ContentKind) -> Progress {
     let mut progress = waiting();
     progress.on_content(kind, 1.0, s(1.0));
-    progress.on_commit();
     progress
 }
 
@@ -115,39 +114,59 @@ fn what_comes_next_decides_how_long() {
     assert_eq!(progress.expired(s(47.0)), Some(Fault::NoProgress));
 }
 
-#[test]
-fn a_trickle_is_given_up_only_before_anybody_has_seen_it() {
-    // Half a token a second, of at least two.
-    let after_20_s = |committed: bool, tokens_per_s: f64| {
-        let mut progress = waiting();
-        if committed {
-            progress.on_commit();
+/// When a reply of so many tokens, each second, is given up, within 300 s.
+fn given_up(kind: ContentKind, tokens: f64, change: impl Fn(&mut Progress, u64)) -> Option<(Duration, Fault)> {
+    let mut progress = flowing(kind);
+    for second in 2..300 {
+        if let Some(fault) = progress.expired(s(second as f64)) {
+            return Some((s(second as f64), fault));
         }
-        let mut now = 1.0;
-        while now < 200.0 {
-            if let Some(fault) = progress.expired(s(now)) {
-                return Some((now, fault));
-            }
-            progress.on_content(ContentKind::Text, tokens_per_s, s(now));
-            now += 1.0;
-        }
-        None
-    };
-    assert_eq!(after_20_s(false, 0.5), Some((21.0, Fault::TooSlow)));
-    assert_eq!(after_20_s(true, 0.5), None);
-    assert_eq!(after_20_s(false, 2.0), None);
+        progress.on_content(kind, tokens, s(second as f64));
+        change(&mut progress, second);
+    }
+    None
 }
 
 #[test]
-fn one_that_grows_slow_is_noticed_at_the_end_of_a_stretch() {
-    let mut progress = waiting();
-    progress.on_content(ContentKind::Text, 40.0, s(1.0));
-    assert_eq!(progress.next_deadline().1, Fault::ByteSilence);
-    for second in 2..41 {
+fn a_text_that_trickles_is_handed_over() {
+    let nothing = |_: &mut Progress, _| {};
+    assert_eq!(given_up(ContentKind::Text, 0.5, nothing), Some((s(61.0), Fault::TooSlow)));
+    assert_eq!(given_up(ContentKind::Text, 1.1, nothing), None);
+    // Thoughts are summarised and arguments come in one piece: nobody knows how fast they are.
+    assert_eq!(given_up(ContentKind::Thinking, 0.1, nothing), None);
+    assert_eq!(given_up(ContentKind::Tool, 0.1, nothing), None);
+    // Nobody could go on with it.
+    assert_eq!(
+        given_up(ContentKind::Text, 0.5, |progress, second| if second == 30 {
+            progress.put_up_with()
+        }),
+        None
+    );
+    // A thought in between begins the text anew.
+    let thinks = |progress: &mut Progress, second| {
+        if second == 50 {
+            progress.on_content(ContentKind::Thinking, 1.0, s(50.5));
+        }
+    };
+    assert_eq!(given_up(ContentKind::Text, 0.5, thinks), Some((s(111.0), Fault::TooSlow)));
+}
+
+#[test]
+fn a_client_that_reads_slowly_makes_no_upstream_slow() {
+    let mut progress = flowing(ContentKind::Text);
+    progress.on_content(ContentKind::Text, 1.0, s(2.0));
+    progress.on_resumed(s(1002.0));
+    progress.on_bytes(s(1002.0));
+    assert_eq!(progress.expired(s(1002.0)), Some(Fault::NoProgress), "what came at last is older than any limit");
+    progress.on_content(ContentKind::Text, 1.0, s(1002.0));
+    assert_eq!(progress.next_deadline(), (s(1017.0), Fault::ByteSilence));
+    for second in 1003..1061 {
+        progress.on_resumed(s(f64::from(second) - 1.0));
         progress.on_content(ContentKind::Text, 0.1, s(f64::from(second)));
         assert_eq!(progress.expired(s(f64::from(second))), None, "{second}");
     }
-    assert_eq!(progress.next_deadline(), (s(41.0), Fault::TooSlow));
+    progress.on_content(ContentKind::Text, 0.1, s(1061.0));
+    assert_eq!(progress.expired(s(1061.0)), Some(Fault::TooSlow));
 }
 
 #[test]
@@ -161,19 +180,19 @@ fn scaled_limits_are_the_same_a_hundred_times_faster() {
     }
     let mut progress = Progress::new(scaled, s(0.12), s(0.0));
     assert_eq!(progress.next_deadline(), (s(0.12), Fault::FirstContentLimit));
-    progress.on_content(ContentKind::Text, 0.1, s(0.01));
-    for step in 1..=20 {
+    for step in 1..=60 {
         assert_eq!(progress.expired(s(0.01 * f64::from(step))), None);
-        progress.on_bytes(s(0.01 * f64::from(step)));
+        progress.on_content(ContentKind::Text, 0.1, s(0.01 * f64::from(step)));
     }
-    assert_eq!(progress.expired(s(0.21)), Some(Fault::TooSlow));
+    assert_eq!(progress.expired(s(0.61)), Some(Fault::TooSlow));
 }
 
 #[derive(Debug, Clone)]
 enum Event {
     Bytes,
     Content(ContentKind, f64),
-    Commit,
+    Resumed,
+    PutUpWith,
 }
 
 proptest! {
@@ -185,11 +204,12 @@ proptest! {
             4 => Just(Event::Bytes),
             2 => (prop_oneof![Just(ContentKind::Text), Just(ContentKind::Thinking), Just(ContentKind::Tool)], 0.0f64..100.0)
                 .prop_map(|(kind, tokens)| Event::Content(kind, tokens)),
-            1 => Just(Event::Commit),
+            1 => Just(Event::Resumed),
+            1 => Just(Event::PutUpWith),
         ]), 0..60),
     ) {
         let mut progress = waiting();
-        let (mut now, mut last_content, mut last_byte) = (s(0.0), None, s(0.0));
+        let (mut now, mut last_content, mut last_byte, mut is_put_up_with) = (s(0.0), None, s(0.0), false);
         for (pause_ms, event) in steps {
             now += Duration::from_millis(pause_ms);
             if let Some(fault) = progress.expired(now) {
@@ -197,7 +217,10 @@ proptest! {
                     Fault::FirstContentLimit => prop_assert!(last_content.is_none() && now >= s(12.0)),
                     Fault::ByteSilence => prop_assert!(now >= last_byte + s(15.0)),
                     Fault::NoProgress => prop_assert!(now >= last_content.expect("it flowed") + s(45.0)),
-                    fault => prop_assert_eq!(fault, Fault::TooSlow),
+                    fault => {
+                        prop_assert_eq!(fault, Fault::TooSlow);
+                        prop_assert!(!is_put_up_with && now >= last_content.expect("it flowed"));
+                    }
                 }
                 return Ok(());
             }
@@ -210,7 +233,11 @@ proptest! {
                     progress.on_content(kind, tokens, now);
                     (last_content, last_byte) = (Some(now), now);
                 }
-                Event::Commit => progress.on_commit(),
+                Event::Resumed => progress.on_resumed(now),
+                Event::PutUpWith => {
+                    progress.put_up_with();
+                    is_put_up_with = true;
+                }
             }
             let (deadline, _) = progress.next_deadline();
             prop_assert!(deadline <= now + s(15.0), "nobody waits longer than for a byte");

@@ -26,6 +26,7 @@ cases! {
     fault_11_slow_first_token => silences::slow_first_token,
     fault_12_latency_ramp => silences::latency_ramp,
     fault_13_slow_body => silences::slow_body,
+    fault_13_slow_body_and_nobody_faster => silences::slow_body_and_nobody_faster,
     fault_14_stall_mid_text => silences::stall_mid_text,
     fault_15_stall_mid_text_with_pings => silences::stall_mid_text_with_pings,
     fault_16_reset_mid_text => cuts::reset_mid_text,
@@ -46,6 +47,7 @@ cases! {
     fault_31_html_pages => upstream_errors::html_pages,
     fault_31_html_pages_without_a_local_model => upstream_errors::html_pages_without_a_local_model,
     fault_32_one_500 => upstream_errors::one_500,
+    fault_32_one_500_that_forbids_another_try => upstream_errors::one_500_that_forbids_another_try,
     fault_33_always_503 => upstream_errors::always_503,
     fault_34_always_529 => upstream_errors::always_529,
     fault_35_rate_limit_that_is_short => upstream_errors::rate_limit_that_is_short,
@@ -79,6 +81,19 @@ cases! {
     fault_48_early_503 => transport::early_503,
     fault_49_connection_closed_while_idle => transport::connection_closed_while_idle,
     fault_50_http_2_only => transport::http_2_only,
+    fault_50_healthy_http_2 => http2::healthy,
+    fault_50_http_2_is_agreed_on => http2::agreed_on,
+    fault_50_stream_refused => http2::stream_refused,
+    fault_50_overloaded => http2::overloaded,
+    fault_50_wants_http_1 => http2::wants_http_1,
+    fault_50_goes_away_in_mid_stream => http2::goes_away_in_mid_stream,
+    fault_50_goes_away_while_idle => http2::goes_away_while_idle,
+    fault_50_stream_reset => http2::stream_reset,
+    fault_50_connection_dies_with_many_streams => http2::connection_dies_with_many_streams,
+    fault_50_one_stream_stalls => http2::one_stream_stalls,
+    fault_50_ping_is_not_answered => http2::ping_is_not_answered,
+    fault_50_client_that_does_not_read => http2::client_that_does_not_read,
+    fault_50_client_leaves => http2::client_leaves,
     fault_51_leaves_in_any_phase => clients::leaves_in_any_phase,
     fault_51_leaves_the_local_model => clients::leaves_the_local_model,
     fault_51_leaves_after_a_takeover => clients::leaves_after_a_takeover,
@@ -123,6 +138,7 @@ cases! {
 mod breaker;
 mod breaker_simulation;
 mod calls;
+mod chronicle;
 mod classify;
 mod clients;
 mod connections;
@@ -131,10 +147,13 @@ mod event_streams;
 mod fault_plans;
 mod fault_upstream;
 mod history;
+mod http2;
+mod http2_upstream;
 mod invariants;
 mod journal;
 mod limits;
 mod outcome;
+mod passing;
 mod raw_upstream;
 mod recovery;
 mod relay;
@@ -143,6 +162,7 @@ mod report;
 mod scenarios;
 mod schema_check;
 mod seam;
+mod seam_escapes;
 mod seam_streams;
 mod seam_tokens;
 mod sessions;

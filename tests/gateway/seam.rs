@@ -22,11 +22,11 @@ pub fn script(text: &str) -> String {
     format!("[default]\ntext = {}\n", Value::from(text))
 }
 
-fn asking(text: &str) -> Conversation {
+pub fn asking(text: &str) -> Conversation {
     Conversation { messages: vec![Message::text(Role::User, text)], parallel_tool_calls: true, ..Conversation::default() }
 }
 
-fn request(conversation: Conversation) -> Request {
+pub fn request(conversation: Conversation) -> Request {
     let sampling = SamplingOptions { temperature: Some(0.0), ..SamplingOptions::default() };
     Request { prompts: vec![Prompt::Conversation(conversation)], choices_per_prompt: 1, sampling, ..Request::default() }
 }
@@ -47,11 +47,11 @@ pub fn begun(pieces: Vec<BegunPiece>) -> BegunReply {
     BegunReply { id: "msg_other".into(), created_unix_s: 7, model: "other-model".into(), pieces, usage: Usage::default(), frames: 0 }
 }
 
-fn going_on(request: &Request, pieces: Vec<BegunPiece>) -> Request {
+pub fn going_on(request: &Request, pieces: Vec<BegunPiece>) -> Request {
     Request { begun: Some(begun(pieces)), ..request.clone() }
 }
 
-fn cuts(text: &str) -> impl Iterator<Item = usize> {
+pub fn cuts(text: &str) -> impl Iterator<Item = usize> {
     (0..=text.len()).filter(|&at| text.is_char_boundary(at))
 }
 
@@ -73,7 +73,7 @@ pub fn finish_of(events: &[Event]) -> (FinishReason, Usage) {
 
 /// The arguments' rest; the events are those of one call's end.
 #[track_caller]
-fn rest_of_call(events: &[Event], index: usize) -> String {
+pub fn rest_of_call(events: &[Event], index: usize) -> String {
     assert_eq!(finish_of(events).0, FinishReason::ToolCalls);
     assert_eq!(events[events.len() - 2], Event::ToolCallEnded { index });
     let pieces = events[..events.len() - 2].iter().map(|event| match event {

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use understudy::gateway::drill::answer::{Answer, Misbehaviour, Pace, Point, Ramp};
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
+use understudy::gateway::drill::raw_client::{RawClient, RawRequest};
 use understudy::gateway::limits::Limits;
 
-use super::invariants::{DIALECTS, ask, ask_whole, door_with, settled, status, upstream_state};
-use crate::support::front_door::{FrontDoor, HANGS};
+use super::invariants::{DIALECTS, ask, ask_whole, door_of, door_with, settled, status, upstream_state};
+use crate::support::front_door::{FrontDoor, HANGS, LOCAL, Setup};
+use crate::support::test_app::Options;
 
 fn first_content(limits: &mut Limits, scaled: &Limits) {
     limits.first_content = scaled.first_content;
@@ -91,17 +94,47 @@ pub fn latency_ramp() {
     assert_ne!(upstream_state(&door).0, "well");
 }
 
-/// What has begun to come is left to the person who reads it: two answers would be worse than a slow one.
+/// A text that trickles is handed over to whoever can go on with it; where nobody can, the client keeps what there is. A whole reply of
+/// which only the beginning comes is no reply.
 pub fn slow_body() {
+    // Twenty words a second: a hundredth of the limits asks for a hundred tokens.
+    let plan = |interval_ms| Plan::always(Answer::healthy().with_token_interval_ms(interval_ms));
+    let slow = |limits: &mut Limits, scaled: &Limits| limits.text_floor = scaled.text_floor;
     for dialect in DIALECTS {
-        let plan = Plan::always(Answer::healthy().with_token_interval_ms(10));
-        let door = door_with(dialect, plan, |limits, scaled| {
-            (limits.tokens_per_s_min, limits.speed_window) = (scaled.tokens_per_s_min, scaled.speed_window);
-        });
-        ask(&door, dialect).assert_relayed();
+        let door = door_with(dialect, plan(50), slow);
+        ask(&door, dialect).assert_taken_over("too_slow");
+        upstream_is_left(&door);
         settled(&door, dialect, 1);
+
+        let setup = Setup { plans: vec![plan(50)], gateway: "takeover = false", ..Setup::default() };
+        let door = door_of(dialect, setup, slow);
+        ask(&door, dialect).assert_relayed();
         assert_eq!((&status(&door)["local_turns"], upstream_state(&door).0.as_str()), (&0.into(), "well"));
+
+        let trickle = Answer::stall(Point::Bytes(40));
+        let door = door_with(dialect, Plan::always(trickle), |limits, scaled| limits.whole_reply_floor = scaled.whole_reply_floor);
+        ask_whole(&door, dialect).assert_local("too_slow");
+        upstream_is_left(&door);
+        assert_eq!(door.attempts().len(), 1, "{dialect:?}");
     }
+}
+
+/// The local model may not go on, for it has no room: a slow reply is better than an error.
+pub fn slow_body_and_nobody_faster() {
+    let dialect = Dialect::AnthropicMessages;
+    let plan = Plan::always(Answer::healthy().with_token_interval_ms(50));
+    let mut options = Options { pace: Duration::from_millis(5), ..Options::default() };
+    (options.engine.sequences_max, options.engine.queue_max) = (1, 0);
+    let setup = Setup { plans: vec![plan], options, ..Setup::default() };
+    let door = door_of(dialect, setup, |limits, scaled| limits.text_floor = scaled.text_floor);
+    let messages = json!([{"role": "user", "content": "The alphabet!"}]);
+    let recital = RawRequest::post(dialect.path(), &json!({"model": LOCAL, "messages": messages, "max_tokens": 100_000, "stream": true}));
+    let address = door.address();
+    let recital = door.app.runtime().spawn(async move { RawClient::exchange(address, &recital, HANGS).await });
+    door.app.wait_until("the local model is busy", |stats| stats.running == 1);
+    ask(&door, dialect).assert_relayed();
+    recital.abort();
+    assert_eq!((&status(&door)["takeovers"], upstream_state(&door).0.as_str()), (&0.into(), "well"));
 }
 
 pub fn stall_mid_text() {

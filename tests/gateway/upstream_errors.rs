@@ -1,5 +1,7 @@
 //! Errors of the upstream's own: who is asked again, how often, and that another answers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use understudy::gateway::drill::answer::{Answer, ErrorAnswer, ErrorKind, Misbehaviour, Reply, SIXTY_WORDS, Stop};
@@ -11,6 +13,7 @@ use super::outcome::{
     DIALECTS, FIRST, as_it_came, asked, briefly, directly, door, door_with, held, in_every_dialect, is_down, is_well, question, reply_to,
     sent, setup, text_in_one_piece, until_the_cloud_answers, whole,
 };
+use super::raw_upstream::{RawUpstream, read_request, reply};
 use super::strict_client::{Ended, read};
 use crate::support::front_door::{FrontDoor, LOCAL, Setup, request};
 use crate::support::test_app::Options;
@@ -63,6 +66,23 @@ pub fn one_500() {
         assert_eq!(attempts[0].body, attempts[1].body);
         is_well(door);
     });
+}
+
+/// Its own clients would not try again either.
+pub fn one_500_that_forbids_another_try() {
+    for (forbids, requests) in [("x-should-retry: false", 1), ("x-should-retry: true", 2), ("x-other: false", 2)] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let upstream = RawUpstream::start(move |stream| {
+            while read_request(stream).is_some() {
+                counted.fetch_add(1, Ordering::Relaxed);
+                reply(stream, "500 Internal Server Error", &[forbids, "content-type: application/json"], b"{\"error\": {}}");
+            }
+        });
+        let door = door(Setup { urls: vec![upstream.url()], kind: "anthropic", scale: 10, ..Setup::default() });
+        whole(MESSAGES, &door.exchange(&question(MESSAGES))).is_local("server_error");
+        assert_eq!(asked.load(Ordering::Relaxed), requests, "{forbids}");
+    }
 }
 
 pub fn always_503() {

@@ -44,6 +44,7 @@ pub struct Setup {
     pub upstream: &'static str,
     /// 1: the limits that users have.
     pub scale: u32,
+    pub journal: Journal,
     pub options: Options,
 }
 
@@ -56,6 +57,7 @@ impl Default for Setup {
             gateway: "",
             upstream: "",
             scale: SCALE,
+            journal: Journal::off(),
             options: Options::default(),
         }
     }
@@ -84,7 +86,7 @@ impl FrontDoor {
             let mut rules = Rules::of(&config).scaled(setup.scale);
             change(&mut rules);
             let interval = rules.breakers.edge_probe_interval;
-            let gateway = Gateway::new(config, rules, Journal::off(), 1);
+            let gateway = Gateway::new(config, rules, setup.journal, 1);
             if let Some(interval) = interval {
                 edge_probe::begin(gateway.clone(), interval);
             }

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::Value;
 
-use super::json_grammar;
 use super::schema::{Fidelity, SchemaError, any_object, normalised, without_patterns};
 use super::vocabulary::Vocabulary;
+use super::{Escapes, json_grammar};
 use crate::chat::ToolDefinition;
 use crate::chat::tool_formats::{CallPiece, ToolFormat, arguments_schema};
 
@@ -15,6 +15,7 @@ use crate::chat::tool_formats::{CallPiece, ToolFormat, arguments_schema};
 pub struct Lark<'a> {
     vocabulary: &'a Vocabulary,
     fidelity: SchemaFidelity,
+    escapes: Escapes,
     /// The schema of all arguments of the tool whose call is written.
     arguments: Value,
     rules: String,
@@ -37,12 +38,21 @@ pub enum SchemaFidelity {
 
 impl<'a> Lark<'a> {
     pub fn new(vocabulary: &'a Vocabulary) -> Self {
-        Self { vocabulary, fidelity: SchemaFidelity::Exact, arguments: Value::Null, rules: String::new(), count: 0, named: Vec::new() }
+        Self {
+            vocabulary,
+            fidelity: SchemaFidelity::Exact,
+            escapes: Escapes::Needed,
+            arguments: Value::Null,
+            rules: String::new(),
+            count: 0,
+            named: Vec::new(),
+        }
     }
 
     /// How a call of this tool is written in the format.
     pub fn call(&mut self, format: &dyn ToolFormat, tool: &ToolDefinition, fidelity: SchemaFidelity) -> Result<String, SchemaError> {
         self.fidelity = fidelity;
+        self.escapes = if format.takes_any_escape() { Escapes::Any } else { Escapes::Needed };
         self.arguments = arguments_schema(tool);
         self.sequence(&format.call_syntax(tool))
     }
@@ -82,7 +92,7 @@ impl<'a> Lark<'a> {
                 CallPiece::Marker(name) => out.push(self.tag(name)),
                 CallPiece::Json(schema) => {
                     let schema = self.schema(&schema)?;
-                    out.push(self.grammar(json_grammar(schema)));
+                    out.push(self.grammar(json_grammar(schema, self.escapes)));
                 }
                 CallPiece::TextUntil(stop) => match pieces.peek_mut() {
                     // What follows begins with it; here it is the end of the text's own lexeme.

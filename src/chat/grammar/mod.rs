@@ -16,6 +16,7 @@ mod plan;
 mod ruled;
 mod vocabulary;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -24,7 +25,8 @@ use models::Tokenizer;
 use serde_json::{Value, json};
 
 use super::OutputFormat;
-use crate::engine::constraint::Constraint;
+use crate::engine::constraint::{Constraint, Ending};
+use crate::engine::token_mask::TokenMask;
 use cache::{Cache, Key};
 use closing::{Closers, Closing};
 use limits::{GRAMMARS_KEPT, TEXT_BYTES_MAX};
@@ -97,6 +99,20 @@ impl Grammars {
         Ok(Some(Arc::new(PlannedReply { plan, closing })))
     }
 
+    /// Characters of a JSON string with which an output under this constraint may begin, those that must be escapes included. Some that no
+    /// token begins with may be missing.
+    pub fn first_characters(&self, constraint: &dyn Constraint) -> Vec<char> {
+        let mut allowed = TokenMask::none(self.tokenizer.vocab_size());
+        if !constraint.matcher().and_then(|mut matcher| matcher.allow(&[], &mut allowed)).is_ok_and(|ending| ending != Ending::Anything) {
+            return Vec::new();
+        }
+        let tokens = (0..self.tokenizer.vocab_size() as u32).filter(|&token| allowed.contains(token));
+        let first = tokens.filter_map(|token| self.tokenizer.token_bytes(token, false).utf8_chunks().next()?.valid().chars().next());
+        let characters: BTreeSet<char> = first.collect();
+        let escapes = if characters.contains(&'\\') { ESCAPED } else { &[] };
+        characters.into_iter().filter(|character| !matches!(character, '"' | '\\')).chain(escapes.iter().copied()).collect()
+    }
+
     fn vocabulary(&self) -> Result<Arc<Vocabulary>, String> {
         self.vocabulary.get_or_init(|| Vocabulary::new(self.tokenizer.clone()).map(Arc::new)).clone()
     }
@@ -105,6 +121,9 @@ impl Grammars {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Characters that JSON has in no string as they are, as far as models write them.
+const ESCAPED: &[char] = &['"', '\\', '\n', '\t', '\r', '\u{8}', '\u{c}'];
 
 impl fmt::Debug for Grammars {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -127,8 +146,8 @@ impl From<SchemaError> for GrammarError {
 fn grammar_of_format(format: &OutputFormat) -> Result<GrammarWithLexer, GrammarError> {
     Ok(match format {
         OutputFormat::Text => GrammarWithLexer::from_lark(r#"start: /(?s:.*)/"#.to_owned()),
-        OutputFormat::JsonObject => json_grammar(schema::any_object()),
-        OutputFormat::JsonSchema(schema) => json_grammar(normalised(schema, Fidelity::Exact)?),
+        OutputFormat::JsonObject => json_grammar(schema::any_object(), Escapes::Needed),
+        OutputFormat::JsonSchema(schema) => json_grammar(normalised(schema, Fidelity::Exact)?, Escapes::Needed),
         OutputFormat::Regex(regex) => {
             check_size("the expression", regex)?;
             GrammarWithLexer::from_regex(regex)
@@ -157,13 +176,24 @@ fn check_size(what: &str, text: &str) -> Result<(), GrammarError> {
 /// for ever.
 const WHITE_SPACE: &str = r"[ ]|\n[ \t]{0,32}";
 
+/// Which characters of strings may be written as escapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Escapes {
+    /// Those that JSON does not allow as they are.
+    Needed,
+    /// All, but where an expression or a list of texts describes the string.
+    Any,
+}
+
 /// A normalised schema as a grammar.
-fn json_grammar(mut schema: Value) -> GrammarWithLexer {
+fn json_grammar(mut schema: Value, escapes: Escapes) -> GrammarWithLexer {
     if !schema.is_object() {
         schema = json!({"allOf": [schema]});
     }
     // Read by llguidance; a client's own `x-guidance` was left out with all keywords that JSON Schema does not know.
-    schema["x-guidance"] = json!({"whitespace_pattern": WHITE_SPACE, "coerce_one_of": true});
+    schema["x-guidance"] = json!({
+        "whitespace_pattern": WHITE_SPACE, "coerce_one_of": true, "json_allow_general_unicode_escapes": escapes == Escapes::Any
+    });
     GrammarWithLexer::from_json_schema(schema)
 }
 

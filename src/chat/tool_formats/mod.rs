@@ -44,6 +44,11 @@ pub trait ToolFormat: Debug + Send + Sync {
         false
     }
 
+    /// The characters of its JSON may stand as escapes that need not be any: another model has begun it.
+    fn takes_any_escape(&self) -> bool {
+        false
+    }
+
     /// Markup of calls that vocabularies may hold as control tokens: it must reach the reader as text.
     fn markers(&self) -> &'static [&'static str];
 

@@ -23,6 +23,8 @@ pub struct Seen {
     pub is_refusal: bool,
     /// What nobody else can go on from.
     pub obstacle: Option<Obstacle>,
+    /// Bytes of text, thoughts and arguments that have come.
+    pub said_bytes: usize,
     /// Events that were not JSON.
     pub malformed: usize,
     /// The prompt's length was told.
@@ -88,6 +90,7 @@ impl Seen {
             is_terminal: false,
             is_refusal: false,
             obstacle: None,
+            said_bytes: 0,
             malformed: 0,
             is_prompt_counted: false,
             is_reply_counted: false,
@@ -161,6 +164,7 @@ impl Seen {
         if more.is_empty() {
             return self.nothing_new();
         }
+        self.said_bytes += more.len();
         let is_kept = self.keep(more.len());
         let (kept, kind) = match &mut self.reply.pieces[at].content {
             BegunContent::Text(text) => (text, ContentKind::Text),

@@ -2,12 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,18 +18,30 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::Origin;
+use super::body::Sending;
+use super::http2::Http2;
+use crate::config::gateway::HttpVersion;
 use crate::gateway::fault::Fault;
 
 /// How long an address that was good serves when its name has none: the resolver may be what is down.
 const ADDRESS_LIFE: Duration = Duration::from_secs(3600);
+/// HTTP/2, as it is called in a TLS handshake (RFC 9113, section 3.2).
+const H2: &[u8] = b"h2";
 /// Of a reply's head: more is no API's.
 const HEADERS_MAX: usize = 256;
-const HEAD_BYTES_MAX: usize = 256 << 10;
+pub const HEAD_BYTES_MAX: usize = 256 << 10;
 
-/// A connection. Dropped, it ends at once: nothing more is sent to one whose answer is known.
+/// A connection in the protocol that both ends speak.
+#[derive(Debug)]
+pub enum Connected {
+    Http1(Connection),
+    Http2(Arc<Http2>),
+}
+
+/// A connection of HTTP/1.1. Dropped, it ends at once: nothing more is sent to one whose answer is known.
 #[derive(Debug)]
 pub struct Connection {
-    pub sender: SendRequest<Full<Bytes>>,
+    pub sender: SendRequest<Sending>,
     task: AbortHandle,
 }
 
@@ -44,16 +55,48 @@ impl Drop for Connection {
 pub struct Connector {
     origin: Origin,
     limit: Duration,
+    speaks: HttpVersion,
+    /// It has said that it wants HTTP/1.1.
+    only_http1: AtomicBool,
     look_up: LookUp,
+    trust: Trust,
     last_good: Mutex<Option<(SocketAddr, Instant)>>,
 }
 
 /// Where a name and a port lead: the system's resolver, or one of a test.
 type LookUp = fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 
+/// Whose certificates are believed: those that the system trusts, or a test's.
+type Trust = fn() -> Arc<ClientConfig>;
+
+/// A connection that streams is asked whether it is there after so many times what a connection may take: 10 s.
+const PING_AFTER: u32 = 5;
+
 impl Connector {
     pub fn new(origin: Origin, limit: Duration) -> Self {
-        Self { origin, limit, look_up: ask_the_system, last_good: Mutex::default() }
+        let (look_up, trust): (LookUp, Trust) = (ask_the_system, || TLS.clone());
+        Self {
+            origin,
+            limit,
+            speaks: HttpVersion::Negotiated,
+            only_http1: AtomicBool::new(false),
+            look_up,
+            trust,
+            last_good: Mutex::default(),
+        }
+    }
+
+    pub fn speaking(self, speaks: HttpVersion) -> Self {
+        Self { speaks, ..self }
+    }
+
+    /// From now on.
+    pub fn speak_http1(&self) {
+        self.only_http1.store(true, Ordering::Relaxed);
+    }
+
+    fn speaks(&self) -> HttpVersion {
+        if self.only_http1.load(Ordering::Relaxed) { HttpVersion::Http1 } else { self.speaks }
     }
 
     pub fn origin(&self) -> &Origin {
@@ -61,23 +104,41 @@ impl Connector {
     }
 
     /// A connection that is ready for a request.
-    pub async fn connect(&self) -> Result<Connection, Fault> {
+    pub async fn connect(&self) -> Result<Connected, Fault> {
         let stream = self.socket().await?;
         // Requests are small and must not wait for each other; a socket that cannot be told so works all the same.
         let _ = stream.set_nodelay(true);
+        let speaks = self.speaks();
         if !self.origin.tls {
-            return handshake(stream).await;
+            // Without TLS nobody can be asked.
+            return self.greet(stream, speaks == HttpVersion::Http2).await;
         }
         let name = ServerName::try_from(self.origin.host.clone()).map_err(|_| Fault::Tls)?;
-        let connector = TlsConnector::from(TLS.clone());
+        let mut config = (*(self.trust)()).clone();
+        config.alpn_protocols = match speaks {
+            HttpVersion::Negotiated => vec![H2.to_vec(), b"http/1.1".to_vec()],
+            HttpVersion::Http1 => vec![b"http/1.1".to_vec()],
+            HttpVersion::Http2 => vec![H2.to_vec()],
+        };
+        let connector = TlsConnector::from(Arc::new(config));
         match timeout(self.limit + self.limit / 2, connector.connect(name, stream)).await {
-            Ok(Ok(stream)) => handshake(stream).await,
+            Ok(Ok(stream)) => {
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(H2) || speaks == HttpVersion::Http2;
+                self.greet(stream, is_http2).await
+            }
             Ok(Err(error)) => {
                 // Said aloud: it is a broken clock, a captive portal or an attack, and never passed over.
                 tracing::warn!(host = self.origin.host.as_str(), %error, "no secure connection");
                 Err(Fault::Tls)
             }
             Err(_) => Err(Fault::Tls),
+        }
+    }
+
+    async fn greet(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, is_http2: bool) -> Result<Connected, Fault> {
+        match is_http2 {
+            true => Ok(Connected::Http2(Http2::handshake(stream, self.limit * PING_AFTER).await?)),
+            false => Ok(Connected::Http1(handshake(stream).await?)),
         }
     }
 
