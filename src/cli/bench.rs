@@ -109,6 +109,7 @@ fn measure(config: &Config, args: &BenchArgs) -> Result<Figures, Failure> {
     let mut config = config.clone();
     // What a model says to random tokens repeats itself, and guessing ahead would flatter every figure.
     config.engine.drafts = 0;
+    config.models.draft_model = None;
     // What an earlier run has computed would be found on the disk.
     config.engine.disk_cache = DiskCache::Off;
     let widest = args.streams.iter().copied().max().unwrap_or(config.engine.parallel);
