@@ -178,6 +178,11 @@ fn a_draft_model_is_counted_told_and_answers_the_same() {
     let expected = answer(&without);
     assert!(expected[0]["logprobs"]["token_logprobs"].as_array().is_some_and(|all| all.len() == 60), "{expected}");
     assert_eq!(answer(&with), expected);
+    let metrics = with.request("GET", "/metrics", "");
+    let names = ["understudy:draft_model_tokens_total{", "understudy:draft_model_accepted_tokens_total{"];
+    for name in names.into_iter().chain(["understudy:draft_model_computed_tokens_total{"]) {
+        assert!(metrics.contains(name), "{name} is missing in: {metrics}");
+    }
 }
 
 #[test]
