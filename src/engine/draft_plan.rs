@@ -120,7 +120,7 @@ struct Guest {
     outcomes: Outcomes,
     /// The turn in which it was planned for last.
     used: u64,
-    /// Seconds of the model's steps so far, and of tries.
+    /// Its share of the seconds of the model's steps so far, and the seconds of its tries.
     lived_s: f64,
     tried_s: f64,
 }
@@ -167,7 +167,8 @@ impl DraftPlan {
         let mut planned = Planned { times, load, expected, draft_loads: Vec::new(), limit_s };
         for stream in streams {
             let guest = self.guests.entry(stream.id).or_default();
-            guest.lived_s += alone_s;
+            // All of them together may spend what one alone may.
+            guest.lived_s += alone_s / streams.len() as f64;
             self.see(stream);
             let most = stream.guesses_max.min(GUESSES_MAX).min(rows_max).min(self.limits.context_max.saturating_sub(stream.tokens.len()));
             if most == 0 || stream.tokens.len() + most > self.limits.blocks * BLOCK_TOKENS {
