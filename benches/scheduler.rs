@@ -7,7 +7,7 @@ use kernels::Step;
 use models::Logits;
 use understudy::engine::batch::Batch;
 use understudy::engine::block_manager::BlockManager;
-use understudy::engine::scheduler::{ANSWER_TOKENS_RESERVED, Limits, Scheduler};
+use understudy::engine::scheduler::{ANSWER_TOKENS_RESERVED, Limits, Plan, Scheduler};
 use understudy::engine::sequence::{Sequence, SequenceId};
 use understudy::engine::step_times::{Load, StepTimes};
 use understudy::engine::{Engine, EngineConfig, GenerateRequest, ModelRunner, SamplingParams};
@@ -34,23 +34,45 @@ fn bookkeeping() {
         scheduler.add(Sequence::new(SequenceId(id as u64), prompt(id), 2 * STEPS, vec![2]));
     }
     let mut batch = Batch::default();
+    // While nothing is known of how long steps take, nothing holds the prompts back: all of them stream after some hundred steps.
     let mut step_times = StepTimes::default();
-    step_times.record(Load::of(0, SEQUENCES), 0.1);
-    let mut times = Vec::new();
-    while times.len() < STEPS {
+    let times = measure(|measured| {
+        if measured == 1 {
+            step_times.record(Load::of(PROMPT, SEQUENCES), 0.1);
+        }
         let start = Instant::now();
         let plan = scheduler.schedule(Duration::ZERO, &step_times);
         batch.lay_out(&plan, &scheduler);
         for chunk in &plan.chunks {
             scheduler.commit(chunk, if chunk.samples { &[7] } else { &[] });
         }
-        let time = start.elapsed();
-        // Only steps in which all of them stream.
-        if plan.chunks.len() == SEQUENCES && plan.chunks.iter().all(|chunk| chunk.len == 1) {
+        (start.elapsed(), all_stream(&plan))
+    });
+    print("schedule + lay out + commit, 256 streams", times);
+}
+
+fn all_stream(plan: &Plan) -> bool {
+    plan.chunks.len() == SEQUENCES && plan.chunks.iter().all(|chunk| chunk.len == 1)
+}
+
+/// The times of [`STEPS`] steps in which all of them stream; `step` is told how many of those there were. Says how far it is once a
+/// second, and gives up where they cannot come any more: a sequence that ends before the last has begun leaves too few.
+fn measure(mut step: impl FnMut(usize) -> (Duration, bool)) -> Vec<Duration> {
+    let (mut times, mut steps, start) = (Vec::new(), 0, Instant::now());
+    let mut told = start;
+    while times.len() < STEPS {
+        let (time, counts) = step(times.len());
+        steps += 1;
+        if counts {
             times.push(time);
         }
+        assert!(steps < 8 * STEPS, "after {steps} steps all {SEQUENCES} have streamed together in {} of them only", times.len());
+        if told.elapsed() >= Duration::from_secs(1) {
+            told = Instant::now();
+            eprintln!("  {steps} steps in {:.0} s, in {} of them all {SEQUENCES} stream", start.elapsed().as_secs_f64(), times.len());
+        }
     }
-    print("schedule + lay out + commit, 256 streams", times);
+    times
 }
 
 /// The same through the whole loop, with a model that does nothing: also a greedy draw of 64 and a message each.
@@ -84,16 +106,14 @@ fn whole_turn() {
             engine.generate(request).expect("there is room")
         })
         .collect();
-    let mut times = Vec::new();
-    while times.len() < STEPS {
+    // It takes all of them in; with nothing to do it would wait for a command for ever.
+    engine_loop.turn();
+    let times = measure(|_| {
+        assert!(!engine_loop.is_idle(), "the answers have ended before all {SEQUENCES} have streamed together for {STEPS} steps");
         let start = Instant::now();
         engine_loop.turn();
-        let time = start.elapsed();
-        let chunks = &engine_loop.plan().chunks;
-        if chunks.len() == SEQUENCES && chunks.iter().all(|chunk| chunk.len == 1) {
-            times.push(time);
-        }
-    }
+        (start.elapsed(), all_stream(engine_loop.plan()))
+    });
     drop(streams);
     print("one turn of the engine with a model that does nothing, 256 streams", times);
 }

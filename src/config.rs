@@ -106,6 +106,8 @@ pub struct Models {
     pub model: String,
     /// As typed: a folder, a file, or `org/repo[:quant]`; `None`: the model itself gives embeddings.
     pub embedding_model: Option<String>,
+    /// As typed, like `model`: a smaller one that guesses ahead; `None`: there is none.
+    pub draft_model: Option<String>,
     pub offline: bool,
 }
 
@@ -249,6 +251,7 @@ impl Config {
             models: Models {
                 model: layers.one("model", values::text)?.unwrap_or_else(|| "builtin".to_owned()),
                 embedding_model: layers.one("embedding_model", values::text)?,
+                draft_model: layers.one("draft_model", values::text)?,
                 offline: layers.one("offline", values::boolean)?.unwrap_or(false),
             },
             log: Log {
@@ -261,6 +264,9 @@ impl Config {
         // What a cloud takes, the way to it takes.
         if !config.gateway.upstreams.is_empty() && layers.one("body_max", values::bytes)?.is_none() {
             config.server.body_bytes_max = RELAYED_BODY_BYTES_MAX;
+        }
+        if config.models.draft_model.is_some() && config.engine.drafts == 0 {
+            return Err(layers.error("draft_model", "nothing is guessed where drafts is 0; leave one of the two out".to_owned()));
         }
         let without_key_on_purpose = layers.one("unsafe_no_key", values::boolean)?.unwrap_or(false);
         if !config.server.host.is_loopback() && config.server.api_keys.is_empty() && !without_key_on_purpose {

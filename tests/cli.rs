@@ -162,6 +162,53 @@ fn too_little_memory_is_refused_with_numbers() {
 }
 
 #[test]
+fn a_draft_model_is_counted_told_and_answers_the_same() {
+    let body = r#"{"prompt":"fn main() {","max_tokens":60,"ignore_eos":true,"temperature":0.7,"seed":3,"logprobs":2}"#;
+    let answer = |running: &Running| {
+        let reply = running.request("POST", "/v1/completions", body);
+        let json: serde_json::Value = serde_json::from_str(reply.split("\r\n\r\n").nth(1).unwrap()).expect("a reply in JSON");
+        json["choices"].clone()
+    };
+    let without = Program::new().serve(&["--port", "0", "--drafts", "0"]);
+    let with = Program::new().serve(&["--port", "0", "--draft-model", "builtin"]);
+    for part in [" draft model; budget", "drafts   understudy-mini, 4.4 MiB: ", " tokens) + "] {
+        assert!(with.banner.contains(part), "{part:?} is missing in: {}", with.banner);
+    }
+    assert!(!without.banner.contains("drafts ") && !without.banner.contains("draft model"), "{}", without.banner);
+    let expected = answer(&without);
+    assert!(expected[0]["logprobs"]["token_logprobs"].as_array().is_some_and(|all| all.len() == 60), "{expected}");
+    assert_eq!(answer(&with), expected);
+    let metrics = with.request("GET", "/metrics", "");
+    let names = ["understudy:draft_model_tokens_total{", "understudy:draft_model_accepted_tokens_total{"];
+    for name in names.into_iter().chain(["understudy:draft_model_computed_tokens_total{"]) {
+        assert!(metrics.contains(name), "{name} is missing in: {metrics}");
+    }
+}
+
+#[test]
+fn a_draft_model_that_cannot_be_one_is_refused_with_numbers() {
+    let program = Program::new();
+    let write = |name: &str, model: RandomModel| program.home.write(name, model.writer().to_bytes()).to_str().unwrap().to_owned();
+    let stranger = write("stranger.gguf", RandomModel::tiny(Family::Qwen2, Mix::All(GgmlType::Q8_0), 1));
+    let ended = program.run(&["--port", "0", "--draft-model", &stranger]);
+    refused(
+        &ended,
+        1,
+        &[
+            "--draft-model: ",
+            "stranger.gguf cannot guess for the built-in model, their vocabularies are not the same: ",
+            " and 320 tokens are",
+        ],
+    );
+    let large = write("large.gguf", RandomModel::small(Family::Qwen2, Mix::All(GgmlType::F32), 1));
+    let ended = program.run(&["--port", "0", "--memory", "40M", "--draft-model", &large]);
+    refused(&ended, 1, &["--draft-model: the draft model needs ", "the budget of 40.0 MiB (--memory)", "leave it out"]);
+    refused(&program.run(&["--port", "0", "--draft-model", "gone.gguf"]), 1, &["--draft-model: ", "gone.gguf"]);
+    let contradiction = program.run(&["--port", "0", "--draft-model", &stranger, "--drafts", "0"]);
+    refused(&contradiction, 2, &["--draft-model: nothing is guessed where drafts is 0"]);
+}
+
+#[test]
 fn what_cannot_be_used_is_blamed_on_where_it_was_told() {
     let told = |name: &str, value: &str| Program::new().env(name, value).run(&["--port", "0"]);
     refused(&told("UNDERSTUDY_DEVICE", "cuda"), 1, &["understudy: UNDERSTUDY_DEVICE: ", "--features cuda"]);

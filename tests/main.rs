@@ -8,6 +8,7 @@ mod chat;
 mod cli;
 mod constraints;
 mod disk_cache;
+mod draft_model;
 mod engine;
 mod gateway;
 mod grammar;

@@ -33,7 +33,7 @@ mod reached;
 mod surroundings;
 
 use reached::Reached;
-use surroundings::{TURNS_LATE_MAX, disk, when_the_weather_allows};
+use surroundings::{TURNS_LATE_MAX, clock, disk, draft, when_the_weather_allows};
 
 const VOCAB: usize = 61;
 
@@ -216,13 +216,9 @@ impl Simulation {
             let (store, limits) = disk(&mut Random(seed ^ 0xD15C), &estate.disk);
             engine_loop = engine_loop.with_store(Box::new(store), limits);
         }
-        // Steps that take any time whatever: what is concluded from it must not matter.
-        let now_ms = Arc::new(AtomicU64::new(0));
-        let (clock, mut moments) = (now_ms.clone(), Random(seed ^ 0xC10C));
-        let engine_loop = engine_loop.with_clock(Box::new(move || {
-            let step_ms = moments.below(40);
-            Duration::from_millis(clock.fetch_add(step_ms, Ordering::Relaxed) + step_ms)
-        }));
+        let (now_ms, quick) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let engine_loop = engine_loop.with_clock(clock(seed, now_ms.clone(), quick.clone()));
+        let engine_loop = engine_loop.with_draft(draft(seed, VOCAB, weather.script, quick));
         let late_masks = Arc::new(Mutex::new(Vec::new()));
         let engine_loop = engine_loop.with_mask_runner(when_the_weather_allows(seed, weather.late, late_masks.clone()));
         let mut beginnings: VecDeque<Vec<u32>> = (0..3).map(|_| tokens(&mut random, 200)).collect();
@@ -405,6 +401,7 @@ impl Simulation {
         let urgencies: Vec<(Priority, Priority)> = live.iter().map(|&index| (self.urgency(index, 0), self.urgency(index, 1_000))).collect();
 
         assert!(self.engine_loop.turn(), "the engine stopped");
+        self.engine_loop.check_draft().unwrap_or_else(|broken| panic!("turn {}: {broken}", self.turn));
         self.note_ids();
 
         let scheduler = self.engine_loop.scheduler();
@@ -573,6 +570,8 @@ impl Simulation {
         assert!(config.drafts_max > 0 || stats.drafted_tokens_total == 0, "drafts were not wanted");
         reached.drafted += stats.drafted_tokens_total as usize;
         reached.accepted += stats.accepted_tokens_total as usize;
+        reached.guessed += stats.draft_model.guessed_total as usize;
+        reached.guessed_right += stats.draft_model.right_total as usize;
         reached.failures += failed as usize;
         reached.disk_reads += stats.disk.read_total as usize;
         reached.disk_writes += stats.disk.written_total as usize;

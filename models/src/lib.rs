@@ -24,4 +24,4 @@ pub use gguf::{Gguf, GgufError};
 pub use kv_cache::KvCache;
 pub use memory::{MemoryEstimate, StepSize};
 pub use model::{Logits, Model, ModelError, load};
-pub use tokenizer::{Detokenizer, Tokenizer, TokenizerError};
+pub use tokenizer::{Detokenizer, Tokenizer, TokenizerError, VocabularyDifference};

@@ -216,6 +216,9 @@ pub struct EngineArgs {
     /// Tokens guessed ahead in a step, from what the conversation says already; answers stay the same; 0 turns it off [default: 16]
     #[arg(long, value_name = "N")]
     drafts: Option<String>,
+    /// A smaller model of the same vocabulary that guesses where the conversation has no guess: a .gguf file, or org/repo[:quant] [default: none]
+    #[arg(long, value_name = "MODEL")]
+    draft_model: Option<String>,
     /// A request whose first token would come later is answered 503, as soon as that is predicted; or off [default: off]
     #[arg(long, value_name = "SECONDS")]
     max_wait: Option<String>,
@@ -434,6 +437,7 @@ impl EngineArgs {
         layers.flag("parallel", one(&self.parallel));
         layers.flag("queue", one(&self.queue));
         layers.flag("drafts", one(&self.drafts));
+        layers.flag("draft_model", one(&self.draft_model));
         layers.flag("max_wait", one(&self.max_wait));
         layers.flag("kv_type", one(&self.kv_type));
         layers.flag("device", one(&self.device));

@@ -101,12 +101,14 @@ pub fn run(config: &Config, args: &BenchArgs) -> Result<(), Failure> {
 /// Loads the model of `config` with room for the widest test, and measures; each figure is the median of `args.runs`.
 fn measure(config: &Config, args: &BenchArgs) -> Result<Figures, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
+    let mut config = config.clone();
+    // Figures are of one model.
+    config.models.draft_model = None;
     let restart = match args.measures(BenchPart::Restart) {
-        true => Some(restart::measure(config, args.runs.get(), &runtime)?),
+        true => Some(restart::measure(&config, args.runs.get(), &runtime)?),
         false => None,
     };
     let start = Instant::now();
-    let mut config = config.clone();
     // What a model says to random tokens repeats itself, and guessing ahead would flatter every figure.
     config.engine.drafts = 0;
     // What an earlier run has computed would be found on the disk.

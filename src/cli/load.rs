@@ -13,6 +13,7 @@ use models::gguf::WeightCopy;
 use models::{Family, Gguf, KvCache, MemoryEstimate, StepSize, Tokenizer};
 
 use super::disk_cache;
+use super::draft_model::{self, DraftFile};
 use super::embedding::{self, ChatEmbedder, OwnModel};
 use super::failure::Failure;
 use super::load_scripted;
@@ -22,7 +23,7 @@ use crate::chat::prepare::TextModel;
 use crate::chat::{SamplingDefaults, SamplingOptions};
 use crate::config::{Config, PARALLEL_MAX, Weights};
 use crate::embedding::Embeddings;
-use crate::engine::kv_store::StoreHandle;
+use crate::engine::kv_store::{BlockStore, StoreHandle};
 use crate::engine::model_runner::LoadedRunner;
 use crate::engine::{Engine, EngineConfig};
 use crate::hub::{HubOptions, ModelFile, ModelSource, builtin, progress};
@@ -43,6 +44,8 @@ pub struct Loaded {
     pub embeddings: Option<Embeddings>,
     pub about: About,
     pub plan: Plan,
+    /// What guesses ahead, for people; `None`: no model does.
+    pub draft: Option<String>,
     /// What of the cache outlives the process; `None`: nothing.
     pub disk: Option<StoreHandle>,
 }
@@ -108,7 +111,8 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
         tracing::warn!("{error}");
     }
     let own_embedding = embedding::open(config, &opened.device)?;
-    let plan = plan(&gguf, own_embedding.as_ref(), config)?;
+    let draft = draft_model::open(config)?;
+    let plan = plan(&gguf, own_embedding.as_ref(), draft.as_ref(), config)?;
     if config.engine.kv_type == KvDtype::Q8_0 && !opened.device.is_cpu() {
         return Err(Failure::Usage(format!("{}: q8_0 is for the CPU; this device takes f16 or f32", config.source("kv_type"))));
     }
@@ -118,8 +122,11 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
         true => disk_cache::start(config, parts, block_bytes),
         false => None,
     };
-    let weights = place_weights(&mut gguf, config, &opened.device)?;
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).context("tokenizer")?);
+    if let Some(draft) = &draft {
+        draft.check_vocabulary(gguf.name(), &tokenizer, config)?;
+    }
+    let weights = place_weights(&mut gguf, config, &opened.device)?;
     let template = ChatTemplate::of(&tokenizer).context(gguf.name().to_owned())?;
     let text = TextModel::new(tokenizer, template, sampling_defaults(&gguf)?);
     let model = models::load(&gguf, &opened.device).context("this model cannot be run")?;
@@ -143,17 +150,17 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     };
     // The plan counted from the header, the cache knows: they are one sum, and blocks of any other length are nobody's.
     assert!(kv.copied_block_bytes().is_none_or(|bytes| bytes == block_bytes), "blocks are not as long as the plan says");
+    let draft_line = draft.as_ref().map(DraftFile::line);
+    let draft = draft.zip(plan.draft.as_ref()).map(|(draft, plan)| draft.load(plan, &opened.device, config)).transpose()?;
     let chat_embedder = ChatEmbedder::of(&*model);
     let runner = Box::new(LoadedRunner::new(model, kv));
-    let (engine, disk) = match store {
-        Some((store, handle)) => {
-            handle.wait_ready(DISK_READY_LIMIT);
-            (Engine::start_with_store(runner, engine_config, Box::new(store)), Some(handle))
-        }
-        None => (Engine::start(runner, engine_config), None),
-    };
+    let (store, disk) = store.map(|(store, handle)| (Box::new(store) as Box<dyn BlockStore>, handle)).unzip();
+    if let Some(handle) = &disk {
+        handle.wait_ready(DISK_READY_LIMIT);
+    }
+    let engine = Engine::start_with(runner, engine_config, store, draft);
     let embeddings = embedding::start(own_embedding, chat_embedder, (&about.id, &text.tokenizer), engine.clone());
-    Ok(Loaded { engine, text: Arc::new(text), embeddings, about, plan, disk })
+    Ok(Loaded { engine, text: Arc::new(text), embeddings, about, plan, draft: draft_line, disk })
 }
 
 /// Leaves the weights where they lie, or copies them: how it went is said here, and in [`About::weights`].
@@ -184,10 +191,15 @@ pub fn model_source(config: &Config) -> Result<ModelSource, Failure> {
 
 /// The name replies will carry.
 fn id(source: &ModelSource, config: &Config) -> String {
+    name_of(source, &config.models.model)
+}
+
+/// Of a model that was typed so.
+pub(super) fn name_of(source: &ModelSource, typed: &str) -> String {
     match source {
         ModelSource::BuiltIn => builtin::NAME.to_owned(),
         ModelSource::Path(path) | ModelSource::Script(path) => file_stem(path),
-        ModelSource::Repo { .. } => config.models.model.clone(),
+        ModelSource::Repo { .. } => typed.to_owned(),
     }
 }
 
@@ -196,7 +208,7 @@ pub fn file_stem(path: &Path) -> String {
 }
 
 /// The budget is checked on the header alone, before a weight is touched.
-fn plan(gguf: &Gguf, own_embedding: Option<&OwnModel>, config: &Config) -> Result<Plan, Failure> {
+fn plan(gguf: &Gguf, own_embedding: Option<&OwnModel>, draft: Option<&DraftFile>, config: &Config) -> Result<Plan, Failure> {
     let parallel = config.engine.parallel.get();
     let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel + config.engine.drafts };
     let estimate = MemoryEstimate::of(gguf, config.engine.kv_type, step).context("this model cannot be run")?;
@@ -216,18 +228,20 @@ fn plan(gguf: &Gguf, own_embedding: Option<&OwnModel>, config: &Config) -> Resul
             + disk_cache::memory_bytes(config, block_bytes)
             + embedding::memory_bytes(own_embedding, gguf)?,
         context_max: hyperparameters.model.context_max,
+        draft: draft.map(|draft| draft.needs(config)).transpose()?,
     };
     let wanted = Wanted {
         context: config.engine.context,
         context_origin: config.source("context").clone(),
         parallel,
         budget: Budget { memory: config.engine.memory, origin: config.source("memory").clone() },
+        draft_origin: config.source("draft_model").clone(),
     };
     Ok(memory_plan::plan(needs, wanted).with_context(|| gguf.name().to_owned())?)
 }
 
 /// Rows beyond the tokens are padding, as many files have it; a token beyond the rows would fail the request it turns up in.
-fn refuse_tokens_without_rows(file: &str, tokens: usize, rows: usize) -> anyhow::Result<()> {
+pub(super) fn refuse_tokens_without_rows(file: &str, tokens: usize, rows: usize) -> anyhow::Result<()> {
     anyhow::ensure!(
         tokens <= rows,
         "{file}: the tokenizer has {tokens} tokens and the embedding {rows} rows: tokenizer and weights are of different models"

@@ -41,13 +41,18 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
         scratch_bytes: (logit_rows * tokenizer.vocab_size() * size_of::<f32>()) as u64
             + embedding::memory_bytes(own_embedding.as_ref(), &gguf)?,
         context_max: CONTEXT_MAX,
+        draft: None,
     };
     let wanted = Wanted {
         context: config.engine.context,
         context_origin: config.source("context").clone(),
         parallel,
         budget: Budget { memory: config.engine.memory, origin: config.source("memory").clone() },
+        draft_origin: config.source("draft_model").clone(),
     };
+    if config.models.draft_model.is_some() {
+        return Err(Failure::Usage(format!("{}: a script has no use for a draft model", config.source("draft_model"))));
+    }
     let plan = memory_plan::plan(needs, wanted).with_context(|| name.clone())?;
     let engine_config = EngineConfig {
         blocks: plan.blocks,
@@ -78,5 +83,5 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
     let chat_embedder = ChatEmbedder::of(&*built_in);
     let embeddings = embedding::start(own_embedding, chat_embedder, (&about.id, &tokenizer), engine.clone());
     let text = Arc::new(TextModel::new(tokenizer, template, SamplingDefaults::default()));
-    Ok(Loaded { engine, text, embeddings, about, plan, disk: None })
+    Ok(Loaded { engine, text, embeddings, about, plan, draft: None, disk: None })
 }

@@ -24,6 +24,17 @@ pub struct Needs {
     pub scratch_bytes: u64,
     /// The context the model declares, in tokens.
     pub context_max: usize,
+    /// `None`: there is no draft model.
+    pub draft: Option<DraftNeeds>,
+}
+
+/// What a draft model needs beside the model, counted as there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DraftNeeds {
+    pub weight_bytes: u64,
+    pub block_bytes: u64,
+    pub scratch_bytes: u64,
+    pub context_max: usize,
 }
 
 /// What was asked for.
@@ -33,6 +44,8 @@ pub struct Wanted {
     pub context_origin: Source,
     pub parallel: usize,
     pub budget: Budget,
+    /// Who asked for a draft model.
+    pub draft_origin: Source,
 }
 
 /// How much memory there is, and who said so. Reads as `8.0 GiB (--memory)`.
@@ -54,6 +67,23 @@ pub struct Plan {
     pub weight_bytes: u64,
     pub scratch_bytes: u64,
     pub budget_bytes: u64,
+    pub draft: Option<DraftPlan>,
+}
+
+/// What a draft model will take, beside what is counted in [`Plan`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DraftPlan {
+    /// Blocks of its own cache.
+    pub blocks: usize,
+    pub cache_bytes: u64,
+    pub weight_bytes: u64,
+    pub scratch_bytes: u64,
+}
+
+impl DraftPlan {
+    pub fn bytes(&self) -> u64 {
+        self.cache_bytes + self.weight_bytes + self.scratch_bytes
+    }
 }
 
 /// Numbers for the user, and the way out. What is advised are flags: they beat whatever else told a value.
@@ -74,6 +104,12 @@ pub enum DoesNotFit {
     #[error("{origin}: {context} is more than the {context_max} tokens this model was made for")]
     BeyondModel { origin: Source, context: usize, context_max: usize },
     #[error(
+        "{origin}: the draft model needs {} (weights {}, scratch {}, cache of {tokens} tokens {}) and the model with its cache leaves {} of the \
+         budget of {budget}; take a smaller one, leave it out, shorten --context, or raise --memory",
+        Size(weight_bytes + scratch_bytes + cache_bytes), Size(*weight_bytes), Size(*scratch_bytes), Size(*cache_bytes), Size(*left_bytes)
+    )]
+    Draft { origin: Source, weight_bytes: u64, scratch_bytes: u64, cache_bytes: u64, tokens: usize, left_bytes: u64, budget: String },
+    #[error(
         "{origin}: a copy of the weights takes {} and {} are available; free memory, or leave the weights mapped (--weights map)",
         Size(*weight_bytes), Size(*available_bytes)
     )]
@@ -86,10 +122,57 @@ pub const CONTEXT_MIN: usize = 1024;
 /// Decides context and blocks:
 /// - the context is the model's (or the one asked for), cut down to what the budget holds only where none was asked for;
 /// - the cache holds that context once, and beyond it up to `parallel` of them, as far as the budget and, where the budget is
-///   a guess, [`CACHE_BYTES_BY_DEFAULT`] allow.
+///   a guess, [`CACHE_BYTES_BY_DEFAULT`] allow;
+/// - a draft model's cache holds as many tokens as the model's, where the budget has them once one conversation of the model's fits: it
+///   gives way, down to [`CONTEXT_MIN`] tokens, before the model does.
 pub fn plan(needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
-    let Wanted { context, context_origin: origin, parallel, budget } = wanted;
-    let budget_bytes = budget.memory.bytes();
+    let Some(draft) = needs.draft else { return plan_within(wanted.budget.memory.bytes(), needs, wanted) };
+    let (budget_bytes, one_block) = (wanted.budget.memory.bytes(), draft.block_bytes.max(1));
+    let tokens = CONTEXT_MIN.min(draft.context_max);
+    let fixed_bytes = draft.weight_bytes + draft.scratch_bytes;
+    let least_bytes = fixed_bytes + blocks(tokens) as u64 * draft.block_bytes;
+    let Ok(plan) = plan_within(budget_bytes.saturating_sub(least_bytes), needs, wanted.clone()) else {
+        // Without it as without it; and what that leaves is too little.
+        let alone = plan_within(budget_bytes, needs, wanted.clone())?;
+        let one =
+            alone.weight_bytes + alone.scratch_bytes + blocks(alone.context.min(least_context(&needs, &wanted))) as u64 * needs.block_bytes;
+        return Err(DoesNotFit::Draft {
+            origin: wanted.draft_origin,
+            weight_bytes: draft.weight_bytes,
+            scratch_bytes: draft.scratch_bytes,
+            cache_bytes: least_bytes - fixed_bytes,
+            tokens,
+            left_bytes: budget_bytes.saturating_sub(one),
+            budget: wanted.budget.to_string(),
+        });
+    };
+    // Both caches grow together beyond what each needs at least.
+    let shared_bytes = budget_bytes.saturating_sub(plan.weight_bytes + plan.scratch_bytes + fixed_bytes);
+    let together = usize::try_from(shared_bytes / (needs.block_bytes + draft.block_bytes).max(1)).unwrap_or(usize::MAX);
+    let of_model = plan.blocks.min(together.max(blocks(plan.context)));
+    let cache_bytes = of_model as u64 * needs.block_bytes;
+    let left = usize::try_from((shared_bytes - cache_bytes) / one_block).unwrap_or(usize::MAX);
+    let of_draft = of_model.min(blocks(draft.context_max).saturating_mul(wanted.parallel)).min(left).max(blocks(tokens).min(left));
+    let draft = DraftPlan {
+        blocks: of_draft,
+        cache_bytes: of_draft as u64 * draft.block_bytes,
+        weight_bytes: draft.weight_bytes,
+        scratch_bytes: draft.scratch_bytes,
+    };
+    Ok(Plan { blocks: of_model, cache_bytes, budget_bytes, draft: Some(draft), ..plan })
+}
+
+/// The shortest that would do.
+fn least_context(needs: &Needs, wanted: &Wanted) -> usize {
+    match wanted.context {
+        Context::Tokens(context) => context,
+        Context::OfModel => CONTEXT_MIN.min(needs.context_max),
+    }
+}
+
+/// Of the model alone.
+fn plan_within(budget_bytes: u64, needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
+    let Wanted { context, context_origin: origin, parallel, budget, .. } = wanted;
     let other_bytes = needs.weight_bytes + needs.scratch_bytes;
     let cache_bytes_max = budget_bytes.saturating_sub(other_bytes);
     let blocks_max = usize::try_from(cache_bytes_max / needs.block_bytes.max(1)).unwrap_or(usize::MAX / BLOCK_TOKENS);
@@ -128,6 +211,7 @@ pub fn plan(needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
         weight_bytes: needs.weight_bytes,
         scratch_bytes: needs.scratch_bytes,
         budget_bytes,
+        draft: None,
     })
 }
 
@@ -180,11 +264,63 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     /// Qwen2.5-1.5B in Q4_K_M: 28 layers x 2 x 2 heads x 128 x 32 tokens x 2 B = 896 KiB a block.
-    const QWEN: Needs = Needs { weight_bytes: GIB, block_bytes: 28 * 2 * 2 * 128 * 32 * 2, scratch_bytes: 64 << 20, context_max: 32_768 };
+    const QWEN: Needs =
+        Needs { weight_bytes: GIB, block_bytes: 28 * 2 * 2 * 128 * 32 * 2, scratch_bytes: 64 << 20, context_max: 32_768, draft: None };
 
     fn wanted(context: Context, memory: Memory) -> Wanted {
         let budget = Budget { memory, origin: Source::Flag("memory") };
-        Wanted { context, context_origin: Source::Variable("UNDERSTUDY_CONTEXT".to_owned()), parallel: 8, budget }
+        Wanted {
+            context,
+            context_origin: Source::Variable("UNDERSTUDY_CONTEXT".to_owned()),
+            parallel: 8,
+            budget,
+            draft_origin: Source::Flag("draft_model"),
+        }
+    }
+
+    /// A tenth of it: 24 layers of 2 heads of 64.
+    const DRAFT: DraftNeeds =
+        DraftNeeds { weight_bytes: GIB / 4, block_bytes: 24 * 2 * 2 * 64 * 32 * 2, scratch_bytes: 16 << 20, context_max: 8192 };
+
+    #[test]
+    fn a_draft_model_is_within_the_budget_and_gives_way_first() {
+        let needs = Needs { draft: Some(DRAFT), ..QWEN };
+        let (mut cut, mut whole) = (0, 0);
+        for mebibytes in (1100..20_000).step_by(37) {
+            for context in [Context::OfModel, Context::Tokens(5000)] {
+                let memory = Memory::Told { bytes: mebibytes << 20 };
+                let (with, without) = (plan(needs, wanted(context, memory)), plan(QWEN, wanted(context, memory)));
+                let Ok(with) = with else {
+                    let error = with.unwrap_err();
+                    assert!(without.is_err() || matches!(error, DoesNotFit::Draft { .. }), "{mebibytes}: {error}");
+                    continue;
+                };
+                let draft = with.draft.unwrap();
+                let all = with.weight_bytes + with.scratch_bytes + with.cache_bytes + draft.bytes();
+                assert!(all <= memory.bytes(), "{mebibytes}: {with:?}");
+                assert!(with.blocks * BLOCK_TOKENS >= with.context && draft.blocks * BLOCK_TOKENS >= CONTEXT_MIN, "{mebibytes}: {with:?}");
+                let wished = with.blocks.min(8 * 8192 / BLOCK_TOKENS);
+                assert!(draft.blocks <= wished, "{mebibytes}: {with:?}");
+                // What the draft model lacks, the model has not got beyond one conversation.
+                assert!(draft.blocks == wished || with.blocks * BLOCK_TOKENS <= with.context + BLOCK_TOKENS, "{mebibytes}: {with:?}");
+                cut += usize::from(draft.blocks < wished);
+                whole += usize::from(draft.blocks == wished);
+            }
+        }
+        assert!(cut > 3 && whole > 100, "{cut} {whole}");
+    }
+
+    #[test]
+    fn a_draft_model_that_does_not_fit_is_refused_with_numbers() {
+        let needs = Needs { draft: Some(DRAFT), ..QWEN };
+        let error = plan(needs, wanted(Context::OfModel, Memory::Told { bytes: GIB + GIB / 4 })).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--draft-model: the draft model needs 284 MiB (weights 256 MiB, scratch 16.0 MiB, cache of 1024 tokens 12.0 MiB) and the model with \
+             its cache leaves 164 MiB of the budget of 1.2 GiB (--memory); take a smaller one, leave it out, shorten --context, or raise --memory"
+        );
+        let error = plan(needs, wanted(Context::OfModel, Memory::Told { bytes: GIB })).unwrap_err();
+        assert!(matches!(error, DoesNotFit::Model { .. }), "the model does not fit either: {error}");
     }
 
     #[test]

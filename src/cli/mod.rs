@@ -27,6 +27,7 @@ mod serve;
 mod version;
 
 mod disk_cache;
+mod draft_model;
 mod embedding;
 mod load;
 mod load_scripted;

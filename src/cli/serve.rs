@@ -150,7 +150,8 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
             "event": "serving", "url": url, "address": address.to_string(), "model": about.id, "architecture": about.architecture,
             "parameters": about.parameters, "weight_type": about.weight_type, "device": about.device, "context": plan.context,
             "parallel": config.engine.parallel, "weight_bytes": plan.weight_bytes, "cache_bytes": plan.cache_bytes,
-            "disk_cache": disk_place(loaded), "disk_cache_bytes_max": disk_bytes_max(config), "weights": about.weights.to_string(), "scratch_bytes": plan.scratch_bytes, "budget_bytes": plan.budget_bytes, "version": env!("CARGO_PKG_VERSION"),
+            "disk_cache": disk_place(loaded), "disk_cache_bytes_max": disk_bytes_max(config), "weights": about.weights.to_string(), "scratch_bytes": plan.scratch_bytes, "budget_bytes": plan.budget_bytes,
+            "draft_model": loaded.draft, "draft_bytes": plan.draft.map_or(0, |draft| draft.bytes()), "version": env!("CARGO_PKG_VERSION"),
         });
         return line.to_string();
     }
@@ -172,7 +173,8 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
         "understudy {version}\n\
          model    {model}\n\
          context  {context} tokens{shortened}, {parallel} conversations at once\n\
-         memory   {weights} weights ({pages}) + up to {cache} cache + {scratch} scratch; budget {budget}\n\
+         memory   {weights} weights ({pages}) + up to {cache} cache + {scratch} scratch{drafts}; budget {budget}\n\
+         {draft}\
          disk     {disk}\n\
          device   {device}\n\
          {cloud}serving  {url}/v1 ({door})\n\
@@ -185,12 +187,22 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
         pages = about.weights,
         cache = Size(plan.cache_bytes),
         scratch = Size(plan.scratch_bytes),
+        drafts = plan.draft.map_or(String::new(), |draft| format!(" + {} draft model", Size(draft.bytes()))),
+        draft = draft_line(loaded),
         budget = Size(plan.budget_bytes),
         disk = disk_place(loaded)
             .map_or("no prompt is kept".to_owned(), |place| { format!("long prompts, up to {} in {place}", Size(disk_bytes_max(config))) }),
         device = about.device,
         cloud = clouds(config),
     )
+}
+
+/// What guesses ahead; empty where no model does.
+fn draft_line(loaded: &Loaded) -> String {
+    let (Some(name), Some(draft)) = (&loaded.draft, loaded.plan.draft) else { return String::new() };
+    let (weights, cache, scratch) = (Size(draft.weight_bytes), Size(draft.cache_bytes), Size(draft.scratch_bytes));
+    let tokens = draft.blocks * kernels::BLOCK_TOKENS;
+    format!("drafts   {name}: {weights} weights + up to {cache} cache ({tokens} tokens) + {scratch} scratch\n")
 }
 
 /// Whom the front door asks first; empty where there is none.

@@ -14,6 +14,7 @@ use super::gateway::{Gateway, Keys, TableError, Tables};
 pub const KEYS: &[&str] = &[
     "model",
     "embedding_model",
+    "draft_model",
     "host",
     "port",
     "threads",

@@ -5,7 +5,9 @@
 
 use kernels::{BLOCK_TOKENS, Span, Step};
 
+use super::prefix_cache::BlockId;
 use super::scheduler::{Plan, Scheduler};
+use super::step_times::Load;
 
 /// The input of one step; reused, so that a step allocates nothing.
 #[derive(Debug, Default)]
@@ -15,39 +17,74 @@ pub struct Batch {
     pub step: Step,
 }
 
+/// Rows of one sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct SpanRows<'a> {
+    /// Position of the first.
+    pub start: usize,
+    /// Of the sequence, and behind them what is guessed.
+    pub tokens: &'a [u32],
+    pub guessed: &'a [u32],
+    /// All of the sequence's blocks, or more than these rows look at.
+    pub table: &'a [BlockId],
+    /// So many of the last rows give logits.
+    pub logit_rows: usize,
+}
+
 impl Batch {
     /// Replaces the content by that of `plan`, which `scheduler` has just made.
     pub fn lay_out(&mut self, plan: &Plan, scheduler: &Scheduler) {
+        self.fill(plan.chunks.iter().map(|chunk| {
+            let sequence = scheduler.running(chunk.id).expect("a planned sequence runs");
+            SpanRows {
+                start: chunk.start,
+                tokens: &sequence.tokens()[chunk.start..chunk.start + chunk.len - chunk.drafts],
+                guessed: &sequence.draft()[..chunk.drafts],
+                table: sequence.table.blocks(),
+                logit_rows: if chunk.samples { 1 + chunk.drafts } else { 0 },
+            }
+        }));
+    }
+
+    /// Replaces the content by these rows, one span a sequence.
+    pub fn fill<'a>(&mut self, spans: impl ExactSizeIterator<Item = SpanRows<'a>> + Clone) {
         let step = &mut self.step;
         self.token_ids.clear();
         step.spans.clear();
         step.positions.clear();
         step.slots.clear();
         step.logit_rows.clear();
-        step.blocks_max = plan.chunks.iter().map(|chunk| (chunk.start + chunk.len).div_ceil(BLOCK_TOKENS)).max().unwrap_or(0);
+        step.blocks_max = spans.clone().map(|rows| rows.end().div_ceil(BLOCK_TOKENS)).max().unwrap_or(0);
         step.tables.clear();
-        step.tables.resize(plan.chunks.len() * step.blocks_max, 0);
+        step.tables.resize(spans.len() * step.blocks_max, 0);
 
-        for (table_row, chunk) in plan.chunks.iter().enumerate() {
-            let sequence = scheduler.running(chunk.id).expect("a planned sequence runs");
-            let kv_len = chunk.start + chunk.len;
-            let table = &sequence.table.blocks()[..kv_len.div_ceil(BLOCK_TOKENS)];
+        for (table_row, rows) in spans.enumerate() {
+            let (kv_len, q_len) = (rows.end(), rows.tokens.len() + rows.guessed.len());
+            let table = &rows.table[..kv_len.div_ceil(BLOCK_TOKENS)];
             let row = &mut step.tables[table_row * step.blocks_max..][..table.len()];
             for (entry, block) in row.iter_mut().zip(table) {
                 *entry = block.0;
             }
-            step.spans.push(Span { q_start: self.token_ids.len(), q_len: chunk.len, kv_len, table_row });
-            for position in chunk.start..kv_len {
+            step.spans.push(Span { q_start: self.token_ids.len(), q_len, kv_len, table_row });
+            for position in rows.start..kv_len {
                 step.positions.push(position as u32);
                 step.slots.push(table[position / BLOCK_TOKENS].0 * BLOCK_TOKENS as u32 + (position % BLOCK_TOKENS) as u32);
             }
-            self.token_ids.extend_from_slice(&sequence.tokens()[chunk.start..kv_len - chunk.drafts]);
-            self.token_ids.extend_from_slice(&sequence.draft()[..chunk.drafts]);
-            if chunk.samples {
-                let end = self.token_ids.len() as u32;
-                step.logit_rows.extend(end - 1 - chunk.drafts as u32..end);
-            }
+            self.token_ids.extend_from_slice(rows.tokens);
+            self.token_ids.extend_from_slice(rows.guessed);
+            let end = self.token_ids.len() as u32;
+            step.logit_rows.extend(end - rows.logit_rows as u32..end);
         }
+    }
+
+    pub fn load(&self) -> Load {
+        self.step.spans.iter().map(|span| Load::of(span.kv_len - span.q_len, span.q_len)).fold(Load::default(), Load::and)
+    }
+}
+
+impl SpanRows<'_> {
+    fn end(&self) -> usize {
+        self.start + self.tokens.len() + self.guessed.len()
     }
 }
 
@@ -58,7 +95,7 @@ mod tests {
     use super::super::block_manager::BlockManager;
     use super::super::scheduler::Limits;
     use super::super::sequence::{Sequence, SequenceId};
-    use super::super::step_times::{Load, StepTimes};
+    use super::super::step_times::StepTimes;
     use super::*;
 
     #[test]

@@ -21,6 +21,7 @@ use super::block_manager::BlockManager;
 use super::client::{Client, Rows, Sampled, Then, output_of};
 use super::constraint::{MaskJob, Masks};
 use super::disk_prefix::{DiskLimits, DiskPrefix};
+use super::draft_model::{DraftModel, Turn};
 use super::forecast::{self, Newcomer};
 use super::kv_store::BlockStore;
 use super::mask_workers::MaskWorkers;
@@ -71,6 +72,8 @@ pub struct EngineLoop {
     clock: Clock,
     /// `None`: the cache ends with the process.
     disk: Option<DiskPrefix>,
+    /// `None`: what a sequence has said itself is all that is guessed from.
+    draft: Option<DraftModel>,
 }
 
 /// Time since some beginning; the simulation has one of its own.
@@ -111,6 +114,7 @@ impl EngineLoop {
                 Box::new(move || start.elapsed())
             },
             disk: None,
+            draft: None,
         }
     }
 
@@ -141,6 +145,10 @@ impl EngineLoop {
         self.plan = self.scheduler.schedule((self.clock)(), &self.times);
         self.copy_blocks();
         self.note_scheduled();
+        let Self { plan, scheduler, clients, times, clock, draft, .. } = self;
+        if let Some(draft) = draft {
+            draft.extend(Turn { plan, scheduler, clients, times, clock });
+        }
         self.ask_for_masks();
         // A step may take seconds: who looks meanwhile sees what runs in it.
         self.publish_stats();
@@ -186,6 +194,15 @@ impl EngineLoop {
     pub fn with_store(mut self, store: Box<dyn BlockStore>, limits: DiskLimits) -> Self {
         self.disk = self.runner.block_bytes().map(|block_bytes| DiskPrefix::new(store, limits, block_bytes));
         self
+    }
+    /// With guesses of a smaller model, where a sequence has none of its own.
+    pub fn with_draft(mut self, draft: Option<DraftModel>) -> Self {
+        self.draft = draft.map(|draft| draft.within_vocab(self.shared.vocab));
+        self
+    }
+    /// The draft model's promises: for tests and the simulation, between two turns.
+    pub fn check_draft(&mut self) -> Result<(), String> {
+        self.draft.as_mut().map_or(Ok(()), |draft| draft.check(&self.scheduler))
     }
     /// For tests and the simulation, between two turns.
     pub fn scheduler(&self) -> &Scheduler {
@@ -423,6 +440,7 @@ impl EngineLoop {
 
     /// Whether the sequence goes on.
     fn commit(&mut self, chunk: &Chunk, mut sampled: Vec<GeneratedToken>, now: Instant, outbox: &mut Outbox) -> bool {
+        self.stats.drafts_total += u64::from(chunk.drafts > 0);
         self.stats.drafted_tokens_total += chunk.drafts as u64;
         self.stats.accepted_tokens_total += sampled.len().saturating_sub(1) as u64;
         let ids: Vec<u32> = sampled.iter().map(|token| token.id).collect();
@@ -518,6 +536,7 @@ impl EngineLoop {
         if let Some(disk) = &self.disk {
             self.stats.disk = disk.stats();
         }
+        self.stats.draft_model = self.draft.as_ref().map_or(self.stats.draft_model, DraftModel::stats);
         self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).0 = self.stats;
     }
 
@@ -529,6 +548,8 @@ impl EngineLoop {
         if let Some(disk) = &mut self.disk {
             disk.switch_off();
         }
+        // Nobody knows whether it was its fault, and nobody needs it.
+        self.draft = None;
         if catch_unwind(AssertUnwindSafe(|| self.fail_all(message))).is_err() {
             // Who has heard nothing hears it from the stream that ends.
             self.clients.clear();

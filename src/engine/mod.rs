@@ -8,6 +8,8 @@ pub mod block_manager;
 mod client;
 pub mod constraint;
 pub mod disk_prefix;
+pub mod draft_model;
+pub mod draft_plan;
 pub mod drafter;
 pub mod engine_loop;
 pub mod forecast;
@@ -33,6 +35,8 @@ use tokio::sync::{mpsc, oneshot};
 use admission::Shared;
 use constraint::Constraint;
 use disk_prefix::DiskLimits;
+use draft_model::DraftModel;
+use draft_plan::DraftStats;
 use engine_loop::{Add, Command, EngineLoop};
 use kv_store::{BlockStore, DiskStats};
 use meters::{Meters, SequenceClock};
@@ -248,7 +252,8 @@ pub struct EngineStats {
     pub steps_total: u64,
     /// Sequences paused because no block was free, or for more urgent ones.
     pub pauses_total: u64,
-    /// Tokens that were drafted for the model to check, and those of them that were right.
+    /// Drafts that the model checked, tokens in them, and those of them that were right.
+    pub drafts_total: u64,
     pub drafted_tokens_total: u64,
     pub accepted_tokens_total: u64,
     /// Of requests that began to be computed: tokens looked for in the prefix cache, and those found.
@@ -268,6 +273,8 @@ pub struct EngineStats {
     pub refused_total: u64,
     /// What a request of one token that came now would wait for it, as predicted; `None`: nothing was measured yet.
     pub first_token_in: Option<Duration>,
+    /// All zero without a draft model. Its guesses are in `drafted_tokens_total` too, those of them that were checked.
+    pub draft_model: DraftStats,
     /// All zero where nothing outlives the process. What is written meanwhile shows at the next step.
     pub disk: DiskStats,
 }
@@ -395,10 +402,19 @@ impl Engine {
         engine
     }
 
-    /// As [`Self::start`], with long prefixes that outlive the process in `store`.
-    pub fn start_with_store(runner: Box<dyn ModelRunner>, config: EngineConfig, store: Box<dyn BlockStore>) -> Self {
+    /// As [`Self::start`], with long prefixes that outlive the process in `store`, and with guesses of a smaller model.
+    pub fn start_with(
+        runner: Box<dyn ModelRunner>,
+        config: EngineConfig,
+        store: Option<Box<dyn BlockStore>>,
+        draft: Option<DraftModel>,
+    ) -> Self {
         let (engine, engine_loop) = Self::without_thread(runner, config);
-        engine_loop.with_store(store, DiskLimits::default()).start();
+        let engine_loop = match store {
+            Some(store) => engine_loop.with_store(store, DiskLimits::default()),
+            None => engine_loop,
+        };
+        engine_loop.with_draft(draft).start();
         engine
     }
 

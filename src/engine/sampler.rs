@@ -84,6 +84,18 @@ impl Sampler {
         position: usize,
         scratch: &mut Scratch,
     ) -> Result<GeneratedToken, SampleError> {
+        let id = self.choose(allowed, logits, position, scratch)?;
+        Ok(GeneratedToken { id, logprobs: self.top_logprobs.map(|top| logprobs(id, top, scratch)) })
+    }
+
+    /// What it would choose for `position` if these were the logits: of a draft model, whose guess is the likelier right the more its
+    /// distribution is like the model's, since both are drawn from with the same number.
+    pub fn guess(&self, logits: &[f32], position: usize, scratch: &mut Scratch) -> Option<u32> {
+        self.choose(None, logits, position, scratch).ok()
+    }
+
+    /// The token alone; the row that it was chosen from is left in `scratch`.
+    fn choose(&self, allowed: Option<&TokenMask>, logits: &[f32], position: usize, scratch: &mut Scratch) -> Result<u32, SampleError> {
         self.adjust(logits, allowed, scratch);
         let mut likeliest = scratch.row.likeliest();
         if position < self.early.before {
@@ -103,8 +115,7 @@ impl Sampler {
             return Err(SampleError::NothingPossible { vocab: logits.len(), nan });
         };
         // A temperature that is no number is refused where requests are parsed; here it must merely do no harm.
-        let id = if self.params.temperature > 0.0 { self.draw(position, scratch) } else { likeliest };
-        Ok(GeneratedToken { id, logprobs: self.top_logprobs.map(|top| logprobs(id, top, scratch)) })
+        Ok(if self.params.temperature > 0.0 { self.draw(position, scratch) } else { likeliest })
     }
 
     /// The sampled token is part of the output now.

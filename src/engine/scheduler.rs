@@ -82,6 +82,8 @@ pub struct Plan {
     pub paused: Vec<SequenceId>,
     /// To be made one after the other, before anything is computed.
     pub copies: Vec<BlockCopy>,
+    /// Nobody is delayed by drafts: streams alone, and none of them is measured in this step.
+    pub may_draft: bool,
 }
 
 /// What stands in one block is to stand in another, which is the last of a sequence's.
@@ -175,10 +177,21 @@ impl Scheduler {
         self.plan_prompts(now, times, &mut plan);
         let measures = self.steps_to_measurement == STEPS_BETWEEN_MEASUREMENTS;
         if !measures && plan.chunks.iter().all(|chunk| chunk.len == 1) && plan.chunks.len() <= self.limits.drafts_max {
+            plan.may_draft = self.limits.drafts_max > 0;
             self.plan_drafts(times, &mut plan);
         }
         assert!(!plan.chunks.is_empty() || self.is_idle(), "somebody waits, nobody runs, and nothing is planned");
         plan
+    }
+
+    /// Gives a planned stream that has no draft one from elsewhere, or the beginning of it that has places and may come.
+    pub fn set_draft(&mut self, chunk: &mut Chunk, tokens: &[u32]) {
+        assert!(chunk.samples && chunk.len == 1, "{chunk:?} is no stream without a draft");
+        let index = self.running_index(chunk.id).expect("a planned sequence runs until its result is in");
+        let sequence = &mut self.running[index];
+        sequence.set_draft(tokens);
+        (chunk.drafts, chunk.len) = (sequence.draft().len(), 1 + sequence.draft().len());
+        self.blocks.cover(&mut sequence.table, chunk.start + chunk.len);
     }
 
     /// Of a planned draft only the first `drafts` tokens are to be checked.

@@ -121,6 +121,13 @@ impl Sequence {
         let answer = self.total_max.saturating_sub(self.tokens.len() + 1);
         answer.min((self.table.reserved() * BLOCK_TOKENS).saturating_sub(self.tokens.len()))
     }
+    pub fn stop_token_ids(&self) -> &[u32] {
+        &self.stop_token_ids
+    }
+    /// Tokens of output there are, and those that may still come.
+    pub fn told_and_left(&self) -> (usize, usize) {
+        (self.tokens.len() - self.prompt_tokens, self.total_max - self.tokens.len())
+    }
     /// What may be drafted: its drafter, with all tokens there are noted. `None` while the prompt is not through, and where drafts
     /// are not wanted.
     pub fn drafter(&mut self) -> Option<&Drafter> {
@@ -135,6 +142,13 @@ impl Sequence {
         drafter.draft(&self.tokens, rows, &mut self.draft);
         let end = self.draft.iter().position(|token| self.stop_token_ids.contains(token));
         self.draft.truncate(end.unwrap_or(rows));
+    }
+
+    /// Takes what somebody else drafted for the next step, or the beginning of it: none beyond one that would end the answer.
+    pub fn set_draft(&mut self, tokens: &[u32]) {
+        let end = tokens.iter().position(|token| self.stop_token_ids.contains(token)).unwrap_or(tokens.len());
+        self.draft.clear();
+        self.draft.extend_from_slice(&tokens[..end.min(self.draft_max())]);
     }
 
     /// Leaves the first so many tokens of the draft.

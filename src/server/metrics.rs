@@ -52,6 +52,7 @@ fn families(model: &str, stats: &EngineStats, config: &EngineConfig, meters: &Me
             "Requests paused because the cache was full, or for more urgent ones.",
             stats.pauses_total,
         ),
+        families.counter("spec_decode_num_drafts_total", "Drafts that were checked, of one or more tokens.", stats.drafts_total),
         families.counter("spec_decode_num_draft_tokens_total", "Tokens guessed ahead and checked.", stats.drafted_tokens_total),
         families.counter("spec_decode_num_accepted_tokens_total", "Of these, tokens that were right.", stats.accepted_tokens_total),
         families.counters(
@@ -69,6 +70,14 @@ fn families(model: &str, stats: &EngineStats, config: &EngineConfig, meters: &Me
     ];
     if let Some(predicted) = stats.first_token_in {
         all.push(families.first_token_in(predicted.as_secs_f64()));
+    }
+    let draft = stats.draft_model;
+    if draft.rows_total > 0 {
+        let of = "Of the tokens guessed ahead, those guessed by the draft model";
+        all.push(families.own("draft_model_tokens_total", families.counter("", &format!("{of}."), draft.guessed_total)));
+        all.push(families.own("draft_model_accepted_tokens_total", families.counter("", &format!("{of} that came."), draft.right_total)));
+        let rows = families.counter("", "Tokens that the draft model computed, to read and to guess.", draft.rows_total);
+        all.push(families.own("draft_model_computed_tokens_total", rows));
     }
     for histogram in meters.histograms() {
         all.extend(families.histogram(histogram));
@@ -115,8 +124,12 @@ impl Families<'_> {
     /// Nothing of vLLM's: it has our own name.
     fn first_token_in(&self, seconds: f64) -> MetricFamily {
         let help = "What a short request that came now would wait for its first token, as predicted.";
-        let mut family = self.gauge("first_token_in_seconds", help, seconds);
-        family.set_name("understudy:first_token_in_seconds".to_owned());
+        self.own("first_token_in_seconds", self.gauge("", help, seconds))
+    }
+
+    /// Under a name of ours.
+    fn own(&self, name: &str, mut family: MetricFamily) -> MetricFamily {
+        family.set_name(format!("understudy:{name}"));
         family
     }
 

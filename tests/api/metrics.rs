@@ -11,7 +11,7 @@ use crate::support::test_app::{MODEL, Options, TestApp};
 const COMPLETIONS: &str = "/v1/completions";
 
 /// By their full names: what a dashboard made for vLLM asks for.
-const NAMES: [(&str, &str); 22] = [
+const NAMES: [(&str, &str); 23] = [
     ("vllm:num_requests_running", "gauge"),
     ("vllm:num_requests_waiting", "gauge"),
     ("vllm:kv_cache_usage_perc", "gauge"),
@@ -22,6 +22,7 @@ const NAMES: [(&str, &str); 22] = [
     ("vllm:prefix_cache_queries_total", "counter"),
     ("vllm:prefix_cache_hits_total", "counter"),
     ("vllm:num_preemptions_total", "counter"),
+    ("vllm:spec_decode_num_drafts_total", "counter"),
     ("vllm:spec_decode_num_draft_tokens_total", "counter"),
     ("vllm:spec_decode_num_accepted_tokens_total", "counter"),
     ("vllm:request_success_total", "counter"),

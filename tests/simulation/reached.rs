@@ -14,6 +14,8 @@ pub struct Reached {
     pub collisions: usize,
     pub drafted: usize,
     pub accepted: usize,
+    pub guessed: usize,
+    pub guessed_right: usize,
     pub overtakings: usize,
     pub out_of_patience: usize,
     pub constrained: usize,
@@ -30,7 +32,7 @@ impl Reached {
     pub fn check(&self) {
         let Reached { answers, hits, evictions, pauses, failures, refusals, collisions, constrained, late_masks, .. } = *self;
         let Reached { cancels_waiting, cancels_prompt, cancels_answer, cancels_held, disk_reads, disk_writes, disk_damages, .. } = *self;
-        let Reached { drafted, accepted, constrained_drafts, overtakings, out_of_patience, .. } = *self;
+        let Reached { drafted, accepted, guessed, guessed_right, constrained_drafts, overtakings, out_of_patience, .. } = *self;
         for (what, times) in [
             ("answers", answers),
             ("hits", hits),
@@ -44,6 +46,8 @@ impl Reached {
             ("collisions", collisions),
             ("drafted tokens", drafted),
             ("drafted tokens that were right", accepted),
+            ("tokens that a draft model guessed", guessed),
+            ("tokens that a draft model guessed right", guessed_right),
             ("more urgent ones that were served first", overtakings),
             ("less urgent ones that had waited too long", out_of_patience),
             ("constrained answers", constrained),

@@ -1,9 +1,16 @@
 //! What the engine works with in the simulation beside its model: masks that are late, a disk of moods.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use understudy::engine::constraint::MaskJob;
 use understudy::engine::disk_prefix::DiskLimits;
+use understudy::engine::draft_model::DraftModel;
+use understudy::engine::draft_plan::DraftLimits;
+use understudy::engine::engine_loop::Clock;
+
+use crate::support::fake_model::FakeModel;
 
 use crate::support::memory_store::{MemoryDisk, MemoryStore, Moment};
 use crate::support::random::Random;
@@ -36,4 +43,44 @@ pub fn disk(random: &mut Random, disk: &MemoryDisk) -> (MemoryStore, DiskLimits)
         moments.chance(mood.map_or(0, |(_, per_mille)| *per_mille))
     };
     (MemoryStore::new(disk.clone(), goes_wrong), limits)
+}
+
+/// Steps that take any time whatever: what is concluded from it must not matter. Where `quick` is set, as a draft model's step sets it, none has
+/// passed, so that guessing pays.
+pub fn clock(seed: u64, now_ms: Arc<AtomicU64>, quick: Arc<AtomicBool>) -> Clock {
+    let mut moments = Random(seed ^ 0xC10C);
+    Box::new(move || {
+        let step_ms = if quick.swap(false, Ordering::Relaxed) { 0 } else { moments.below(40) };
+        Duration::from_millis(now_ms.fetch_add(step_ms, Ordering::Relaxed) + step_ms)
+    })
+}
+
+/// A draft model that is the model itself, or one that is right in two of three places, or never; with a cache of its own of a few blocks,
+/// and with accidents.
+pub fn draft(seed: u64, vocab: usize, script: Option<fn(&[u32]) -> u32>, quick: Arc<AtomicBool>) -> Option<DraftModel> {
+    let mut random = Random(seed ^ 0xD4AF);
+    if !random.chance(600) {
+        return None;
+    }
+    let blocks = random.between(1, 20) as usize;
+    let is_quick = random.chance(800);
+    let fails = if random.chance(200) { random.below(60) } else { 0 };
+    let mut faults = Random(random.bits());
+    let model = FakeModel::new(vocab, blocks).with_fault(move |_, _| {
+        quick.store(is_quick, Ordering::Relaxed);
+        match faults.chance(fails) {
+            true if faults.chance(500) => std::panic::resume_unwind(Box::new("the draft model panics".to_owned())),
+            true => Err("the draft model fails".to_owned()),
+            false => Ok(()),
+        }
+    });
+    let model = match (random.below(3), script) {
+        (0, Some(script)) => model.with_script(script),
+        (1, Some(script)) => model.with_script(move |history| if history.len() % 3 == 0 { 7 % vocab as u32 } else { script(history) }),
+        (2, _) => model.with_script(|history| history.len() as u32 % 5),
+        _ => model,
+    };
+    let limits =
+        DraftLimits { blocks, context_max: random.between(40, 500) as usize, tokens_per_step_max: random.between(32, 90) as usize };
+    Some(DraftModel::new(Box::new(model), limits))
 }

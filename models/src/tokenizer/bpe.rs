@@ -28,7 +28,7 @@ pub(super) struct Bpe {
 type Pair = (u32, u32);
 
 /// What becomes of a pair.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Merged {
     /// Place in the merge list: lower goes first.
     rank: u32,
@@ -63,6 +63,15 @@ impl Bpe {
         let bytes = characters.map(|character| vocab.text_id(character.encode_utf8(&mut [0; 4])));
         let merges = read_merges(gguf, vocab, string_array(gguf, "tokenizer.ggml.merges")?)?;
         Ok(Self { pre_tokenizer, merges, characters, bytes })
+    }
+
+    pub(super) fn merges(&self) -> usize {
+        self.merges.len()
+    }
+
+    /// Whether both put the same tokens together, in the same order.
+    pub(super) fn merges_as(&self, other: &Self) -> bool {
+        self.merges == other.merges
     }
 
     pub(super) fn adds_bos(&self) -> bool {

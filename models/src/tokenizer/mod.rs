@@ -10,12 +10,14 @@ mod error;
 mod hash;
 mod name_table;
 mod pre_tokenizer;
+mod same_vocabulary;
 mod special;
 mod spm;
 mod vocab;
 
 pub use detokenizer::Detokenizer;
 pub use error::TokenizerError;
+pub use same_vocabulary::VocabularyDifference;
 pub use special::FimTokens;
 
 use std::collections::BTreeMap;

@@ -1,10 +1,16 @@
 //! What the engine makes of a model's speed: guessing ahead, streams that go on while a prompt comes, prefixes that are not computed
 //! twice, many streams at once. Printed with the bars beside, never asserted.
 //!
-//!     cargo bench --bench engine -- [MODEL.gguf] [--threads N] [--rounds N] [--stall-prompt N] [--only ROW,..]
+//!     cargo bench --bench engine -- [MODEL.gguf] [--threads N] [--rounds N] [--row-seconds N] [--stall-prompt N] [--only ROW,..]
+//!     cargo bench --bench engine -- MODEL.gguf --only draft --draft SMALLER.gguf [--draft-right 0.7]
+//!
+//! A row takes about `--row-seconds` (150) at most: how fast the model is here is measured first, and what would take longer gets fewer rounds
+//! or a shorter prompt, which the row says. What is being done, and for how long, is told on standard error.
 //!
 //! The model computes every row. Where a row needs a text that the model would not say (an edit of a file), a script says it in its
 //! place: the logits of the right next token are raised, at the cost of the model's own forward pass.
+
+mod scripted;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -12,36 +18,50 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use futures_util::future::join_all;
-use kernels::{KvDtype, Step};
-use models::{Gguf, KvCache, Logits, Tokenizer};
-use understudy::engine::constraint::{Constraint, Ending, Matcher};
+use kernels::KvDtype;
+use models::{Gguf, KvCache, Tokenizer};
+use understudy::engine::constraint::Constraint;
+use understudy::engine::draft_model::DraftModel;
+use understudy::engine::draft_plan::DraftLimits;
 use understudy::engine::model_runner::LoadedRunner;
-use understudy::engine::prefix_cache::BlockId;
-use understudy::engine::token_mask::TokenMask;
-use understudy::engine::{
-    Engine, EngineConfig, GenerateRequest, ModelRunner, Priority, SamplingParams, TokenEvent, TokenStream, TokenUsage,
-};
+use understudy::engine::{Engine, EngineConfig, GenerateRequest, Priority, SamplingParams, TokenEvent, TokenStream, TokenUsage};
 use understudy::hub::builtin;
+
+use scripted::{Script, Scripted, ScriptedDraft, Steps, Trivial};
 
 type Error = Box<dyn std::error::Error>;
 
-const ROWS: [&str; 11] =
-    ["edit", "edit-free", "edit-masked", "prose", "prose-free", "prose-masked", "stall", "warm", "conversation", "streams8", "streams16"];
+const ROWS: [&str; 12] = [
+    "edit",
+    "edit-free",
+    "edit-masked",
+    "prose",
+    "prose-free",
+    "prose-masked",
+    "stall",
+    "warm",
+    "conversation",
+    "streams8",
+    "streams16",
+    "draft",
+];
 const CONTEXT: usize = 24_576;
 const TOKENS_PER_STEP_MAX: usize = 512;
 /// Long enough for a coding agent's first words.
 const AGENT_PROMPT: usize = 20_000;
 
 /// Source and prose that anybody who has this file has too.
-const SOURCE: &str = include_str!("../src/engine/block_manager.rs");
-const PROSE: [&str; 2] = [include_str!("../docs/architecture.md"), include_str!("../README.md")];
+const SOURCE: &str = include_str!("../../src/engine/block_manager.rs");
+const PROSE: [&str; 2] = [include_str!("../../docs/architecture.md"), include_str!("../../README.md")];
 
 fn main() -> Result<(), Error> {
     let options = Options::of(std::env::args().skip(1))?;
     kernels::cpu::pool::set_threads(options.threads.try_into()?);
-    let bench = Bench::new(&options)?;
-    println!("{}, {} threads, medians of {} rounds", bench.name, options.threads, options.rounds);
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let mut bench = Bench::new(&options)?;
+    println!("{}, {} threads, medians of {} rounds at most", bench.name, options.threads, options.rounds);
+    bench.pace = runtime.block_on(bench.measure_pace())?;
+    println!("about {:.0} tokens/s of a prompt, {:.1} of an answer", bench.pace.prefill, bench.pace.decode);
     for row in ROWS.into_iter().filter(|row| options.only.is_empty() || options.only.iter().any(|only| only == row)) {
         match row {
             "edit" => runtime.block_on(bench.edit(None))?,
@@ -54,7 +74,8 @@ fn main() -> Result<(), Error> {
             "warm" => runtime.block_on(bench.warm())?,
             "conversation" => runtime.block_on(bench.conversation())?,
             "streams8" => runtime.block_on(bench.streams(8, ">= 4"))?,
-            _ => runtime.block_on(bench.streams(16, ">= 6"))?,
+            "streams16" => runtime.block_on(bench.streams(16, ">= 6"))?,
+            _ => runtime.block_on(bench.draft())?,
         }
     }
     Ok(())
@@ -73,21 +94,38 @@ struct Options {
     model: Option<PathBuf>,
     threads: usize,
     rounds: usize,
-    /// Tokens of the prompt that comes beside a stream.
-    stall_prompt: usize,
+    /// What a row may take, about.
+    row_seconds: f64,
+    /// Tokens of the prompt that comes beside a stream; `None`: as many as there is time for.
+    stall_prompt: Option<usize>,
+    /// A smaller model of the same vocabulary, and how often it is made to be right.
+    draft: Option<PathBuf>,
+    draft_right: f64,
     only: Vec<String>,
 }
 
 impl Options {
     fn of(mut arguments: impl Iterator<Item = String>) -> Result<Self, Error> {
-        let mut options = Self { model: None, threads: 2, rounds: 3, stall_prompt: 16_000, only: Vec::new() };
+        let mut options = Self {
+            model: None,
+            threads: 2,
+            rounds: 3,
+            row_seconds: 150.0,
+            stall_prompt: None,
+            draft: None,
+            draft_right: 0.7,
+            only: Vec::new(),
+        };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| format!("{argument} wants a value"));
             match argument.as_str() {
                 "--bench" => {}
                 "--threads" => options.threads = value()?.parse()?,
                 "--rounds" => options.rounds = value()?.parse()?,
-                "--stall-prompt" => options.stall_prompt = value()?.parse()?,
+                "--row-seconds" => options.row_seconds = value()?.parse()?,
+                "--stall-prompt" => options.stall_prompt = Some(value()?.parse()?),
+                "--draft" => options.draft = Some(value()?.into()),
+                "--draft-right" => options.draft_right = value()?.parse()?,
                 "--only" => options.only = value()?.split(',').map(str::to_owned).collect(),
                 path if !path.starts_with('-') => options.model = Some(path.into()),
                 unknown => return Err(format!("{unknown} is no option; rows are {}", ROWS.join(", ")).into()),
@@ -100,81 +138,52 @@ impl Options {
     }
 }
 
-/// A constraint that allows everything, and says so or fills a mask with it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Trivial {
-    Says,
-    Fills,
-}
-
-impl Constraint for Trivial {
-    fn matcher(&self) -> Result<Box<dyn Matcher>, String> {
-        Ok(Box::new(*self))
-    }
-}
-
-impl Matcher for Trivial {
-    fn allow(&mut self, _output: &[u32], allowed: &mut TokenMask) -> Result<Ending, String> {
-        match self {
-            Self::Says => Ok(Ending::Anything),
-            Self::Fills => {
-                allowed.words_mut().fill(u64::MAX);
-                Ok(Ending::Possible)
-            }
-        }
-    }
-}
-
-/// The text that a sequence is to become, prompt and answer; empty: what the model says.
-type Script = Arc<Mutex<Vec<u32>>>;
-
-/// Rows and seconds of each step that was computed.
-type Steps = Arc<Mutex<Vec<(usize, f64)>>>;
-
-/// The model, whose choice a script may overrule.
-struct Scripted {
-    model: LoadedRunner,
-    script: Script,
-    steps: Steps,
-}
-
-impl ModelRunner for Scripted {
-    fn vocab(&self) -> usize {
-        self.model.vocab()
-    }
-
-    fn run(&mut self, token_ids: &[u32], step: &Step) -> Result<Logits, String> {
-        let start = Instant::now();
-        let mut logits = self.model.run(token_ids, step)?;
-        self.steps.lock().map_err(|_| "the bench has panicked")?.push((token_ids.len(), start.elapsed().as_secs_f64()));
-        let script = self.script.lock().map_err(|_| "the bench has panicked")?;
-        for (index, row) in step.logit_rows.iter().enumerate() {
-            let next = step.positions[*row as usize] as usize + 1;
-            if let Some(&token) = script.get(next) {
-                let vocab = logits.vocab;
-                logits.values[index * vocab + token as usize] = 1e4;
-            }
-        }
-        Ok(logits)
-    }
-
-    fn block_bytes(&self) -> Option<usize> {
-        self.model.block_bytes()
-    }
-    fn read_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), String> {
-        self.model.read_block(block, out)
-    }
-    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), String> {
-        self.model.write_block(block, bytes)
-    }
-}
-
 struct Bench {
     name: String,
     gguf: Gguf,
     tokenizer: Tokenizer,
     rounds: usize,
-    stall_prompt: usize,
+    row_seconds: f64,
+    stall_prompt: Option<usize>,
+    draft: Option<PathBuf>,
+    draft_right: f64,
+    pace: Pace,
+    progress: Progress,
+}
+
+/// How fast the model is on this machine, about: tokens a second.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    prefill: f64,
+    decode: f64,
+}
+
+/// Tells on standard error what is being done, and every ten seconds that it still is.
+struct Progress(Arc<Mutex<(String, Instant)>>);
+
+impl Progress {
+    fn start() -> Self {
+        let now = Arc::new(Mutex::new((String::from("loading the model"), Instant::now())));
+        let shown = Arc::downgrade(&now);
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(Duration::from_secs(10));
+                let Some(now) = shown.upgrade() else { return };
+                let Ok(now) = now.lock() else { return };
+                if now.1.elapsed() >= Duration::from_secs(10) {
+                    eprintln!("  {}: for {:.0} s", now.0, now.1.elapsed().as_secs_f64());
+                }
+            }
+        });
+        Self(now)
+    }
+
+    fn now(&self, what: String) {
+        eprintln!("  {what}");
+        if let Ok(mut now) = self.0.lock() {
+            *now = (what, Instant::now());
+        }
+    }
 }
 
 /// How one answer came.
@@ -201,10 +210,39 @@ impl Bench {
             None => Gguf::from_bytes(builtin::bytes(), "the built-in model")?,
         };
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        Ok(Self { name: gguf.name().to_owned(), gguf, tokenizer, rounds: options.rounds, stall_prompt: options.stall_prompt })
+        let &Options { rounds, row_seconds, stall_prompt, draft_right, .. } = options;
+        let draft = options.draft.clone();
+        let (name, pace, progress) = (gguf.name().to_owned(), Pace::default(), Progress::start());
+        Ok(Self { name, gguf, tokenizer, rounds, row_seconds, stall_prompt, draft, draft_right, pace, progress })
+    }
+
+    async fn measure_pace(&self) -> Result<Pace, Error> {
+        self.progress.now("how fast it is: 256 tokens of a prompt, 16 of an answer".to_owned());
+        let (engine, ..) = self.engine(1, 0)?;
+        let timed = timed(&engine, request(self.noise(256, 3), 17)).await?;
+        Ok(Pace { prefill: 256.0 / timed.first_token().as_secs_f64(), decode: timed.tokens_per_s() })
+    }
+
+    /// Seconds that so much takes, of one sequence at no great depth.
+    fn seconds(&self, prompt: usize, answer: usize) -> f64 {
+        prompt as f64 / self.pace.prefill + answer as f64 / self.pace.decode
+    }
+
+    /// How many rounds of so many seconds there is time for: at least one.
+    fn rounds_of(&self, round_seconds: f64) -> usize {
+        ((self.row_seconds / round_seconds) as usize).clamp(1, self.rounds)
+    }
+
+    /// As many tokens of a prompt as there is time for, `share` of the row's being its own: `wanted` at most, and enough to mean something.
+    fn prompt_of(&self, wanted: usize, share: f64) -> usize {
+        ((self.row_seconds * share * self.pace.prefill) as usize / 512 * 512).clamp(1024.min(wanted), wanted)
     }
 
     fn engine(&self, sequences_max: usize, drafts_max: usize) -> Result<(Engine, Script, Steps), Error> {
+        self.engine_with(sequences_max, drafts_max, None)
+    }
+
+    fn engine_with(&self, sequences_max: usize, drafts_max: usize, draft: Option<&Gguf>) -> Result<(Engine, Script, Steps), Error> {
         let model = models::load(&self.gguf, &Device::Cpu)?;
         let blocks = (CONTEXT + 16_384) / kernels::BLOCK_TOKENS;
         let kv = KvCache::new(model.config(), blocks, KvDtype::F16, &Device::Cpu)?;
@@ -219,7 +257,14 @@ impl Bench {
             drafts_max,
             first_token_max: None,
         };
-        Ok((Engine::start(Box::new(runner), config), script, steps))
+        let draft = draft.map(|gguf| -> Result<DraftModel, Error> {
+            let model = models::load(gguf, &Device::Cpu)?;
+            let kv = KvCache::new(model.config(), blocks, KvDtype::F16, &Device::Cpu)?;
+            let limits = DraftLimits { blocks, context_max: CONTEXT, tokens_per_step_max: TOKENS_PER_STEP_MAX };
+            let model = LoadedRunner::new(model, kv);
+            Ok(DraftModel::new(Box::new(ScriptedDraft { model, script: script.clone(), right: self.draft_right }), limits))
+        });
+        Ok((Engine::start_with(Box::new(runner), config, None, draft.transpose()?), script, steps))
     }
 
     fn tokens(&self, text: &str, most: usize) -> Result<Vec<u32>, Error> {
@@ -257,7 +302,9 @@ impl Bench {
             script.lock().map_err(|_| "poisoned")?.clone_from(&text);
         }
         let (mut ratios, mut rates) = (Vec::new(), Vec::new());
-        for _ in 0..self.rounds {
+        let rounds = self.rounds_of(self.seconds(0, 2 * answer.len()));
+        for round in 1..=rounds {
+            self.progress.now(format!("{what}: round {round} of {rounds}, {} tokens with guesses and without", answer.len()));
             let request = || {
                 let constraint = constraint.map(|constraint| Arc::new(constraint) as Arc<dyn Constraint>);
                 GenerateRequest { constraint, ..request(prompt.clone(), answer.len()) }
@@ -271,7 +318,7 @@ impl Bench {
         let (drafted, right) = (stats.drafted_tokens_total, stats.accepted_tokens_total);
         let (fast, plain) = (median(rates.iter().map(|rate| rate.0)), median(rates.iter().map(|rate| rate.1)));
         println!(
-            "{what}{}: {fast:.1} tokens/s with guesses, {plain:.1} without: {:.2} times (bar {bar}); {right} of {drafted} guesses right",
+            "{what}{}, {rounds} rounds: {fast:.1} tokens/s with guesses, {plain:.1} without: {:.2} times (bar {bar}); {right} of {drafted} guesses right",
             match constraint {
                 None => "",
                 Some(Trivial::Says) => ", under a constraint that allows all",
@@ -287,8 +334,12 @@ impl Bench {
         let (engine, _, steps) = self.engine(2, 0)?;
         let (mut ratios, mut normals, mut longests, mut prefills, mut alone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut nines = Vec::new();
-        for round in 0..self.rounds as u64 {
-            let prompt = |salt: u64| self.noise(self.stall_prompt, 100 * salt + round);
+        // Beside a stream it comes at half its speed, about, and then once more alone.
+        let stall_prompt = self.stall_prompt.unwrap_or_else(|| self.prompt_of(16_000, 1.0 / 3.5));
+        let rounds = self.rounds_of(self.seconds(7 * stall_prompt / 2, 128));
+        for round in 0..rounds as u64 {
+            self.progress.now(format!("stall: round {} of {rounds}, {stall_prompt} tokens beside a stream, and alone", round + 1));
+            let prompt = |salt: u64| self.noise(stall_prompt, 100 * salt + round);
             let mut stream = engine.generate(request(self.noise(64, round + 1), 16_000))?;
             let mut times = Vec::new();
             while times.len() < 128 {
@@ -307,7 +358,7 @@ impl Bench {
                     _ = other.next() => break,
                 }
             }
-            prefills.push(self.stall_prompt as f64 / asked.elapsed().as_secs_f64());
+            prefills.push(stall_prompt as f64 / asked.elapsed().as_secs_f64());
             let gaps = |from: usize| times[from..].windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64());
             let normal = median(gaps(0).take(127));
             let mut beside: Vec<f64> = gaps(127).collect();
@@ -316,17 +367,17 @@ impl Bench {
             drop(stream);
             let computed = steps.lock().map_err(|_| "poisoned")?[computed_before..].to_vec();
             print_longest_steps(computed, normal);
-            alone.push(self.stall_prompt as f64 / timed(&engine, request(prompt(2), 1)).await?.first_token().as_secs_f64());
+            alone.push(stall_prompt as f64 / timed(&engine, request(prompt(2), 1)).await?.first_token().as_secs_f64());
             ratios.push(longest / normal);
             nines.push(beside[beside.len() * 99 / 100] / normal);
             normals.push(normal * 1e3);
             longests.push(longest * 1e3);
         }
         println!(
-            "stall: a step is {:.2} ms, the longest while {} tokens come {:.2} ms: {:.2} times (bar <= 3), 99 of 100 within {:.2} times; the \
+            "stall, {rounds} rounds: a step is {:.2} ms, the longest while {} tokens come {:.2} ms: {:.2} times (bar <= 3), 99 of 100 within {:.2} times; the \
              prompt comes at {:.0} tokens/s, alone at {:.0}",
             median(normals),
-            self.stall_prompt,
+            stall_prompt,
             median(longests),
             median(ratios),
             median(nines),
@@ -339,13 +390,17 @@ impl Bench {
     /// An agent's prompt again, with some new words.
     async fn warm(&self) -> Result<(), Error> {
         let (engine, ..) = self.engine(2, 0)?;
-        let prompt = self.noise(AGENT_PROMPT, 7);
+        let agent_prompt = self.prompt_of(AGENT_PROMPT, 0.5);
+        self.progress.now(format!("warm: a prompt of {agent_prompt} tokens, cold"));
+        let prompt = self.noise(agent_prompt, 7);
         let cold = timed(&engine, request(prompt.clone(), 2)).await?;
         let (mut firsts, mut steps) = (Vec::new(), Vec::new());
-        for round in 0..self.rounds as u64 {
+        let rounds = self.rounds_of(2.0 * self.seconds(16, 64));
+        for round in 0..rounds as u64 {
+            self.progress.now(format!("warm: round {} of {rounds}, the prompt again", round + 1));
             let again = [&prompt[..], &self.noise(16, 1000 + round)].concat();
             let warm = timed(&engine, request(again, 64)).await?;
-            let missing = (AGENT_PROMPT / 32 * 32).saturating_sub(warm.usage.cached_tokens);
+            let missing = (agent_prompt / 32 * 32).saturating_sub(warm.usage.cached_tokens);
             if missing > 0 {
                 return Err(format!("{missing} tokens of the prefix were computed again").into());
             }
@@ -354,7 +409,7 @@ impl Bench {
         }
         let (first, step) = (median(firsts), median(steps));
         println!(
-            "warm: first token of {AGENT_PROMPT} known and 16 new tokens after {first:.1} ms, a step there is {step:.1} ms: {:.1} steps (bar 2 \
+            "warm, {rounds} rounds: first token of {agent_prompt} known and 16 new tokens after {first:.1} ms, a step there is {step:.1} ms: {:.1} steps (bar 2 \
              and the new tokens); cold {:.0} ms",
             first / step,
             cold.first_token().as_secs_f64() * 1e3
@@ -365,9 +420,11 @@ impl Bench {
     /// A conversation of ten turns that reaches an agent's length, a background request after each.
     async fn conversation(&self) -> Result<(), Error> {
         let (engine, ..) = self.engine(2, 16)?;
-        let mut history = self.noise(AGENT_PROMPT - 2000, 11);
+        let first = self.prompt_of(AGENT_PROMPT - 2000, 0.5);
+        let mut history = self.noise(first, 11);
         let (mut new, mut computed) = (0, 0);
         for turn in 0..10 {
+            self.progress.now(format!("conversation: turn {} of 10, {} tokens", turn + 1, history.len()));
             let answer = timed_with_tokens(&engine, request(history.clone(), 50)).await?;
             if turn > 0 {
                 new += 200;
@@ -379,7 +436,45 @@ impl Bench {
             timed(&engine, title).await?;
         }
         println!(
-            "conversation: {computed} prompt tokens computed in 9 turns of {new} new ones, a background request after each (bar: the new ones, to the block of 32)"
+            "conversation, begun with {first} tokens: {computed} prompt tokens computed in 9 turns of {new} new ones, a background request after each (bar: the new ones, to the block of 32)"
+        );
+        Ok(())
+    }
+
+    /// A text that repeats nothing, with a draft model and without.
+    async fn draft(&self) -> Result<(), Error> {
+        let Some(path) = &self.draft else {
+            println!("draft: not measured, since no --draft names a smaller model of the same vocabulary");
+            return Ok(());
+        };
+        let draft = Gguf::open(path)?;
+        if let Some(difference) = self.tokenizer.difference(&Tokenizer::from_gguf(&draft)?) {
+            return Err(format!("{} is no draft model for {}: {difference}", draft.name(), self.name).into());
+        }
+        let (prompt, answer) = (self.tokens(PROSE[0], 500)?, self.tokens(PROSE[1], 300)?);
+        let (with, with_script, _) = self.engine_with(1, 16, Some(&draft))?;
+        let (without, without_script, _) = self.engine(1, 16)?;
+        for script in [with_script, without_script] {
+            script.lock().map_err(|_| "poisoned")?.clone_from(&[&prompt[..], &answer].concat());
+        }
+        let rounds = self.rounds_of(self.seconds(0, 2 * answer.len()));
+        let mut rates = Vec::new();
+        for round in 1..=rounds {
+            self.progress.now(format!("draft: round {round} of {rounds}, {} tokens with a draft model and without", answer.len()));
+            let request = || request(prompt.clone(), answer.len());
+            rates.push((timed(&with, request()).await?.tokens_per_s(), timed(&without, request()).await?.tokens_per_s()));
+        }
+        let stats = with.stats().draft_model;
+        println!(
+            "draft, {rounds} rounds: {:.1} tokens/s with {}, made right {:.2} of the time, {:.1} without: {:.2} times; {} of {} guesses right, {} rows computed",
+            median(rates.iter().map(|rate| rate.0)),
+            draft.name(),
+            self.draft_right,
+            median(rates.iter().map(|rate| rate.1)),
+            median(rates.iter().map(|rate| rate.0 / rate.1)),
+            stats.right_total,
+            stats.guessed_total,
+            stats.rows_total
         );
         Ok(())
     }
@@ -388,7 +483,10 @@ impl Bench {
         let (engine, ..) = self.engine(count, 0)?;
         let mut ratios = Vec::new();
         let (mut ones, mut manys) = (Vec::new(), Vec::new());
-        for round in 0..self.rounds as u64 {
+        // Together they are some times as fast as one.
+        let rounds = self.rounds_of(self.seconds(32 * (count + 1), 128 + 128 * count / 3));
+        for round in 0..rounds as u64 {
+            self.progress.now(format!("streams: round {} of {rounds}, 128 tokens of one and of {count} together", round + 1));
             let prompt = |index: usize| self.noise(32, 10_000 * (round + 1) + index as u64);
             let one = timed(&engine, request(prompt(999), 128)).await?.tokens_per_s();
             let answers = join_all((0..count).map(|index| timed(&engine, request(prompt(index), 128)))).await;
@@ -403,7 +501,7 @@ impl Bench {
             manys.push(many);
         }
         println!(
-            "streams: {count} together {:.1} tokens/s, one {:.1}: {:.2} times (bar {bar})",
+            "streams, {rounds} rounds: {count} together {:.1} tokens/s, one {:.1}: {:.2} times (bar {bar})",
             median(manys),
             median(ones),
             median(ratios)
