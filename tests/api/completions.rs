@@ -1,8 +1,10 @@
 //! `POST /v1/completions`: prompts in all their forms, echo, log-probabilities in the old form, fill in the middle.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Value, json};
 
-use crate::support::http_client::Sse;
+use crate::support::completion_stream::{fold, read_completion_stream};
 use crate::support::test_app::{MODEL, NOW_UNIX_S, Options, TestApp, Voice};
 use crate::support::tiny_tokenizer::Fim;
 
@@ -12,28 +14,13 @@ fn texts(reply: &Value) -> Vec<&str> {
     reply["choices"].as_array().expect("choices").iter().map(|choice| choice["text"].as_str().expect("text")).collect()
 }
 
-/// The texts of a stream's choices, checked chunk by chunk.
-fn streamed(app: &TestApp, mut body: Value, choices: usize) -> (Vec<String>, Value) {
+/// What a stream adds up to, read strictly: its choices and its usage.
+#[track_caller]
+fn streamed(app: &TestApp, mut body: Value, choices: usize) -> (Vec<Value>, Value) {
     body["stream"] = true.into();
     body["stream_options"] = json!({"include_usage": true});
-    let reply = app.complete(&body);
-    let mut data: Vec<String> =
-        reply.events().into_iter().map(|event| if let Sse::Data(data) = event { data } else { panic!("{event:?}") }).collect();
-    assert_eq!(data.pop().as_deref(), Some("[DONE]"));
-    let usage: Value = serde_json::from_str(&data.pop().expect("a usage chunk")).expect("JSON");
-    assert_eq!(usage["choices"], json!([]));
-    let (mut texts, mut finished) = (vec![String::new(); choices], vec![false; choices]);
-    for chunk in data {
-        let chunk: Value = serde_json::from_str(&chunk).expect("JSON");
-        assert_eq!((&chunk["object"], &chunk["id"], &chunk["usage"]), (&"text_completion".into(), &usage["id"], &Value::Null));
-        let choice = &chunk["choices"][0];
-        let index = choice["index"].as_u64().expect("an index") as usize;
-        assert!(!finished[index], "nothing comes after the finish");
-        texts[index].push_str(choice["text"].as_str().expect("text"));
-        finished[index] = choice["finish_reason"].is_string();
-    }
-    assert!(finished.iter().all(|finished| *finished));
-    (texts, usage["usage"].clone())
+    let folded = read_completion_stream(&app.complete(&body), choices);
+    (folded.choices, folded.usage.expect("it was asked for"))
 }
 
 #[test]
@@ -66,8 +53,8 @@ fn prompts_in_all_their_forms() {
         let body = json!({"prompt": prompt});
         let whole = app.ok(PATH, &body);
         assert_eq!(texts(&whole), said, "{prompt}");
-        let (stream, usage) = streamed(&app, body, said.len());
-        assert_eq!(stream, said);
+        let (choices, usage) = streamed(&app, body, said.len());
+        assert_eq!(Value::from(choices), whole["choices"]);
         assert_eq!(usage["total_tokens"], whole["usage"]["total_tokens"]);
     }
     let twice = app.ok(PATH, &json!({"prompt": ["SAY[[one]]", "SAY[[two]]"], "n": 2, "best_of": 2}));
@@ -98,8 +85,9 @@ fn echo_shows_the_prompt_first() {
     let ids = app.tokenizer.encode("SAY[[öne]]", false).expect("text can be encoded");
     for prompt in [json!("SAY[[öne]]"), json!(ids)] {
         let body = json!({"prompt": prompt, "echo": true, "stop": "["});
-        assert_eq!(texts(&app.ok(PATH, &body)), ["SAY[[öne]]öne"]);
-        assert_eq!(streamed(&app, body, 1).0, ["SAY[[öne]]öne"]);
+        let whole = app.ok(PATH, &body);
+        assert_eq!(texts(&whole), ["SAY[[öne]]öne"]);
+        assert_eq!(Value::from(streamed(&app, body, 1).0), whole["choices"]);
     }
 }
 
@@ -107,6 +95,8 @@ fn echo_shows_the_prompt_first() {
 fn log_probabilities_in_the_old_form() {
     let app = TestApp::new();
     let reply = app.ok(PATH, &json!({"prompt": "SAY[[aé!]]", "logprobs": 2}));
+    let choices = streamed(&app, json!({"prompt": "SAY[[aé!]]", "logprobs": 2}), 1).0;
+    assert_eq!(Value::from(choices), reply["choices"]);
     let logprobs = &reply["choices"][0]["logprobs"];
     assert_eq!(logprobs["tokens"], json!(["a", "bytes:\\xc3", "bytes:\\xa9", "!"]));
     assert_eq!(logprobs["text_offset"], json!([0, 1, 1, 2]));
@@ -142,4 +132,13 @@ fn the_middle_is_filled_with_the_models_own_tokens() {
     let app = TestApp::start(Options { fim: Fim::Unknown, ..Options::default() });
     let reply = app.complete(&json!({"prompt": "a", "suffix": "b"}));
     assert_eq!((reply.status(), &reply.json()["error"]["param"]), (400, &json!("suffix")));
+}
+
+#[test]
+fn a_stream_that_fails_says_so_and_ends() {
+    let app = TestApp::new();
+    app.broken.store(true, Ordering::Relaxed);
+    let folded = fold(&app.complete(&json!({"prompt": "x", "stream": true})));
+    assert_eq!(folded.error.expect("an error")["type"], "server_error");
+    assert_eq!(folded.choices, [] as [Value; 0]);
 }
