@@ -110,6 +110,13 @@ impl Progress {
         Frame::named(kind, &Value::Object(event))
     }
 
+    /// A frame about the response as a whole, of which `response` is the JSON: it is long, and the first two frames say the same.
+    pub fn lifecycle(&mut self, kind: &'static str, response: &str) -> Frame {
+        let data = format!("{{\"type\":\"{kind}\",\"sequence_number\":{},\"response\":{response}}}", self.sequence);
+        self.sequence += 1;
+        Frame { event: Some(kind), data }
+    }
+
     /// The items so far; one that is not done is marked so.
     pub fn output(&self) -> Vec<Value> {
         let open = self.open.as_ref().map(|open| open.body.item(&open.id, "incomplete"));
@@ -353,7 +360,7 @@ fn text_part(text: &str, logprobs: &[Value]) -> Value {
 
 fn scored(token: &ScoredToken) -> Value {
     let entry = |token: &TokenText, value: f32| json!({"token": token.lossy(), "bytes": token.bytes, "logprob": finite(value)});
-    let mut value = entry(&token.token, token.logprob);
+    let mut value = entry(&token.token, token.logprob.unwrap_or_default());
     value["top_logprobs"] = token.top.iter().map(|(token, logprob)| entry(token, *logprob)).collect();
     value
 }
