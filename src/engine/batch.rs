@@ -43,6 +43,8 @@ impl Batch {
             }
             self.token_ids.extend_from_slice(&sequence.tokens()[chunk.start..kv_len - chunk.drafts]);
             self.token_ids.extend_from_slice(&sequence.draft()[..chunk.drafts]);
+            let first = (self.token_ids.len() - chunk.len) as u32;
+            step.logit_rows.extend(first..first + sequence.scored_rows(chunk.start, chunk.len) as u32);
             if chunk.samples {
                 let end = self.token_ids.len() as u32;
                 step.logit_rows.extend(end - 1 - chunk.drafts as u32..end);

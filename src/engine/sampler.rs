@@ -107,6 +107,13 @@ impl Sampler {
         Ok(GeneratedToken { id, logprobs: self.top_logprobs.map(|top| logprobs(id, top, scratch)) })
     }
 
+    /// How likely `token` was by the model's own word, and the `top` likeliest, from `logits [vocab]`.
+    pub fn score(token: u32, top: usize, logits: &[f32], scratch: &mut Scratch) -> TokenLogprobs {
+        scratch.row.fill(logits, None);
+        scratch.row.find_peaks();
+        logprobs(token, top, scratch)
+    }
+
     /// The sampled token is part of the output now.
     pub fn observe(&mut self, token: u32) {
         let Some(history) = &mut self.history else { return };

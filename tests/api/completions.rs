@@ -91,6 +91,76 @@ fn echo_shows_the_prompt_first() {
     }
 }
 
+/// The lists of a choice's log-probabilities.
+fn lists(choice: &Value) -> [Vec<Value>; 4] {
+    ["tokens", "token_logprobs", "top_logprobs", "text_offset"].map(|name| choice["logprobs"][name].as_array().expect("a list").clone())
+}
+
+#[test]
+fn echo_tells_how_likely_the_prompt_was() {
+    let app = TestApp::new();
+    let ids = app.tokenizer.encode("SAY[[öne]]", false).expect("text can be encoded");
+    for prompt in [json!("SAY[[öne]]"), json!(ids)] {
+        let body = json!({"prompt": prompt, "echo": true, "logprobs": 2});
+        let whole = app.ok(PATH, &body);
+        assert_eq!(Value::from(streamed(&app, body, 1).0), whole["choices"]);
+        let choice = &whole["choices"][0];
+        let [tokens, values, rivals, offsets] = lists(choice);
+        assert_eq!((choice["text"].as_str(), tokens.len()), (Some("SAY[[öne]]öne"), ids.len() + 4));
+        assert_eq!(tokens[..7], ["S", "A", "Y", "[", "[", "bytes:\\xc3", "bytes:\\xb6"]);
+        assert_eq!(offsets[..8], [0, 1, 2, 3, 4, 5, 5, 6]);
+        assert_eq!((&values[0], &rivals[0]), (&Value::Null, &Value::Null), "the first follows nothing");
+        assert!(values[1..].iter().all(Value::is_number) && rivals[1..].iter().all(Value::is_object), "{choice}");
+        assert_eq!(whole["usage"]["prompt_tokens_details"]["cached_tokens"], 0, "all of it is computed");
+    }
+    let only = app.ok(PATH, &json!({"prompt": ["SAY[[a]]", "x"], "echo": true, "logprobs": 0, "max_tokens": 0}));
+    assert_eq!(texts(&only), ["SAY[[a]]", "x"]);
+    assert_eq!(
+        only["choices"][1]["logprobs"],
+        json!({"tokens": ["x"], "token_logprobs": [null], "top_logprobs": null, "text_offset": [0]})
+    );
+    assert_eq!((&only["usage"]["completion_tokens"], &only["choices"][0]["finish_reason"]), (&json!(0), &json!("length")));
+    let refused = app.complete(&json!({"prompt": "x", "max_tokens": 0}));
+    assert_eq!((refused.status(), &refused.json()["error"]["param"]), (400, &json!("max_tokens")));
+}
+
+/// What was said is as likely when it is read again as it was when it was said: in whatever pieces the prompt is computed, whatever the
+/// cache has of it, and in company.
+#[test]
+fn a_prompt_is_as_likely_as_it_was_when_it_was_said() {
+    let app = TestApp::start(Options { voice: Voice::Babbling, ..Options::default() });
+    let start: Vec<u32> = (0..70).collect();
+    let said = app.ok(
+        PATH,
+        &json!({"prompt": start, "logprobs": 3, "max_tokens": 300, "seed": 5, "ignore_eos": true, "return_tokens_as_token_ids": true}),
+    );
+    let [tokens, values, rivals, _] = lists(&said["choices"][0]);
+    // The fake model's vocabulary is read back through names; control tokens have the last ids.
+    let id = |token: &Value| {
+        let name = token.as_str().expect("text");
+        let bytes = match name.strip_prefix("bytes:") {
+            Some(bytes) => bytes.split("\\x").skip(1).map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal")).collect(),
+            None => name.as_bytes().to_vec(),
+        };
+        let ids = 0..app.tokenizer.vocab_size() as u32;
+        ids.into_iter().find(|&id| app.tokenizer.token_bytes(id, true) == bytes).expect("a token has a name of its own")
+    };
+    let again: Vec<u32> = start.iter().copied().chain(tokens.iter().map(id)).collect();
+    let body = json!({"prompt": again, "logprobs": 3, "max_tokens": 0, "echo": true});
+    let read = || lists(&app.ok(PATH, &body)["choices"][0]);
+    let check = |[read_tokens, read_values, read_rivals, _]: [Vec<Value>; 4]| {
+        assert_eq!(read_tokens[70..], tokens);
+        assert_eq!(read_values[70..], values);
+        assert_eq!(read_rivals[70..], rivals);
+    };
+    check(read());
+    check(read());
+    std::thread::scope(|scope| {
+        let company: Vec<_> = (0..6).map(|_| scope.spawn(read)).collect();
+        company.into_iter().for_each(|other| check(other.join().expect("no panic")));
+    });
+}
+
 #[test]
 fn log_probabilities_in_the_old_form() {
     let app = TestApp::new();
