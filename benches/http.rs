@@ -7,6 +7,8 @@
 //! clients ask, less what the engine's thread takes for the same prompts and replies when nobody but a loop in this process asks it. So
 //! all is counted that is not the engine: reading and parsing, template and tokenizer, tokens to text and to events, JSON, sockets, the
 //! log, and what the engine spends on waking others. A reply of one token and one of many give the costs of a request and of a token.
+//! The floor is what the same clients cost a handler that answers a constant. User and system are of the whole process, engine included, in the
+//! system's ticks of 10 ms.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -49,7 +51,8 @@ fn main() -> Result<(), Error> {
     }
     let model = ScriptedModel::new()?;
     println!("{} clients at once, {} requests a row, replies of 1 and of {TOKENS} tokens; CPU in µs", options.at_once, options.requests);
-    println!("{:34} {:>9} {:>9}   {:>9} {:>9}", "", "a request", "a token", "of it http", "engine");
+    println!("{:34} {:>9} {:>9}   {:>9} {:>9}   user+system", "", "a request", "a token", "of it http", "engine");
+    floor(&options)?;
     let mut engines = Vec::new();
     for prompt in [HumanWords::InTurns, HumanWords::AsText] {
         let engine = model.engine_alone(prompt, &options)?;
@@ -170,44 +173,70 @@ impl Cost {
 /// The whole program under load.
 fn measure(dialect: &Dialect, stream: bool, engine: Cost, options: &Options) -> Result<(), Error> {
     let server = Program::start()?;
-    let ask = |tokens: usize, requests: usize| -> Result<(f64, f64), Error> {
+    let ask = |tokens: usize, requests: usize| -> Result<Cpu, Error> {
         let mut body = (dialect.body)(tokens);
         body["model"] = "bench".into();
         body["stream"] = stream.into();
         let body = body.to_string();
         let before = server.cpu()?;
-        std::thread::scope(|scope| {
-            let client = || Client::connect(server.address)?.ask_often(dialect.path, &body, requests / options.at_once);
-            let clients: Vec<_> = (0..options.at_once).map(|_| scope.spawn(move || client().map_err(|e| e.to_string()))).collect();
-            clients.into_iter().try_for_each(|client| client.join().expect("a client does not panic"))
-        })?;
-        let after = server.cpu()?;
-        Ok(((after.http_s - before.http_s) / requests as f64, (after.engine_s - before.engine_s) / requests as f64))
+        ask_at_once(server.address, dialect.path, &body, requests, options)?;
+        Ok(server.cpu()?.since(before, requests))
     };
     // Warm: memory is there, the prompt is cached.
     if let Err(error) = ask(TOKENS, 2 * options.at_once) {
         println!("{:34} not served: {error}", dialect.name);
         return Ok(());
     }
-    let ((short_http, short_engine), (long_http, long_engine)) =
-        (ask(1, options.requests_of(1))?, ask(TOKENS, options.requests_of(TOKENS))?);
-    let (http, within) = (Cost::of(short_http, long_http), Cost::of(short_engine, long_engine));
+    let (short, long) = (ask(1, options.requests_of(1))?, ask(TOKENS, options.requests_of(TOKENS))?);
+    let (http, within) = (Cost::of(short.http_s, long.http_s), Cost::of(short.engine_s, long.engine_s));
     let over = Cost {
         request_us: http.request_us + within.request_us - engine.request_us,
         token_us: http.token_us + within.token_us - engine.token_us,
     };
     let name = format!("{}, {}", dialect.name, if stream { "stream" } else { "whole" });
     println!(
-        "{name:34} {:9.1} {:9.2}   {:4.1}+{:.2} {:5.1}+{:.2}   {} {}",
+        "{name:34} {:9.1} {:9.2}   {:4.1}+{:.2} {:5.1}+{:.2}   {:.0}+{:.0}   {} {}",
         over.request_us,
         over.token_us,
         http.request_us,
         http.token_us,
         within.request_us - engine.request_us,
         within.token_us - engine.token_us,
+        1e6 * short.user_s,
+        1e6 * short.system_s,
         bar(over.request_us, REQUEST_US_MAX),
         bar(over.token_us, TOKEN_US_MAX),
     );
+    Ok(())
+}
+
+/// As many requests, from several clients, each on a connection of its own.
+fn ask_at_once(address: SocketAddr, path: &str, body: &str, requests: usize, options: &Options) -> Result<(), Error> {
+    std::thread::scope(|scope| {
+        let client = || Client::connect(address)?.ask_often(path, body, requests / options.at_once);
+        let clients: Vec<_> = (0..options.at_once).map(|_| scope.spawn(move || client().map_err(|e| e.to_string()))).collect();
+        clients.into_iter().try_for_each(|client| client.join().expect("a client does not panic"))
+    })?;
+    Ok(())
+}
+
+/// A handler that answers a constant, on one thread of this process.
+fn floor(options: &Options) -> Result<(), Error> {
+    const THREAD: &str = "floor";
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(THREAD).enable_all().build()?;
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+    let address = listener.local_addr()?;
+    let router = axum::Router::new().route("/", axum::routing::post(|body: String| async move { format!("{} bytes", body.len()) }));
+    let server = runtime.spawn(async move { axum::serve(listener, router).await });
+    let cpu_s =
+        || Ok::<f64, Error>(threads_cpu_s("self")?.into_iter().filter(|(name, _)| name == THREAD).map(|(_, seconds)| seconds).sum());
+    let body = (DIALECTS[0].body)(1).to_string();
+    ask_at_once(address, "/", &body, 2 * options.at_once, options)?;
+    let before = cpu_s()?;
+    let requests = options.requests_of(1);
+    ask_at_once(address, "/", &body, requests, options)?;
+    println!("{:34} {:9.1} {:>9}   a handler that answers a constant", "floor", 1e6 * (cpu_s()? - before) / requests as f64, "");
+    server.abort();
     Ok(())
 }
 
@@ -221,9 +250,27 @@ struct Program {
     address: SocketAddr,
 }
 
+/// CPU in seconds.
+#[derive(Clone, Copy)]
 struct Cpu {
     engine_s: f64,
+    /// Of all threads but the engine's.
     http_s: f64,
+    user_s: f64,
+    system_s: f64,
+}
+
+impl Cpu {
+    /// What was spent since `before`, a request.
+    fn since(self, before: Self, requests: usize) -> Self {
+        let each = |after: f64, before: f64| (after - before) / requests as f64;
+        Self {
+            engine_s: each(self.engine_s, before.engine_s),
+            http_s: each(self.http_s, before.http_s),
+            user_s: each(self.user_s, before.user_s),
+            system_s: each(self.system_s, before.system_s),
+        }
+    }
 }
 
 impl Program {
@@ -245,7 +292,11 @@ impl Program {
         for (name, seconds) in threads_cpu_s(&self.child.id().to_string())? {
             *(if name == "engine" { &mut engine_s } else { &mut http_s }) += seconds;
         }
-        Ok(Cpu { engine_s, http_s })
+        // Behind the name, which may hold spaces: fields 14 and 15 of proc_pid_stat(5), in hundredths of a second.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |index: usize| Ok::<f64, Error>(fields.get(index).ok_or("a short stat")?.parse::<f64>()? / 100.0);
+        Ok(Cpu { engine_s, http_s, user_s: ticks(11)?, system_s: ticks(12)? })
     }
 }
 

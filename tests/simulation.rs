@@ -354,6 +354,7 @@ impl Simulation {
                 true if random.chance(700) => Priority::Background,
                 true => Priority::Shadow,
             },
+            prompt_logprobs: random.chance(50).then_some(1),
         }
     }
 
@@ -557,6 +558,10 @@ impl Simulation {
                     assert_eq!((&client.received, reason), (&expected, &expected_reason), "{index} was told something else than alone");
                     assert_eq!((usage.prompt_tokens, usage.completion_tokens), (client.request.prompt.len(), client.received.len()));
                     assert!(usage.cached_tokens < client.request.prompt.len(), "{usage:?}");
+                    if client.request.prompt_logprobs.is_some() {
+                        let scores = client.stream.as_ref().expect("it was read to its end").prompt_scores().len();
+                        assert_eq!((scores + 1, usage.cached_tokens), (client.request.prompt.len(), 0), "{index} has scored its prompt");
+                    }
                     finished += 1;
                     reached.answers += 1;
                     reached.constrained += usize::from(client.request.constraint.is_some());

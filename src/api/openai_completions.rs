@@ -30,7 +30,7 @@ impl Dialect for OpenAiCompletions {
     fn parse(body: &[u8]) -> Result<Call<Self>, ApiError> {
         let body = parse_object(body)?;
         let fields = Fields::of_body(&body);
-        let (mut request, delivery) = shared::read_request(&fields)?;
+        let (mut request, delivery) = shared::read_request_of(&fields, 0)?;
         let prompts = read_prompts(&fields)?;
         request.prompts = with_suffix(prompts, &fields)?;
         let choices = request.prompts.len() * request.choices_per_prompt;
@@ -47,8 +47,8 @@ impl Dialect for OpenAiCompletions {
         request.tokens_max = request.tokens_max.or(Some(TOKENS_MAX_DEFAULT));
         request.top_logprobs = fields.integer("logprobs", 0..=shared::TOP_LOGPROBS_MAX)?.map(|count| count as usize);
         request.echo = fields.boolean("echo")?.unwrap_or(false);
-        if request.echo && request.top_logprobs.is_some() {
-            return Err(fields.error("echo", "together with `logprobs` is not supported: the prompt's log-probabilities are not computed"));
+        if request.tokens_max == Some(0) && !request.echo {
+            return Err(fields.error("max_tokens", "must be at least 1, unless the prompt is to be echoed"));
         }
         let dialect = Self { delivery, top_logprobs: request.top_logprobs, running: Vec::new() };
         Ok(Call { stream: delivery.stream, model: shared::read_model(&fields)?, request, dialect })
@@ -107,15 +107,16 @@ impl OpenAiCompletions {
     fn logprobs(&self, tokens: &[ScoredToken]) -> Option<CompletionLogprobs> {
         let top_logprobs = self.top_logprobs?;
         let rivals = |scored: &ScoredToken| {
+            let logprob = scored.logprob?;
             let mut rivals: Map<String, Value> =
                 scored.top.iter().map(|(token, value)| (token_name(token), json!(finite(*value)))).collect();
             // The token itself is told too where it is not among the likeliest, so there may be one more.
-            rivals.entry(token_name(&scored.token)).or_insert_with(|| json!(finite(scored.logprob)));
-            rivals
+            rivals.entry(token_name(&scored.token)).or_insert_with(|| json!(finite(logprob)));
+            Some(rivals)
         };
         Some(CompletionLogprobs {
             tokens: tokens.iter().map(|scored| token_name(&scored.token)).collect(),
-            token_logprobs: tokens.iter().map(|scored| finite(scored.logprob)).collect(),
+            token_logprobs: tokens.iter().map(|scored| scored.logprob.map(finite)).collect(),
             top_logprobs: (top_logprobs > 0).then(|| tokens.iter().map(rivals).collect()),
             text_offset: tokens.iter().map(|scored| scored.text_offset).collect(),
         })

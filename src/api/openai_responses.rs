@@ -73,9 +73,8 @@ impl Dialect for OpenAiResponses {
     }
 
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>) {
-        for event in ["response.created", "response.in_progress"] {
-            frames.push(self.lifecycle(event, head));
-        }
+        let response = self.response(head).to_string();
+        frames.extend(["response.created", "response.in_progress"].map(|event| self.progress.lifecycle(event, &response)));
     }
 
     fn resumes() -> bool {
@@ -126,8 +125,7 @@ impl Dialect for OpenAiResponses {
 impl OpenAiResponses {
     /// A frame about the response as a whole.
     fn lifecycle(&mut self, event: &'static str, head: &ReplyHead) -> Frame {
-        let response = self.response(head);
-        self.progress.frame(event, json!({"response": response}))
+        self.progress.lifecycle(event, &self.response(head).to_string())
     }
 
     fn reply_id(&self, head: &ReplyHead) -> String {

@@ -54,7 +54,12 @@ impl Delivery {
 
 /// Everything but the prompt and the log-probabilities.
 pub fn read_request(fields: &Fields<'_>) -> Result<(Request, Delivery), ApiError> {
-    let tokens_max = read_tokens_max(fields)?;
+    read_request_of(fields, 1)
+}
+
+/// The same, of an API whose replies may be as short as `tokens_max_least`.
+pub fn read_request_of(fields: &Fields<'_>, tokens_max_least: i64) -> Result<(Request, Delivery), ApiError> {
+    let tokens_max = read_tokens_max(fields, tokens_max_least)?;
     let request = Request {
         choices_per_prompt: fields.integer("n", 1..=CHOICES_MAX as i64)?.unwrap_or(1) as usize,
         tokens_max,
@@ -85,9 +90,9 @@ fn read_priority(fields: &Fields<'_>) -> Result<Priority, ApiError> {
     Ok(if later || flex { Priority::Background } else { Priority::Interactive })
 }
 
-fn read_tokens_max(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
-    let old = fields.integer("max_tokens", 1..=i64::MAX)?;
-    let new = fields.integer("max_completion_tokens", 1..=i64::MAX)?;
+fn read_tokens_max(fields: &Fields<'_>, least: i64) -> Result<Option<usize>, ApiError> {
+    let old = fields.integer("max_tokens", least..=i64::MAX)?;
+    let new = fields.integer("max_completion_tokens", least..=i64::MAX)?;
     Ok(new.or(old).map(|tokens| tokens as usize))
 }
 

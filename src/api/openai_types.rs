@@ -163,9 +163,10 @@ pub struct CompletionChoice<'a> {
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CompletionLogprobs {
     pub tokens: Vec<String>,
-    pub token_logprobs: Vec<f64>,
-    /// Of each token: its likeliest rivals and itself.
-    pub top_logprobs: Option<Vec<Map<String, Value>>>,
+    /// `null` for the first token of a prompt that is echoed: it follows nothing.
+    pub token_logprobs: Vec<Option<f64>>,
+    /// Of each token: its likeliest rivals and itself; `null` where it has no log-probability.
+    pub top_logprobs: Option<Vec<Option<Map<String, Value>>>>,
     /// In characters, from the beginning of the choice's text.
     pub text_offset: Vec<usize>,
 }
@@ -271,8 +272,10 @@ impl ChatLogprobs {
             logprob: finite(logprob),
             bytes: token.bytes.clone(),
         };
-        let content = tokens.iter().map(|scored| ChatLogprob {
-            token: entry((&scored.token, scored.logprob)),
+        // A chat shows no prompt: each of its tokens has one.
+        let scored = tokens.iter().filter_map(|scored| Some((scored, scored.logprob?)));
+        let content = scored.map(|(scored, logprob)| ChatLogprob {
+            token: entry((&scored.token, logprob)),
             top_logprobs: scored.top.iter().map(|(token, logprob)| entry((token, *logprob))).collect(),
         });
         (!tokens.is_empty()).then(|| Self { content: content.collect(), refusal: None })

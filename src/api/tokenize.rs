@@ -1,4 +1,4 @@
-//! `POST /tokenize`, `/detokenize` and `/apply-template`: what the model makes of a text, under the names of vLLM's and of llama.cpp's server.
+//! `POST /tokenize`, `/detokenize` and `/apply-template`, `GET /tokenizer_info`: what the model makes of a text, under the names of vLLM's and of llama.cpp's server.
 
 use serde_json::{Map, Value, json};
 
@@ -95,6 +95,12 @@ pub fn parse_detokenize(body: &[u8]) -> Result<(Vec<u32>, Option<String>), ApiEr
 /// Under both servers' names.
 pub fn detokenize_reply(text: &str) -> Value {
     json!({"prompt": text, "content": text})
+}
+
+/// vLLM's `/tokenizer_info`, in the words of Hugging Face's `tokenizer_config.json`, as far as programs ask for it that tokenize by this server.
+/// `bos`, `eos`: names of tokens.
+pub fn tokenizer_info_reply(bos: Option<&str>, eos: Option<&str>, chat_template: &str, context_tokens_max: usize) -> Value {
+    json!({"bos_token": bos, "eos_token": eos, "chat_template": chat_template, "model_max_length": context_tokens_max})
 }
 
 /// The conversation of `/apply-template`, and the model asked for.

@@ -18,6 +18,9 @@ use super::{Conversation, Effort, Message, Role, ToolChoice};
 
 /// For models that bring none: ChatML, the format most models without a template of their own were trained on.
 const CHATML: &str = include_str!("chatml.jinja");
+/// Names of the templates.
+const CHAT: &str = "chat";
+const TOOL_USE: &str = "tool_use";
 /// A template that spins is stopped: 1,000 messages, each looking back over all others in 10 instructions, may pass.
 const INSTRUCTIONS_MAX: u64 = 10_000_000;
 const SPINS: &str = "it runs without end";
@@ -29,6 +32,10 @@ pub struct ChatTemplate {
     source: String,
     tool_use_source: Option<String>,
     peculiarities: Peculiarities,
+    /// Found out once: each is a search of the whole source.
+    tool_format: Option<&'static dyn ToolFormat>,
+    reasoning: Option<ReasoningFormat>,
+    reasoning_with_tools: Option<ReasoningFormat>,
     is_fallback: bool,
     bos: Option<String>,
     eos: Option<String>,
@@ -69,17 +76,33 @@ impl ChatTemplate {
         let tool_use_source = tool_use.map(without_generation_tags);
         let mut environment = environment();
         let syntax_error = |error: Error| TemplateError::Syntax(error.to_string());
-        environment.add_template_owned("chat", source.clone()).map_err(syntax_error)?;
+        environment.add_template_owned(CHAT, source.clone()).map_err(syntax_error)?;
         if let Some(source) = &tool_use_source {
-            environment.add_template_owned("tool_use", source.clone()).map_err(syntax_error)?;
+            environment.add_template_owned(TOOL_USE, source.clone()).map_err(syntax_error)?;
         }
-        let peculiarities = Peculiarities::of(&source);
-        Ok(Self { environment, source, tool_use_source, peculiarities, is_fallback, bos, eos })
+        let with_tools = tool_use_source.as_ref().unwrap_or(&source);
+        Ok(Self {
+            peculiarities: Peculiarities::of(&source),
+            tool_format: tool_formats::of_template(with_tools),
+            reasoning: ReasoningFormat::of_template(&source),
+            reasoning_with_tools: ReasoningFormat::of_template(with_tools),
+            environment,
+            source,
+            tool_use_source,
+            is_fallback,
+            bos,
+            eos,
+        })
     }
 
     /// The model brought no template and ChatML is used.
     pub fn is_fallback(&self) -> bool {
         self.is_fallback
+    }
+
+    /// As it is written, for conversations without tools.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Whether tools reach the model at all.
@@ -89,12 +112,12 @@ impl ChatTemplate {
 
     /// How the model calls tools. `None`: not at all, or in a way we do not know.
     pub fn tool_format(&self) -> Option<&'static dyn ToolFormat> {
-        tool_formats::of_template(self.tool_use_source.as_ref().unwrap_or(&self.source))
+        self.tool_format
     }
 
     /// How the model marks what it thinks in this conversation.
     pub fn reasoning(&self, conversation: &Conversation) -> Option<ReasoningFormat> {
-        ReasoningFormat::of_template(self.source_for(conversation).1)
+        if self.template_for(conversation) == TOOL_USE { self.reasoning_with_tools } else { self.reasoning }
     }
 
     /// The prompt's text. `control` brackets what in the messages looks like control tokens (see [`ControlText::stretches`]).
@@ -117,11 +140,9 @@ impl ChatTemplate {
     }
 
     /// Tools have a template of their own in some files.
-    fn source_for(&self, conversation: &Conversation) -> (&'static str, &str) {
-        match &self.tool_use_source {
-            Some(source) if !conversation.tools.is_empty() && conversation.tool_choice != ToolChoice::None => ("tool_use", source),
-            _ => ("chat", &self.source),
-        }
+    fn template_for(&self, conversation: &Conversation) -> &'static str {
+        let with_tools = !conversation.tools.is_empty() && conversation.tool_choice != ToolChoice::None;
+        if self.tool_use_source.is_some() && with_tools { TOOL_USE } else { CHAT }
     }
 
     fn render_messages(
@@ -167,7 +188,7 @@ impl ChatTemplate {
         let own = conversation.template_variables.iter();
         variables.extend(own.map(|(name, value)| (name.clone(), from_json(bracketed(value, control)))));
 
-        let template = self.environment.get_template(self.source_for(conversation).0).map_err(refused)?;
+        let template = self.environment.get_template(self.template_for(conversation)).map_err(refused)?;
         let mut text = template.render(Value::from_pairs(variables)).map_err(refused)?;
         if prefill.is_some() {
             text.truncate(text.rfind(END_OF_PREFILL).ok_or(TemplateError::NoPrefill)?);

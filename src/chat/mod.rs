@@ -25,6 +25,7 @@ pub mod template_messages;
 pub mod output;
 pub mod reasoning_parser;
 pub mod reply;
+pub mod scored_prompt;
 pub mod stop_strings;
 pub mod thinking_budget;
 pub mod tool_formats;
@@ -57,7 +58,7 @@ pub struct Request {
     pub output_format: OutputFormat,
     /// `Some(n)`: log-probabilities of each token and of the `n` likeliest.
     pub top_logprobs: Option<usize>,
-    /// The reply begins with the prompt's own text.
+    /// The reply begins with the prompt's own text, and with the log-probabilities of that, where some are asked for.
     pub echo: bool,
     pub priority: Priority,
     /// Go on after an end-of-turn token, up to `tokens_max`.
@@ -314,12 +315,12 @@ pub struct TextDelta {
     pub tokens: Vec<ScoredToken>,
 }
 
-/// A generated token with its log-probability and its rivals.
+/// A token with its log-probability and its rivals.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoredToken {
     pub token: TokenText,
-    /// Natural logarithm.
-    pub logprob: f32,
+    /// Natural logarithm; `None`: the first token of a prompt, which follows nothing.
+    pub logprob: Option<f32>,
     /// Likeliest first.
     pub top: Vec<(TokenText, f32)>,
     /// Where its text begins, in characters from the start of the choice's text.

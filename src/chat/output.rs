@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::reasoning_parser::{ReasoningFormat, ReasoningParser, ReasoningStart, Section};
+use super::scored_prompt::scored_prompt;
 use super::stop_strings::{Scan, StopStrings};
 use super::tool_formats::ToolFormat;
 use super::tool_formats::call_reader::{CallReader, Piece};
@@ -25,6 +26,8 @@ pub struct OutputOptions {
     pub tools: Option<ToolOutput>,
     /// Shown before the model's own text (`echo`).
     pub echo: String,
+    /// The prompt, if its tokens are shown with their log-probabilities; else empty.
+    pub scored_prompt: Vec<u32>,
     /// The reply goes on where the prompt's text ended, in the middle of a word perhaps; a chat's reply is a text of its own.
     pub continues_prompt: bool,
     /// `Some`: the client has the beginning of the reply, which somebody else wrote.
@@ -84,6 +87,8 @@ pub struct Output {
     call_id_seed: u64,
     calls: usize,
     echo: String,
+    /// Until its scores are there.
+    scored_prompt: Vec<u32>,
     prompt_tokens: usize,
     completion_tokens: usize,
     /// Of these, tokens that said only what the client had.
@@ -139,6 +144,7 @@ impl Output {
             goes_on: options.goes_on,
             characters: options.echo.chars().count(),
             echo: options.echo,
+            scored_prompt: options.scored_prompt,
             prompt_tokens: options.prompt_tokens,
             completion_tokens: 0,
             known_tokens: 0,
@@ -151,12 +157,24 @@ impl Output {
 
     /// What stands before the model's first token.
     pub fn open(&mut self, events: &mut Vec<Event>) {
-        if !self.echo.is_empty() {
+        if !self.echo.is_empty() && !self.awaits_scores() {
             events.push(Event::Text(TextDelta { text: std::mem::take(&mut self.echo), tokens: Vec::new() }));
         }
         let begun = std::mem::take(&mut self.begun);
         let usage = TokenUsage { prompt_tokens: self.prompt_tokens, ..TokenUsage::default() };
         self.pieces(begun, usage, events);
+    }
+
+    /// The prompt is to be shown with scores that only the engine knows.
+    pub fn awaits_scores(&self) -> bool {
+        !self.scored_prompt.is_empty()
+    }
+
+    /// Shows the prompt that was to be. `scores`: of its second token, its third, and so on.
+    pub fn score_prompt(&mut self, scores: &[TokenLogprobs], events: &mut Vec<Event>) {
+        let (prompt, text) = (std::mem::take(&mut self.scored_prompt), std::mem::take(&mut self.echo));
+        let tokens = scored_prompt(&self.tokenizer, &prompt, &text, scores);
+        events.push(Event::Text(TextDelta { text, tokens }));
     }
 
     /// Takes a token. `cached_tokens`: of the prompt, as far as the engine has said.
@@ -370,7 +388,7 @@ impl Output {
         let token = |id: u32| TokenText { bytes: self.tokenizer.token_bytes(id, true).to_vec() };
         ScoredToken {
             token: token(id),
-            logprob: logprobs.logprob,
+            logprob: Some(logprobs.logprob),
             top: logprobs.top.iter().map(|&(id, logprob)| (token(id), logprob)).collect(),
             text_offset: self.characters,
         }

@@ -164,6 +164,7 @@ impl TextModel {
                 None => stop_of_request.clone(),
                 Some(word) => StopStrings::new(&[request.stop.as_slice(), &[word.to_owned()]].concat()),
             };
+            let prompt_logprobs = request.top_logprobs.filter(|_| request.echo);
             let echo = if request.echo { self.echo(prompt, token_ids) } else { String::new() };
             for choice in 0..request.choices_per_prompt {
                 let index = prompt_index * request.choices_per_prompt + choice;
@@ -172,6 +173,7 @@ impl TextModel {
                     reasoning: encoded.reasoning,
                     tools: encoded.tools.clone(),
                     echo: echo.clone(),
+                    scored_prompt: prompt_logprobs.map(|_| token_ids.clone()).unwrap_or_default(),
                     continues_prompt: encoded.continues_prompt,
                     goes_on: encoded.goes_on.clone(),
                     prompt_tokens: token_ids.len(),
@@ -184,6 +186,7 @@ impl TextModel {
                     stop_token_ids: self.stop_token_ids(request),
                     sampling: SamplingParams { seed: seed_of_choice(sampling.seed, choice), ..sampling.clone() },
                     top_logprobs: request.top_logprobs,
+                    prompt_logprobs,
                     priority: request.priority,
                     constraint: constraint.clone(),
                 };

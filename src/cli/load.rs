@@ -25,6 +25,7 @@ use crate::config::{Config, PARALLEL_MAX, Weights};
 use crate::embedding::Embeddings;
 use crate::engine::kv_store::{BlockStore, StoreHandle};
 use crate::engine::model_runner::LoadedRunner;
+use crate::engine::scheduler::SCORED_ROWS_MAX;
 use crate::engine::{Engine, EngineConfig};
 use crate::hub::{HubOptions, ModelFile, ModelSource, builtin, progress};
 
@@ -210,7 +211,7 @@ pub fn file_stem(path: &Path) -> String {
 /// The budget is checked on the header alone, before a weight is touched.
 fn plan(gguf: &Gguf, own_embedding: Option<&OwnModel>, draft: Option<&DraftFile>, config: &Config) -> Result<Plan, Failure> {
     let parallel = config.engine.parallel.get();
-    let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel + config.engine.drafts };
+    let step = StepSize { tokens: TOKENS_PER_STEP_MAX, logit_rows: parallel + config.engine.drafts.max(SCORED_ROWS_MAX) };
     let estimate = MemoryEstimate::of(gguf, config.engine.kv_type, step).context("this model cannot be run")?;
     let family = Family::of(gguf).context("this model cannot be run")?;
     let hyperparameters = family.hyperparameters(gguf).with_context(|| gguf.name().to_owned())?;

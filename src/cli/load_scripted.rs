@@ -15,6 +15,7 @@ use super::memory_plan::{self, Budget, Needs, Wanted};
 use crate::chat::SamplingDefaults;
 use crate::chat::prepare::TextModel;
 use crate::config::Config;
+use crate::engine::scheduler::SCORED_ROWS_MAX;
 use crate::engine::{Engine, EngineConfig};
 use crate::hub::builtin;
 use crate::scripted::runner::{SLOT_BYTES, ScriptedRunner};
@@ -33,7 +34,7 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).context("the built-in tokenizer")?);
     let template = template(&tokenizer).context("the built-in template")?;
     let parallel = config.engine.parallel.get();
-    let logit_rows = parallel + config.engine.drafts;
+    let logit_rows = parallel + config.engine.drafts.max(SCORED_ROWS_MAX);
     let own_embedding = embedding::open(config, &Device::Cpu)?;
     let needs = Needs {
         weight_bytes: 0,

@@ -73,20 +73,24 @@ impl Write for &LogRing {
 }
 
 fn write_out(taken: &Receiver<Vec<u8>>, counts: &Counts, mut out: impl Write, told: impl Fn(u64) -> String) {
+    let mut text = Vec::new();
     while let Ok(first) = taken.recv() {
         let mut done = 0;
         // The line in hand and a ring full behind it: those are older than what found the ring full.
         for line in iter::once(first).chain(taken.try_iter()).take(1 + LINES_MAX) {
-            if out.write_all(&line).is_err() {
-                counts.dropped.fetch_add(1, Ordering::SeqCst);
-            }
+            text.extend_from_slice(&line);
             done += 1;
         }
+        // Some may have got through before the write failed: more are told to be lost than were.
+        if out.write_all(&text).is_err() {
+            counts.dropped.fetch_add(done, Ordering::SeqCst);
+        }
+        text.clear();
         let dropped = counts.dropped.swap(0, Ordering::SeqCst);
         if dropped > 0 && out.write_all(told(dropped).as_bytes()).is_err() {
             counts.dropped.fetch_add(dropped, Ordering::SeqCst);
         }
-        counts.unwritten.fetch_sub(done, Ordering::SeqCst);
+        counts.unwritten.fetch_sub(done as usize, Ordering::SeqCst);
         // Asleep, and not waiting for a line: nobody has to wake it.
         std::thread::sleep(GATHERING);
     }

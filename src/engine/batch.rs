@@ -27,6 +27,8 @@ pub struct SpanRows<'a> {
     pub guessed: &'a [u32],
     /// All of the sequence's blocks, or more than these rows look at.
     pub table: &'a [BlockId],
+    /// So many of the first rows give logits, for the scores of the tokens after them.
+    pub scored_rows: usize,
     /// So many of the last rows give logits.
     pub logit_rows: usize,
 }
@@ -41,6 +43,7 @@ impl Batch {
                 tokens: &sequence.tokens()[chunk.start..chunk.start + chunk.len - chunk.drafts],
                 guessed: &sequence.draft()[..chunk.drafts],
                 table: sequence.table.blocks(),
+                scored_rows: sequence.scored_rows(chunk.start, chunk.len),
                 logit_rows: if chunk.samples { 1 + chunk.drafts } else { 0 },
             }
         }));
@@ -70,9 +73,11 @@ impl Batch {
                 step.positions.push(position as u32);
                 step.slots.push(table[position / BLOCK_TOKENS].0 * BLOCK_TOKENS as u32 + (position % BLOCK_TOKENS) as u32);
             }
+            let first = self.token_ids.len() as u32;
             self.token_ids.extend_from_slice(rows.tokens);
             self.token_ids.extend_from_slice(rows.guessed);
             let end = self.token_ids.len() as u32;
+            step.logit_rows.extend(first..first + rows.scored_rows as u32);
             step.logit_rows.extend(end - rows.logit_rows as u32..end);
         }
     }

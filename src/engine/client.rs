@@ -2,8 +2,8 @@
 //!
 //! Samples what a step gave for the sequence, each row out of what may come there. Knows no other sequence.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kernels::profile::{self, Cost, Key, Op};
@@ -27,6 +27,8 @@ pub(super) struct Client {
     pub events: mpsc::Sender<TokenEvent>,
     pub notes: Arc<StreamNotes>,
     pub watch: Stopwatch,
+    /// `Some(n)`: the prompt's tokens are scored, with the `n` likeliest beside each.
+    pub prompt_logprobs: Option<usize>,
     /// Returned when the client is dropped, after its events were sent.
     pub ticket: Ticket,
 }
@@ -59,6 +61,23 @@ impl Client {
     /// Gives late masks so much time.
     pub fn wait_for_masks(&mut self, patience: Duration) {
         self.masks.iter_mut().for_each(|masks| masks.wait(patience));
+    }
+
+    /// Tells how likely the tokens of the prompt were that follow the first rows of its chunk, and returns how many rows these are; one that is
+    /// computed once more is not told again.
+    pub fn score(&self, chunk: &Chunk, sequence: &Sequence, rows: Rows<'_>, scratch: &mut Scratch) -> usize {
+        let count = sequence.scored_rows(chunk.start, chunk.len);
+        let (Some(top), 1..) = (self.prompt_logprobs, count) else { return count };
+        let mut scores = self.notes.prompt_scores.lock().unwrap_or_else(PoisonError::into_inner);
+        for index in 0..count {
+            // The first token follows nothing, and has no score.
+            let position = chunk.start + index + 1;
+            if scores.told + 1 == position {
+                scores.untaken.push(Sampler::score(sequence.tokens()[position], top, rows.logits.row(rows.first + index), scratch));
+                scores.told += 1;
+            }
+        }
+        count
     }
 
     /// What the rows of its chunk give, which is to give a token.

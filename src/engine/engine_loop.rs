@@ -255,6 +255,8 @@ impl EngineLoop {
     fn accept(&mut self, Command::Add(add): Command) {
         let Some(add) = self.let_in(*add) else { return };
         let add = match &mut self.disk {
+            // Nothing of it comes from there.
+            Some(_) if add.request.prompt_logprobs.is_some() => Some(add),
             Some(disk) => disk.hold(add, self.scheduler.blocks()),
             None => Some(add),
         };
@@ -308,15 +310,19 @@ impl EngineLoop {
         self.next_id = SequenceId(id.0 + 1);
         add.notes.sequence.store(self.next_id.0, Ordering::Relaxed);
         let Add { request, output_max, events, notes, ticket, refuse: _, arrived } = add;
-        let GenerateRequest { prompt, tokens_max: _, tokens_min, stop_token_ids, sampling, top_logprobs, constraint, priority } = request;
+        let GenerateRequest { prompt, tokens_max: _, tokens_min, stop_token_ids, sampling, constraint, priority, .. } = request;
+        let GenerateRequest { top_logprobs, prompt_logprobs, .. } = request;
         let first_stop = prompt.len().saturating_add(tokens_min);
         let sampler = Sampler::new(sampling, top_logprobs, &prompt).with_no_stop_before(first_stop, &stop_token_ids);
         let masks = constraint.map(|constraint| Masks::new(constraint, &stop_token_ids, self.shared.vocab));
         let watch = Stopwatch::new(arrived, notes.clock.clone());
         let prompt_tokens = prompt.len();
         let drafts = self.scheduler.limits().drafts_max > 0;
-        self.clients.insert(id, Client { prompt_tokens, sampler, masks, sits_out: false, events, notes, watch, ticket });
-        let sequence = Sequence::new(id, prompt, output_max, stop_token_ids).arriving(priority, (self.clock)());
+        self.clients.insert(id, Client { prompt_tokens, sampler, masks, sits_out: false, events, notes, watch, prompt_logprobs, ticket });
+        let mut sequence = Sequence::new(id, prompt, output_max, stop_token_ids).arriving(priority, (self.clock)());
+        if prompt_logprobs.is_some() {
+            sequence = sequence.scoring();
+        }
         self.scheduler.add(if drafts { sequence.drafting() } else { sequence });
     }
 
@@ -419,6 +425,7 @@ impl EngineLoop {
             let chunk = self.plan.chunks[index];
             let client = self.clients.get_mut(&chunk.id).expect("every sequence has a client");
             let sequence = self.scheduler.running(chunk.id).expect("a planned sequence runs");
+            first_row += client.score(&chunk, sequence, Rows { logits, first: first_row }, &mut self.scratch);
             if chunk.samples && self.plan.chunks.len() == 1 {
                 client.wait_for_masks(self.mask_runner.patience);
             }

@@ -26,7 +26,7 @@ pub mod token_mask;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use models::Logits;
@@ -58,6 +58,9 @@ pub struct GenerateRequest {
     pub sampling: SamplingParams,
     /// `Some(n)`: the log-probability of each token, and of the `n` likeliest (`n` may be 0).
     pub top_logprobs: Option<usize>,
+    /// `Some(n)`: also of each token of the prompt but the first, see [`TokenStream::prompt_scores`]. All of the prompt is computed then,
+    /// whatever the cache has of it.
+    pub prompt_logprobs: Option<usize>,
     /// What the output may be; `None`: anything.
     pub constraint: Option<Arc<dyn Constraint>>,
     pub priority: Priority,
@@ -310,9 +313,18 @@ struct StreamNotes {
     sequence: AtomicU64,
     /// Written by the reader before it drops the stream.
     has_enough: AtomicBool,
+    /// Written by the engine before the first token, or the end.
+    prompt_scores: Mutex<PromptScores>,
     /// Written by the engine before a stream ends without a word.
     refusal: OnceLock<AdmissionError>,
     clock: SequenceClock,
+}
+
+#[derive(Debug, Default)]
+struct PromptScores {
+    /// So many tokens have been scored; the prompt bounds them.
+    told: usize,
+    untaken: Vec<TokenLogprobs>,
 }
 
 /// Whether a request is taken up.
@@ -359,6 +371,12 @@ impl TokenStream {
     /// `Finished` tells it.
     pub fn cached_tokens(&self) -> usize {
         self.notes.cached_tokens.load(Ordering::Relaxed)
+    }
+
+    /// What was found out so far about the prompt, each score once: of its second token, its third, and so on; all of them are there when
+    /// the first token is, or the end. None without [`GenerateRequest::prompt_logprobs`].
+    pub fn prompt_scores(&self) -> Vec<TokenLogprobs> {
+        std::mem::take(&mut self.notes.prompt_scores.lock().unwrap_or_else(PoisonError::into_inner).untaken)
     }
 
     /// Tells how long the request waited and was computed, also after the stream is gone.

@@ -118,6 +118,13 @@ impl Sampler {
         Ok(if self.params.temperature > 0.0 { self.draw(position, scratch) } else { likeliest })
     }
 
+    /// How likely `token` was by the model's own word, and the `top` likeliest, from `logits [vocab]`.
+    pub fn score(token: u32, top: usize, logits: &[f32], scratch: &mut Scratch) -> TokenLogprobs {
+        scratch.row.fill(logits, None);
+        scratch.row.find_peaks();
+        logprobs(token, top, scratch)
+    }
+
     /// The sampled token is part of the output now.
     pub fn observe(&mut self, token: u32) {
         let Some(history) = &mut self.history else { return };

@@ -70,6 +70,10 @@ pub const STREAM_STEP_S: f64 = 0.02;
 /// What streams take alone is measured at most once in so many steps, by leaving the prompts out of one: a thirty-second of their speed at most.
 const STEPS_BETWEEN_MEASUREMENTS: u32 = 32;
 
+/// Rows of prompts whose logits are wanted, of all sequences in one step: 16 of a vocabulary of 150,000 take 10 MB, as much as the drafts that
+/// the memory plan has room for.
+pub const SCORED_ROWS_MAX: usize = 16;
+
 /// Of the rows for prompts one in so many is kept for less urgent ones, while there are any.
 const ROWS_FOR_LESS_URGENT: usize = 8;
 
@@ -153,7 +157,7 @@ impl Scheduler {
         assert!(sequence.blocks_max() <= self.blocks.total(), "{:?} can never fit", sequence.id);
         let newest = self.waiting.back().map(|newest| newest.id).max(self.running.last().map(|newest| newest.id));
         assert!(newest.is_none_or(|newest| newest < sequence.id), "{:?} does not come last", sequence.id);
-        sequence.expect_cached(self.expected_cached(sequence.tokens()));
+        sequence.expect_cached(self.expected_cached(sequence.shareable()));
         self.waiting.push_back(sequence);
     }
 
@@ -336,7 +340,7 @@ impl Scheduler {
                 let head = self.waiting.binary_search_by_key(&id, |sequence| sequence.id).expect("it waits");
                 let sequence = &self.waiting[head];
                 let wanted = sequence.blocks_wanted(self.limits.answer_tokens_reserved);
-                let Some(table) = self.blocks.admit(sequence.tokens(), wanted, sequence.priority()) else { return };
+                let Some(table) = self.blocks.admit(sequence.shareable(), wanted, sequence.priority()) else { return };
                 let mut sequence = self.waiting.remove(head).expect("it is there");
                 sequence.start(table);
                 let index = self.running.partition_point(|other| other.id < id);
@@ -353,13 +357,13 @@ impl Scheduler {
         let victims = self.running.iter().filter(|other| rank(other, now) > (class, id));
         let (count, blocks) = victims.fold((0, 0), |(count, blocks), victim| (count + 1, blocks + victim.table.reserved()));
         let no_place = usize::from(self.running.len() >= self.limits.sequences_max);
-        if no_place > count || self.blocks.shortage(sequence.tokens(), wanted) > blocks {
+        if no_place > count || self.blocks.shortage(sequence.shareable(), wanted) > blocks {
             return false;
         }
         loop {
             let head = self.waiting.binary_search_by_key(&id, |sequence| sequence.id).expect("it waits");
             let has_place = self.running.len() < self.limits.sequences_max;
-            if has_place && self.blocks.shortage(self.waiting[head].tokens(), wanted) == 0 {
+            if has_place && self.blocks.shortage(self.waiting[head].shareable(), wanted) == 0 {
                 return true;
             }
             let last = self.last_in_rank(now);
@@ -410,8 +414,13 @@ impl Scheduler {
         let mut shares = vec![0; prompts.len()];
         share_out(&wishes, rows_max(&first).saturating_sub(plan.rows()), &mut shares);
         let mut rows = plan.rows();
+        let mut scored_left = SCORED_ROWS_MAX;
         for (share, rank) in shares.iter_mut().zip(&prompts) {
             *share = (*share).min(rows_max(rank).saturating_sub(rows));
+            if self.running(rank.1).expect("it runs").scores_prompt() {
+                *share = (*share).min(scored_left);
+                scored_left -= *share;
+            }
             rows += *share;
         }
         for (&(_, id), share) in prompts.iter().zip(shares).filter(|(_, share)| *share > 0) {
@@ -423,6 +432,9 @@ impl Scheduler {
     /// that the sequence would begin: then it is better to wait for it than to do the same again.
     fn another_is_ahead(&mut self, others: &[Rank], id: SequenceId) -> bool {
         let index = self.running_index(id).expect("it runs");
+        if self.running[index].scores_prompt() {
+            return false;
+        }
         let mut table = std::mem::take(&mut self.running[index].table);
         self.blocks.adopt(&mut table, self.running[index].tokens());
         self.running[index].table = table;
@@ -434,7 +446,8 @@ impl Scheduler {
         }
         others.iter().any(|&(_, other)| {
             let other = self.running(other).expect("it runs");
-            other.computed() < end && other.tokens().get(..end) == Some(&sequence.tokens()[..end])
+            // One that scores its prompt is slow.
+            !other.scores_prompt() && other.computed() < end && other.tokens().get(..end) == Some(&sequence.tokens()[..end])
         })
     }
 
@@ -442,6 +455,9 @@ impl Scheduler {
     fn copy_part(&mut self, id: SequenceId, plan: &mut Plan) {
         let index = self.running_index(id).expect("it runs");
         let sequence = &mut self.running[index];
+        if sequence.scores_prompt() {
+            return;
+        }
         let mut table = std::mem::take(&mut sequence.table);
         if let Some((from, tokens)) = self.blocks.copy_part(&mut table, sequence.tokens()) {
             let to = *table.blocks().last().expect("the block for the copy");

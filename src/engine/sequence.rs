@@ -43,6 +43,8 @@ pub struct Sequence {
     drafter: Option<Drafter>,
     /// Tokens that follow `tokens` in the step that is planned, for the model to check.
     draft: Vec<u32>,
+    /// The logits of all rows of the prompt are wanted, so none of them comes from the cache.
+    scores_prompt: bool,
 }
 
 impl Sequence {
@@ -65,6 +67,7 @@ impl Sequence {
             arrived: Duration::ZERO,
             drafter: None,
             draft: Vec::new(),
+            scores_prompt: false,
         }
     }
 
@@ -80,8 +83,28 @@ impl Sequence {
         self
     }
 
+    /// Each token of its prompt is told how likely it was.
+    pub fn scoring(mut self) -> Self {
+        self.scores_prompt = true;
+        self
+    }
+    pub fn scores_prompt(&self) -> bool {
+        self.scores_prompt
+    }
+    /// Of the rows from position `start` on, so many are to give the score of the prompt's token after them.
+    pub fn scored_rows(&self, start: usize, len: usize) -> usize {
+        match self.scores_prompt {
+            true => (start + len).min(self.prompt_tokens - 1).saturating_sub(start),
+            false => 0,
+        }
+    }
+
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+    /// What of it may be looked for in the cache.
+    pub fn shareable(&self) -> &[u32] {
+        if self.scores_prompt { &[] } else { &self.tokens }
     }
     pub fn total(&self) -> usize {
         self.tokens.len()

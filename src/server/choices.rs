@@ -11,7 +11,7 @@ use futures_util::future::poll_fn;
 use crate::chat::output::{Flow, Output};
 use crate::chat::{Event, Usage};
 use crate::engine::meters::SequenceClock;
-use crate::engine::{TokenEvent, TokenStream};
+use crate::engine::{FinishReason, TokenEvent, TokenStream};
 
 /// The choices of one reply, generated at the same time.
 pub struct Choices {
@@ -104,6 +104,10 @@ impl Choice {
 
     fn take(&mut self, token: Option<TokenEvent>) -> Vec<Event> {
         let mut events = Vec::new();
+        let has_failed = matches!(token, None | Some(TokenEvent::Finished { reason: FinishReason::Failed(_), .. }));
+        if let (Some(tokens), true) = (&self.tokens, self.output.awaits_scores() && !has_failed) {
+            self.output.score_prompt(&tokens.prompt_scores(), &mut events);
+        }
         match token {
             Some(TokenEvent::Token(token)) => {
                 self.cached_tokens = self.tokens.as_ref().map_or(0, TokenStream::cached_tokens);

@@ -80,6 +80,7 @@ pub fn router(state: AppState) -> Router {
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/apply-template", post(tokenize::apply_template))
+        .route("/tokenizer_info", get(tokenize::tokenizer_info))
         .route("/v1/models", get(status::models).layer(cloud_first.clone()))
         // A name may hold slashes: `org/repo:quant`.
         .route("/v1/models/{*id}", get(status::model).layer(cloud_first))

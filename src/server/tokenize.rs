@@ -1,4 +1,4 @@
-//! `POST /tokenize`, `/detokenize` and `/apply-template`: the prompt as the model would see it, without an answer.
+//! `POST /tokenize`, `/detokenize` and `/apply-template`, `GET /tokenizer_info`: the prompt as the model would see it, without an answer.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -53,6 +53,17 @@ pub async fn apply_template(State(state): State<AppState>, request: Request) -> 
         Ok(api::apply_template_reply(&prompt))
     })
     .await
+}
+
+pub async fn tokenizer_info(State(state): State<AppState>) -> Response {
+    let served = match state.served() {
+        Ok(served) => served,
+        Err(error) => return error.into_response(),
+    };
+    let tokenizer = &served.text.tokenizer;
+    let name = |id: Option<u32>| id.and_then(|id| tokenizer.token_name(id));
+    let (bos, eos, template) = (name(tokenizer.bos()), name(tokenizer.eos()), served.text.template.source());
+    Json(api::tokenizer_info_reply(bos, eos, template, served.card.context_tokens_max)).into_response()
 }
 
 async fn answer(

@@ -227,7 +227,7 @@ fn what_is_not_offered_is_refused_by_name() {
         (json!({"prompt": vec!["a"; 129]}), "prompt", "129 choices, and at most 128"),
         (json!({"prompt": "a", "best_of": 3}), "best_of", "must equal `n` (1), not 3"),
         (json!({"prompt": "a", "logprobs": 21}), "logprobs", "between 0 and 20"),
-        (json!({"prompt": "a", "logprobs": 1, "echo": true}), "echo", "not supported"),
+        (json!({"prompt": "a", "max_tokens": 0}), "max_tokens", "at least 1"),
         (json!({"prompt": [1], "suffix": "b"}), "suffix", "a prompt of text"),
         (json!({"prompt": "a", "max_tokens": 0}), "max_tokens", "at least 1"),
         (json!({"prompt": "a", "response_format": {"type": "xml"}}), "response_format.type", "must be text"),

@@ -1,8 +1,10 @@
 //! `POST /v1/completions`: prompts in all their forms, echo, log-probabilities in the old form, fill in the middle.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Value, json};
 
-use crate::support::http_client::Sse;
+use crate::support::completion_stream::{fold, read_completion_stream};
 use crate::support::test_app::{MODEL, NOW_UNIX_S, Options, TestApp, Voice};
 use crate::support::tiny_tokenizer::Fim;
 
@@ -12,28 +14,13 @@ fn texts(reply: &Value) -> Vec<&str> {
     reply["choices"].as_array().expect("choices").iter().map(|choice| choice["text"].as_str().expect("text")).collect()
 }
 
-/// The texts of a stream's choices, checked chunk by chunk.
-fn streamed(app: &TestApp, mut body: Value, choices: usize) -> (Vec<String>, Value) {
+/// What a stream adds up to, read strictly: its choices and its usage.
+#[track_caller]
+fn streamed(app: &TestApp, mut body: Value, choices: usize) -> (Vec<Value>, Value) {
     body["stream"] = true.into();
     body["stream_options"] = json!({"include_usage": true});
-    let reply = app.complete(&body);
-    let mut data: Vec<String> =
-        reply.events().into_iter().map(|event| if let Sse::Data(data) = event { data } else { panic!("{event:?}") }).collect();
-    assert_eq!(data.pop().as_deref(), Some("[DONE]"));
-    let usage: Value = serde_json::from_str(&data.pop().expect("a usage chunk")).expect("JSON");
-    assert_eq!(usage["choices"], json!([]));
-    let (mut texts, mut finished) = (vec![String::new(); choices], vec![false; choices]);
-    for chunk in data {
-        let chunk: Value = serde_json::from_str(&chunk).expect("JSON");
-        assert_eq!((&chunk["object"], &chunk["id"], &chunk["usage"]), (&"text_completion".into(), &usage["id"], &Value::Null));
-        let choice = &chunk["choices"][0];
-        let index = choice["index"].as_u64().expect("an index") as usize;
-        assert!(!finished[index], "nothing comes after the finish");
-        texts[index].push_str(choice["text"].as_str().expect("text"));
-        finished[index] = choice["finish_reason"].is_string();
-    }
-    assert!(finished.iter().all(|finished| *finished));
-    (texts, usage["usage"].clone())
+    let folded = read_completion_stream(&app.complete(&body), choices);
+    (folded.choices, folded.usage.expect("it was asked for"))
 }
 
 #[test]
@@ -66,8 +53,8 @@ fn prompts_in_all_their_forms() {
         let body = json!({"prompt": prompt});
         let whole = app.ok(PATH, &body);
         assert_eq!(texts(&whole), said, "{prompt}");
-        let (stream, usage) = streamed(&app, body, said.len());
-        assert_eq!(stream, said);
+        let (choices, usage) = streamed(&app, body, said.len());
+        assert_eq!(Value::from(choices), whole["choices"]);
         assert_eq!(usage["total_tokens"], whole["usage"]["total_tokens"]);
     }
     let twice = app.ok(PATH, &json!({"prompt": ["SAY[[one]]", "SAY[[two]]"], "n": 2, "best_of": 2}));
@@ -98,15 +85,88 @@ fn echo_shows_the_prompt_first() {
     let ids = app.tokenizer.encode("SAY[[öne]]", false).expect("text can be encoded");
     for prompt in [json!("SAY[[öne]]"), json!(ids)] {
         let body = json!({"prompt": prompt, "echo": true, "stop": "["});
-        assert_eq!(texts(&app.ok(PATH, &body)), ["SAY[[öne]]öne"]);
-        assert_eq!(streamed(&app, body, 1).0, ["SAY[[öne]]öne"]);
+        let whole = app.ok(PATH, &body);
+        assert_eq!(texts(&whole), ["SAY[[öne]]öne"]);
+        assert_eq!(Value::from(streamed(&app, body, 1).0), whole["choices"]);
     }
+}
+
+/// The lists of a choice's log-probabilities.
+fn lists(choice: &Value) -> [Vec<Value>; 4] {
+    ["tokens", "token_logprobs", "top_logprobs", "text_offset"].map(|name| choice["logprobs"][name].as_array().expect("a list").clone())
+}
+
+#[test]
+fn echo_tells_how_likely_the_prompt_was() {
+    let app = TestApp::new();
+    let ids = app.tokenizer.encode("SAY[[öne]]", false).expect("text can be encoded");
+    for prompt in [json!("SAY[[öne]]"), json!(ids)] {
+        let body = json!({"prompt": prompt, "echo": true, "logprobs": 2});
+        let whole = app.ok(PATH, &body);
+        assert_eq!(Value::from(streamed(&app, body, 1).0), whole["choices"]);
+        let choice = &whole["choices"][0];
+        let [tokens, values, rivals, offsets] = lists(choice);
+        assert_eq!((choice["text"].as_str(), tokens.len()), (Some("SAY[[öne]]öne"), ids.len() + 4));
+        assert_eq!(tokens[..7], ["S", "A", "Y", "[", "[", "bytes:\\xc3", "bytes:\\xb6"]);
+        assert_eq!(offsets[..8], [0, 1, 2, 3, 4, 5, 5, 6]);
+        assert_eq!((&values[0], &rivals[0]), (&Value::Null, &Value::Null), "the first follows nothing");
+        assert!(values[1..].iter().all(Value::is_number) && rivals[1..].iter().all(Value::is_object), "{choice}");
+        assert_eq!(whole["usage"]["prompt_tokens_details"]["cached_tokens"], 0, "all of it is computed");
+    }
+    let only = app.ok(PATH, &json!({"prompt": ["SAY[[a]]", "x"], "echo": true, "logprobs": 0, "max_tokens": 0}));
+    assert_eq!(texts(&only), ["SAY[[a]]", "x"]);
+    assert_eq!(
+        only["choices"][1]["logprobs"],
+        json!({"tokens": ["x"], "token_logprobs": [null], "top_logprobs": null, "text_offset": [0]})
+    );
+    assert_eq!((&only["usage"]["completion_tokens"], &only["choices"][0]["finish_reason"]), (&json!(0), &json!("length")));
+    let refused = app.complete(&json!({"prompt": "x", "max_tokens": 0}));
+    assert_eq!((refused.status(), &refused.json()["error"]["param"]), (400, &json!("max_tokens")));
+}
+
+/// What was said is as likely when it is read again as it was when it was said: in whatever pieces the prompt is computed, whatever the
+/// cache has of it, and in company.
+#[test]
+fn a_prompt_is_as_likely_as_it_was_when_it_was_said() {
+    let app = TestApp::start(Options { voice: Voice::Babbling, ..Options::default() });
+    let start: Vec<u32> = (0..70).collect();
+    let said = app.ok(
+        PATH,
+        &json!({"prompt": start, "logprobs": 3, "max_tokens": 300, "seed": 5, "ignore_eos": true, "return_tokens_as_token_ids": true}),
+    );
+    let [tokens, values, rivals, _] = lists(&said["choices"][0]);
+    // The fake model's vocabulary is read back through names; control tokens have the last ids.
+    let id = |token: &Value| {
+        let name = token.as_str().expect("text");
+        let bytes = match name.strip_prefix("bytes:") {
+            Some(bytes) => bytes.split("\\x").skip(1).map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal")).collect(),
+            None => name.as_bytes().to_vec(),
+        };
+        let ids = 0..app.tokenizer.vocab_size() as u32;
+        ids.into_iter().find(|&id| app.tokenizer.token_bytes(id, true) == bytes).expect("a token has a name of its own")
+    };
+    let again: Vec<u32> = start.iter().copied().chain(tokens.iter().map(id)).collect();
+    let body = json!({"prompt": again, "logprobs": 3, "max_tokens": 0, "echo": true});
+    let read = || lists(&app.ok(PATH, &body)["choices"][0]);
+    let check = |[read_tokens, read_values, read_rivals, _]: [Vec<Value>; 4]| {
+        assert_eq!(read_tokens[70..], tokens);
+        assert_eq!(read_values[70..], values);
+        assert_eq!(read_rivals[70..], rivals);
+    };
+    check(read());
+    check(read());
+    std::thread::scope(|scope| {
+        let company: Vec<_> = (0..6).map(|_| scope.spawn(read)).collect();
+        company.into_iter().for_each(|other| check(other.join().expect("no panic")));
+    });
 }
 
 #[test]
 fn log_probabilities_in_the_old_form() {
     let app = TestApp::new();
     let reply = app.ok(PATH, &json!({"prompt": "SAY[[aé!]]", "logprobs": 2}));
+    let choices = streamed(&app, json!({"prompt": "SAY[[aé!]]", "logprobs": 2}), 1).0;
+    assert_eq!(Value::from(choices), reply["choices"]);
     let logprobs = &reply["choices"][0]["logprobs"];
     assert_eq!(logprobs["tokens"], json!(["a", "bytes:\\xc3", "bytes:\\xa9", "!"]));
     assert_eq!(logprobs["text_offset"], json!([0, 1, 1, 2]));
@@ -142,4 +202,13 @@ fn the_middle_is_filled_with_the_models_own_tokens() {
     let app = TestApp::start(Options { fim: Fim::Unknown, ..Options::default() });
     let reply = app.complete(&json!({"prompt": "a", "suffix": "b"}));
     assert_eq!((reply.status(), &reply.json()["error"]["param"]), (400, &json!("suffix")));
+}
+
+#[test]
+fn a_stream_that_fails_says_so_and_ends() {
+    let app = TestApp::new();
+    app.broken.store(true, Ordering::Relaxed);
+    let folded = fold(&app.complete(&json!({"prompt": "x", "stream": true})));
+    assert_eq!(folded.error.expect("an error")["type"], "server_error");
+    assert_eq!(folded.choices, [] as [Value; 0]);
 }

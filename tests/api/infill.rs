@@ -1,8 +1,8 @@
 //! `/infill`, as llama.cpp's editor plug-ins speak it.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::http_client::Sse;
+use crate::support::infill_stream::{check_infill, read_infill_stream};
 use crate::support::test_app::{Options, TestApp};
 use crate::support::tiny_tokenizer::Fim;
 
@@ -42,21 +42,10 @@ fn a_stream_ends_with_what_a_whole_reply_says() {
     let mut streaming = body.clone();
     streaming["stream"] = true.into();
     // Another server: on the same one the prompt would be cached.
-    let reply = TestApp::new().post(PATH, &streaming);
-    let chunks: Vec<Value> = reply
-        .events()
-        .into_iter()
-        .map(|event| match event {
-            Sse::Data(data) => serde_json::from_str(&data).expect("a chunk is JSON"),
-            other => panic!("{other:?} is no chunk"),
-        })
-        .collect();
-    let (last, pieces) = chunks.split_last().expect("a last chunk");
-    let text: String = pieces.iter().map(|piece| piece["content"].as_str().expect("text")).collect();
-    assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece["stop"] == false));
-    let mut joined = last.clone();
-    joined["content"] = text.into();
-    assert_eq!(joined, whole);
+    let folded = read_infill_stream(&TestApp::new().post(PATH, &streaming));
+    check_infill(&whole);
+    assert_eq!((folded.reply, folded.error), (whole, None));
+    assert!(folded.deltas.len() > 1 && folded.keep_alives == 0, "{:?}", folded.deltas);
 }
 
 #[test]
@@ -65,6 +54,8 @@ fn a_client_may_choose_its_fields() {
     let fields = ["content", "timings/prompt_n", "timings/prompt_ms", "truncated"];
     let reply = app.ok(PATH, &json!({"input_prefix": "SAY[[a]]", "response_fields": fields}));
     assert_eq!(reply, json!({"content": "a", "timings/prompt_n": 11, "truncated": false}));
+    // Read by the strict reader of such streams.
+    app.post(PATH, &json!({"input_prefix": "SAY[[a]]", "response_fields": fields, "stream": true}));
 }
 
 #[test]

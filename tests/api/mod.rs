@@ -22,5 +22,6 @@ mod responses_kept;
 mod responses_requests;
 mod sampling;
 mod sent_again;
+mod strict_readers;
 mod templates;
 mod tokenize;

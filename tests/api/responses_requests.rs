@@ -528,7 +528,7 @@ fn any_order_of_events_keeps_the_grammar() {
                 0 => events.push(Event::Thinking(piece.into())),
                 1 | 2 => {
                     let token = TokenText { bytes: piece.into() };
-                    let token = ScoredToken { token, logprob: -0.5, top: Vec::new(), text_offset: step as usize };
+                    let token = ScoredToken { token, logprob: Some(-0.5), top: Vec::new(), text_offset: step as usize };
                     let tokens = if random.chance(500) { vec![token] } else { Vec::new() };
                     events.push(Event::Text(TextDelta { text: piece.into(), tokens }));
                 }

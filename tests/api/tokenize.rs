@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::test_app::{Options, TestApp};
+use crate::support::test_app::{Options, TEMPLATE, TestApp};
 
 fn ids(app: &TestApp, body: Value) -> Vec<u64> {
     let reply = app.ok("/tokenize", &body);
@@ -80,4 +80,14 @@ fn a_prompt_longer_than_the_context_is_counted_all_the_same() {
     let app = TestApp::new();
     let reply = app.ok("/tokenize", &json!({"prompt": "x".repeat(9_000)}));
     assert_eq!(reply["count"], 9_000);
+}
+
+#[test]
+fn what_programs_that_tokenize_here_ask_for() {
+    let app = TestApp::new();
+    let info = app.get("/tokenizer_info").json();
+    assert_eq!((&info["bos_token"], &info["eos_token"]), (&json!("<|endoftext|>"), &json!("<|im_end|>")));
+    assert_eq!((info["chat_template"].as_str(), &info["model_max_length"]), (Some(TEMPLATE), &json!(4_096)));
+    let loading = TestApp::start(Options { loaded: false, ..Options::default() });
+    assert_eq!(loading.get("/tokenizer_info").status(), 503);
 }

@@ -3,7 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::http_client::{Reply, Sse};
+use super::http_client::Reply;
+use super::openai_stream::{Entries, read_entries};
 
 /// What a stream added up to.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +16,8 @@ pub struct Folded {
     pub deltas: Vec<String>,
     /// Chunks that say nothing, sent so that the stream is not taken for dead.
     pub keep_alives: usize,
+    /// The stream ended with this, and not as it should.
+    pub error: Option<Value>,
 }
 
 #[derive(Default)]
@@ -29,51 +32,32 @@ struct Choice {
 /// Reads a finished stream. `choices`: how many there must be.
 #[track_caller]
 pub fn read_chat_stream(reply: &Reply, choices: usize) -> Folded {
-    assert_eq!(reply.status(), 200, "{}", reply.text());
-    assert_eq!(reply.header("content-type"), Some("text/event-stream; charset=utf-8"));
-    assert_eq!(reply.header("cache-control"), Some("no-cache"));
-    let mut data: Vec<String> =
-        reply.events().into_iter().filter_map(|event| if let Sse::Data(data) = event { Some(data) } else { None }).collect();
-    assert_eq!(data.pop().as_deref(), Some("[DONE]"), "a stream ends with [DONE]");
-    let chunks: Vec<Value> = data.iter().map(|data| serde_json::from_str(data).expect("a chunk is JSON")).collect();
-    let mut folded: Vec<Choice> = (0..choices).map(|_| Choice::default()).collect();
-    let (mut usage, mut deltas, mut keep_alives) = (None, Vec::new(), 0);
-    let with_usage = chunks[0].get("usage").is_some();
-    let continuous = with_usage && !chunks[0]["usage"].is_null();
-    for (index, chunk) in chunks.iter().enumerate() {
-        check_head(chunk, &chunks[0]);
-        let entries = chunk["choices"].as_array().expect("choices is an array");
-        if entries.is_empty() {
-            assert!(with_usage && index + 1 == chunks.len(), "only the last chunk, and only if asked for, has no choices");
-            usage = Some(chunk["usage"].clone());
-            continue;
+    let folded = fold(reply);
+    assert_eq!((folded.choices.len(), &folded.error), (choices, &None));
+    folded
+}
+
+/// Reads a finished stream, which may have failed.
+#[track_caller]
+pub fn fold(reply: &Reply) -> Folded {
+    let Entries { entries, usage, error } = read_entries(reply, "chat.completion.chunk", "chatcmpl-");
+    let mut choices: Vec<Choice> = Vec::new();
+    let (mut deltas, mut keep_alives) = (Vec::new(), 0);
+    for entry in entries {
+        let index = entry["index"].as_u64().expect("a choice has an index") as usize;
+        if choices.len() <= index {
+            choices.resize_with(index + 1, Choice::default);
         }
-        assert_eq!(entries.len(), 1);
-        if continuous {
-            assert!(chunk["usage"]["prompt_tokens"].is_u64(), "usage is told in each chunk");
-        } else {
-            assert_eq!(chunk.get("usage"), with_usage.then_some(&Value::Null), "usage is null until the last chunk, or never there");
-        }
-        if entries[0]["delta"] == json!({}) && entries[0]["finish_reason"].is_null() {
+        if entry["delta"] == json!({}) && entry["finish_reason"].is_null() {
             keep_alives += 1;
             continue;
         }
-        let number = entries[0]["index"].as_u64().expect("a choice has an index") as usize;
-        read_entry(&entries[0], &mut folded[number], &mut deltas);
+        read_entry(&entry, &mut choices[index], &mut deltas);
     }
-    assert_eq!(usage.is_some(), with_usage);
-    Folded { choices: folded.into_iter().enumerate().map(whole).collect(), usage, deltas, keep_alives }
-}
-
-fn check_head(chunk: &Value, first: &Value) {
-    let keys: Vec<&str> =
-        chunk.as_object().expect("a chunk is an object").keys().map(String::as_str).filter(|key| *key != "usage").collect();
-    assert_eq!(keys, ["id", "object", "created", "model", "choices"]);
-    assert_eq!(chunk["object"], "chat.completion.chunk");
-    assert!(chunk["id"].as_str().expect("an id is text").starts_with("chatcmpl-"));
-    for same in ["id", "created", "model"] {
-        assert_eq!(chunk[same], first[same], "{same} is the same in all chunks");
-    }
+    let unfinished = choices.iter().position(|choice| choice.finish.is_none());
+    assert!(unfinished.is_none() || error.is_some(), "choice {unfinished:?} never finishes");
+    assert!(!choices.is_empty() || error.is_some(), "a reply has a choice");
+    Folded { choices: choices.into_iter().enumerate().map(whole).collect(), usage, deltas, keep_alives, error }
 }
 
 fn read_entry(entry: &Value, choice: &mut Choice, deltas: &mut Vec<String>) {
@@ -124,7 +108,6 @@ fn read_tool_call(call: &Value, choice: &mut Choice) {
 }
 
 fn whole((index, choice): (usize, Choice)) -> Value {
-    let finish = choice.finish.unwrap_or_else(|| panic!("choice {index} never finishes"));
     let mut message = Map::new();
     message.insert("role".into(), "assistant".into());
     let silent = choice.content.is_empty() && !choice.tool_calls.is_empty();
@@ -134,5 +117,5 @@ fn whole((index, choice): (usize, Choice)) -> Value {
         message.insert("tool_calls".into(), choice.tool_calls.into());
     }
     let logprobs = if choice.logprobs.is_empty() { Value::Null } else { json!({"content": choice.logprobs, "refusal": null}) };
-    json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
+    json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish})
 }

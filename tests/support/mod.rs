@@ -1,7 +1,9 @@
 //! What several test modules lean on.
 
+pub mod any_stream;
 pub mod built_in;
 pub mod chat_stream;
+pub mod completion_stream;
 pub mod constraints;
 pub mod exposition;
 pub mod fake_embedder;
@@ -9,8 +11,10 @@ pub mod fake_hub;
 pub mod fake_model;
 pub mod front_door;
 pub mod http_client;
+pub mod infill_stream;
 pub mod memory_store;
 pub mod messages_stream;
+pub mod openai_stream;
 pub mod program;
 pub mod random;
 pub mod requests;

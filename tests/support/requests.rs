@@ -248,5 +248,5 @@ fn piece() -> impl Strategy<Value = Piece> {
 fn scored_token(text: &str, text_offset: usize) -> ScoredToken {
     let token = TokenText { bytes: text.as_bytes().to_vec() };
     let top = vec![(token.clone(), -0.25), (TokenText { bytes: vec![0xC3] }, -7.5)];
-    ScoredToken { token, logprob: -0.25, top, text_offset }
+    ScoredToken { token, logprob: Some(-0.25), top, text_offset }
 }

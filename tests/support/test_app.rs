@@ -24,6 +24,7 @@ use understudy::engine::{Engine, EngineConfig, EngineStats};
 use understudy::server::config::ServerConfig;
 use understudy::server::{AppState, Served, serve};
 
+use super::any_stream::check_any_stream;
 use super::fake_embedder::{self, FakeEmbedder};
 use super::fake_model::FakeModel;
 use super::http_client::{Connection, Head, Reply};
@@ -176,20 +177,27 @@ impl TestApp {
         self.send("GET", path, &[], b"")
     }
 
+    /// What comes as a stream is read by its strict reader, too.
+    #[track_caller]
     pub fn send(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Reply {
         let mut connection = self.connect();
         connection.request(method, path, headers, body);
-        connection.read_reply()
+        let reply = connection.read_reply();
+        check_any_stream(path, body, &reply);
+        reply
     }
 
+    #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Reply {
         self.send("POST", path, &["Content-Type: application/json"], body.to_string().as_bytes())
     }
 
+    #[track_caller]
     pub fn chat(&self, body: &Value) -> Reply {
         self.post("/v1/chat/completions", body)
     }
 
+    #[track_caller]
     pub fn complete(&self, body: &Value) -> Reply {
         self.post("/v1/completions", body)
     }

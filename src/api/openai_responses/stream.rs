@@ -1,5 +1,6 @@
 //! Events of a reply become its items, and the frames that tell of them: an item is added, filled and done before the next begins.
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::custom_input::CustomInput;
@@ -110,6 +111,13 @@ impl Progress {
         Frame::named(kind, &Value::Object(event))
     }
 
+    /// A frame about the response as a whole, of which `response` is the JSON: it is long, and the first two frames say the same.
+    pub fn lifecycle(&mut self, kind: &'static str, response: &str) -> Frame {
+        let data = format!("{{\"type\":\"{kind}\",\"sequence_number\":{},\"response\":{response}}}", self.sequence);
+        self.sequence += 1;
+        Frame { event: Some(kind), data }
+    }
+
     /// The items so far; one that is not done is marked so.
     pub fn output(&self) -> Vec<Value> {
         let open = self.open.as_ref().map(|open| open.body.item(&open.id, "incomplete"));
@@ -158,9 +166,17 @@ impl Progress {
         if let Some(Open { id, body: Body::Message { text, logprobs } }) = &mut self.open {
             text.push_str(&delta.text);
             logprobs.extend(tokens.iter().cloned());
-            let (index, delta) = (self.items.len(), delta.text);
-            let fields = json!({"item_id": id, "output_index": index, "content_index": 0, "delta": delta, "logprobs": tokens});
-            frames.push(self.frame("response.output_text.delta", fields));
+            let event = OutputTextDelta {
+                kind: OutputTextDelta::KIND,
+                sequence_number: self.sequence,
+                item_id: id,
+                output_index: self.items.len(),
+                content_index: 0,
+                delta: &delta.text,
+                logprobs: &tokens,
+            };
+            self.sequence += 1;
+            frames.push(Frame { event: Some(OutputTextDelta::KIND), ..Frame::of(&event) });
         }
     }
 
@@ -244,6 +260,23 @@ impl Progress {
         frames.push(self.frame("response.output_item.done", json!({"output_index": index, "item": item})));
         self.items.push(item);
     }
+}
+
+/// What comes once a token is written without a map of its fields.
+#[derive(Serialize)]
+struct OutputTextDelta<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    sequence_number: u64,
+    item_id: &'a str,
+    output_index: usize,
+    content_index: usize,
+    delta: &'a str,
+    logprobs: &'a [Value],
+}
+
+impl OutputTextDelta<'_> {
+    const KIND: &'static str = "response.output_text.delta";
 }
 
 impl Open {
@@ -353,7 +386,7 @@ fn text_part(text: &str, logprobs: &[Value]) -> Value {
 
 fn scored(token: &ScoredToken) -> Value {
     let entry = |token: &TokenText, value: f32| json!({"token": token.lossy(), "bytes": token.bytes, "logprob": finite(value)});
-    let mut value = entry(&token.token, token.logprob);
+    let mut value = entry(&token.token, token.logprob.unwrap_or_default());
     value["top_logprobs"] = token.top.iter().map(|(token, logprob)| entry(token, *logprob)).collect();
     value
 }

@@ -89,6 +89,7 @@ impl Document {
         self.posting::<request::TokenizeRequest, reply::Tokens>("/tokenize", "A text's tokens.", OpenAi);
         self.posting::<request::DetokenizeRequest, reply::AnyObject>("/detokenize", "The text of tokens.", OpenAi);
         self.posting::<request::ApplyTemplateRequest, reply::AnyObject>("/apply-template", "A conversation as the model reads it.", OpenAi);
+        self.getting::<reply::AnyObject>("/tokenizer_info", "The tokenizer's control tokens and the chat template.");
         self.getting::<reply::ModelList>("/v1/models", "The loaded model. With the header `anthropic-version`, in Anthropic's words.");
         self.getting::<reply::Model>("/v1/models/{id}", "The loaded model, whatever its name here.");
         self.getting::<reply::Response>("/v1/responses/{id}", "A response that is kept.");

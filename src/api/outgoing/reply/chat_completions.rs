@@ -218,7 +218,7 @@ impl ChatCompletions {
         let scored = |entry: &Value| {
             let (token, logprob) = token(entry);
             let top = entry["top_logprobs"].as_array().into_iter().flatten().map(self::token).collect();
-            let scored = ScoredToken { token, logprob, top, text_offset };
+            let scored = ScoredToken { token, logprob: Some(logprob), top, text_offset };
             text_offset += scored.token.lossy().chars().count();
             scored
         };
