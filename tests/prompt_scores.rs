@@ -72,9 +72,8 @@ async fn each_token_of_a_prompt_is_as_likely_as_the_model_says() {
                 let (mut tokens, mut scores) = (Vec::new(), Vec::new());
                 loop {
                     let event = stream.next().await.expect("`Finished` comes first");
-                    if tokens.is_empty() {
-                        scores.extend(stream.prompt_scores());
-                    }
+                    // Also later: who is paused computes its prompt again, and tells it once.
+                    scores.extend(stream.prompt_scores());
                     match event {
                         TokenEvent::Token(token) => tokens.push(token),
                         TokenEvent::Finished { usage, .. } => return (tokens, scores, usage),

@@ -347,6 +347,20 @@ mod tests {
     }
 
     #[test]
+    fn tools_have_a_template_of_their_own() {
+        let of_tools = "<think>{{ tools[0].function.name }}</think>";
+        let template = ChatTemplate::new(Some("plain"), Some(of_tools), None, None).expect("both parse");
+        let control = ControlText::new(vec![]);
+        let render = |conversation: &Conversation| template.render(conversation, &control, 0).expect("it renders").text;
+        let mut conversation = conversation(vec![Message::text(Role::User, "Hi")]);
+        assert_eq!((render(&conversation).as_str(), template.reasoning(&conversation)), ("plain", None));
+        conversation.tools.push(weather_tool());
+        assert_eq!((render(&conversation).as_str(), template.reasoning(&conversation).is_some()), ("<think>weather</think>", true));
+        conversation.tool_choice = ToolChoice::None;
+        assert_eq!((render(&conversation).as_str(), template.reasoning(&conversation)), ("plain", None));
+    }
+
+    #[test]
     fn chatml_stands_in() {
         let chatml = ChatTemplate::new(None, None, None, None).unwrap();
         assert!(chatml.is_fallback() && chatml.knows_tools() && chatml.tool_format().is_some_and(|format| format.name() == "hermes"));

@@ -75,17 +75,23 @@ impl Write for &LogRing {
 fn write_out(taken: &Receiver<Vec<u8>>, counts: &Counts, mut out: impl Write, told: impl Fn(u64) -> String) {
     let mut text = Vec::new();
     while let Ok(first) = taken.recv() {
-        let mut done = 0;
+        let (mut done, mut next) = (0, Some(first));
         // The line in hand and a ring full behind it: those are older than what found the ring full.
-        for line in iter::once(first).chain(taken.try_iter()).take(1 + LINES_MAX) {
-            text.extend_from_slice(&line);
-            done += 1;
+        while let Some(line) = next.take() {
+            let mut lines = 0;
+            for line in iter::once(line).chain(taken.try_iter()).take(LINES_MAX) {
+                text.extend_from_slice(&line);
+                lines += 1;
+            }
+            // Some may have got through before the write failed: more are told to be lost than were.
+            if out.write_all(&text).is_err() {
+                counts.dropped.fetch_add(lines, Ordering::SeqCst);
+            }
+            text.clear();
+            done += lines;
+            // What came while it was written.
+            next = if done <= LINES_MAX as u64 { taken.try_recv().ok() } else { None };
         }
-        // Some may have got through before the write failed: more are told to be lost than were.
-        if out.write_all(&text).is_err() {
-            counts.dropped.fetch_add(done, Ordering::SeqCst);
-        }
-        text.clear();
         let dropped = counts.dropped.swap(0, Ordering::SeqCst);
         if dropped > 0 && out.write_all(told(dropped).as_bytes()).is_err() {
             counts.dropped.fetch_add(dropped, Ordering::SeqCst);

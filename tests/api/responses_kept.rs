@@ -138,6 +138,19 @@ fn items_are_listed_by_pages() {
 }
 
 #[test]
+fn an_item_with_a_name_of_its_own_keeps_it() {
+    let app = TestApp::new();
+    let input = json!([{"id": "msg_of_mine", "role": "user", "content": "SAY[[one]]"}, {"id": "", "role": "user", "content": "SAY[[two]]"},
+        {"role": "assistant", "content": "two"}, {"role": "user", "content": "SAY[[three]]"}]);
+    let response = app.ok(PATH, &json!({"input": input}));
+    let listed = app.get(&format!("{PATH}/{}/input_items?order=asc", id(&response))).json();
+    assert_eq!(listed["data"][0]["id"], "msg_of_mine");
+    assert!(listed["data"][1]["id"].as_str().is_some_and(|id| id.starts_with("msg_") && id.len() > 8), "{listed}");
+    let kinds: Vec<&Value> = listed["data"].as_array().expect("items").iter().map(|item| &item["content"][0]["type"]).collect();
+    assert_eq!(kinds, ["input_text", "input_text", "output_text", "input_text"]);
+}
+
+#[test]
 fn items_can_be_pointed_at() {
     let app = TestApp::new();
     let first = app.ok(PATH, &say("one", json!({})));

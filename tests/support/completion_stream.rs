@@ -109,12 +109,17 @@ impl Choice {
 /// A token stands where its offset says, as far as the text was shown.
 fn check_offsets(text: &str, [tokens, _, _, offsets]: &[Vec<Value>; 4]) {
     let text: Vec<char> = text.chars().collect();
+    // Where the next token must begin.
+    let mut end = None;
     for (token, offset) in tokens.iter().zip(offsets) {
         let (token, offset) = (token.as_str().expect("text"), offset.as_u64().expect("a number") as usize);
         // Pieces of a character are named by their bytes; control tokens of the model's own are silent.
         if token.starts_with("bytes:") || (token.starts_with('<') && token.ends_with('>')) {
+            end = None;
             continue;
         }
+        assert!(end.is_none_or(|end| end == offset), "{token:?} begins at {offset}, the one before it ends at {end:?}");
+        end = Some(offset + token.chars().count());
         let shown = &text[offset.min(text.len())..];
         assert!(shown.iter().zip(token.chars()).all(|(shown, told)| *shown == told), "{token:?} does not stand at {offset}");
     }

@@ -272,7 +272,8 @@ fn obey(tokenizer: &Tokenizer, tokens: &[u32]) -> u32 {
     let history: Vec<u8> = tokens.iter().flat_map(|&token| bytes(token)).copied().collect();
     let after = |wanted: &[u8]| (0..history.len()).rev().find(|&at| history[at..].starts_with(wanted)).map(|at| at + wanted.len());
     let Some(order) = after(b"SAY[[") else { return u32::from(b'a') + tokens.len() as u32 % 26 };
-    let length = history[order..].windows(2).position(|end| end == b"]]").expect("an order has an end");
+    // Of a prompt that is scored each beginning is asked about.
+    let Some(length) = history[order..].windows(2).position(|end| end == b"]]") else { return u32::from(b'a') };
     let script = std::str::from_utf8(&history[order..order + length]).expect("an order is text");
     let order_end = order + length + 2;
     // Else behind the last control token, which is the fill-in-the-middle one.
