@@ -12,6 +12,7 @@ mod engine;
 mod gateway;
 mod grammar;
 mod hub;
+mod layers;
 mod run_client;
 mod scripted;
 mod simulation;

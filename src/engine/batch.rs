@@ -3,7 +3,7 @@
 //! Decides nothing. Knows no model.
 #![deny(clippy::disallowed_methods)]
 
-use kernels::{BLOCK_TOKENS, Span, Step};
+use kernels::{BLOCK_TOKENS, Span, Step, WindowPages};
 
 use super::scheduler::{Plan, Scheduler};
 
@@ -27,6 +27,13 @@ impl Batch {
         step.blocks_max = plan.chunks.iter().map(|chunk| (chunk.start + chunk.len).div_ceil(BLOCK_TOKENS)).max().unwrap_or(0);
         step.tables.clear();
         step.tables.resize(plan.chunks.len() * step.blocks_max, 0);
+        step.windows.resize_with(scheduler.blocks().groups().windows(), WindowPages::default);
+        for pages in &mut step.windows {
+            pages.slots.clear();
+            pages.tables.clear();
+            pages.tables.resize(plan.chunks.len() * step.blocks_max, 0);
+        }
+        step.states.clear();
 
         for (table_row, chunk) in plan.chunks.iter().enumerate() {
             let sequence = scheduler.running(chunk.id).expect("a planned sequence runs");
@@ -41,6 +48,14 @@ impl Batch {
                 step.positions.push(position as u32);
                 step.slots.push(table[position / BLOCK_TOKENS].0 * BLOCK_TOKENS as u32 + (position % BLOCK_TOKENS) as u32);
             }
+            let groups = sequence.table.groups();
+            for (pages, (first, held)) in step.windows.iter_mut().zip(groups.windows()) {
+                let row = &mut pages.tables[table_row * step.blocks_max..][..table.len()];
+                row.iter_mut().skip(first).zip(held).for_each(|(entry, block)| *entry = *block);
+                let slot = |position: usize| row[position / BLOCK_TOKENS] * BLOCK_TOKENS as u32 + (position % BLOCK_TOKENS) as u32;
+                pages.slots.extend((chunk.start..kv_len).map(slot));
+            }
+            step.states.extend(groups.state_slots());
             self.token_ids.extend_from_slice(&sequence.tokens()[chunk.start..kv_len - chunk.drafts]);
             self.token_ids.extend_from_slice(&sequence.draft()[..chunk.drafts]);
             if chunk.samples {

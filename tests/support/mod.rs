@@ -5,6 +5,7 @@ pub mod chat_stream;
 pub mod constraints;
 pub mod exposition;
 pub mod fake_embedder;
+pub mod fake_groups;
 pub mod fake_hub;
 pub mod fake_model;
 pub mod front_door;
