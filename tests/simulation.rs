@@ -172,7 +172,7 @@ impl Simulation {
             weak_hash: random.chance(250),
             less_urgent: random.either(0, 500),
             script: random.chance(500).then_some(echo as fn(&[u32]) -> u32),
-            groups: groups(&mut Random(seed ^ 0x6A0F), &config),
+            groups: groups(&mut Random(seed ^ 0x6A0F), &config, estate.is_some()),
             disk_damages: if estate.is_some() { random.either(0, 200) } else { 0 },
         };
         let mut faults = Random(seed ^ 0xFA17);
