@@ -50,10 +50,10 @@ pub fn disk(random: &mut Random, disk: &MemoryDisk) -> (MemoryStore, DiskLimits)
     (MemoryStore::new(disk.clone(), goes_wrong), limits)
 }
 
-/// Layers that all see everything, in two of five models, and in most that have a disk, which is for them alone; else windows, a recurrent state, or
+/// Layers that all see everything, in most models that have a disk, which is for them alone, and in some others; else windows, a recurrent state, or
 /// both, in pools that hold one sequence or more.
 pub fn groups(random: &mut Random, config: &EngineConfig, has_disk: bool) -> FakeGroups {
-    if random.chance(if has_disk { 850 } else { 400 }) {
+    if random.chance(if has_disk { 900 } else { 150 }) {
         return FakeGroups::default();
     }
     let has_state = random.chance(600);
