@@ -1,13 +1,16 @@
 //! The cache never changes the answer: on real (tiny, random) models, a request gives the same tokens and the same log-probabilities of
 //! the whole vocabulary, to the bit, alone or with strangers, whole or in chunks of any size, with a prefix hit or none, paused or not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::Device;
-use kernels::{GgmlType, KvDtype};
-use models::Family;
+use kernels::{GgmlType, KvDtype, SharedBytes};
 use models::kv_cache::KvCache;
+use models::state::window_blocks_per_sequence;
+use models::testing::random_model::{Mix, RandomModel};
 use models::testing::tiny;
+use models::{Family, Gguf, LayerGroup, LayerState};
 use understudy::engine::block_manager::BlockManager;
 use understudy::engine::engine_loop::EngineLoop;
 use understudy::engine::model_runner::LoadedRunner;
@@ -140,6 +143,46 @@ fn a_mixture_of_experts_answers_alike_in_any_company() {
 fn qwen3_answers_alike_in_any_company() {
     check(Family::Qwen3, GgmlType::Q8_0, KvDtype::F16);
     check(Family::Qwen3, GgmlType::F16, KvDtype::F16);
+}
+
+/// A model in which a row sees 40 tokens, with or without giving back the pages behind them.
+fn windowed(gives_back: bool, config: EngineConfig) -> Bench {
+    let mut writer = RandomModel::tiny(Family::Llama, Mix::All(GgmlType::Q8_0), 7).writer();
+    writer.set("llama.attention.sliding_window", 40u32);
+    let gguf = Gguf::from_bytes(SharedBytes::new(Arc::new(writer.to_bytes())), "windowed.gguf").unwrap();
+    let model = models::load(&gguf, &Device::Cpu).unwrap();
+    assert_eq!(model.layer_groups(), [LayerGroup { layers: 2, state: LayerState::Sliding { window: 40 } }]);
+    // Room for three sequences that run.
+    let charge = window_blocks_per_sequence(40, config.tokens_per_step_max);
+    let blocks = if gives_back { 3 * charge } else { config.blocks };
+    let kv = KvCache::new(model.config(), blocks, KvDtype::F16, &Device::Cpu).unwrap();
+    let runner = if gives_back { LoadedRunner::of_window(model, kv, 40) } else { LoadedRunner::new(model, kv) };
+    let (engine, engine_loop) = Engine::without_thread(Box::new(runner), config);
+    Bench { engine, engine_loop: engine_loop.with_clock(Box::new(|| Duration::ZERO)) }
+}
+
+#[test]
+fn pages_behind_a_window_are_given_back_and_no_bit_changes() {
+    let config = EngineConfig { tokens_per_step_max: 48, ..CONFIG };
+    let prompt = |tokens: u32, salt: u32| (0..tokens).map(|i| (i * 11 + i * i % 7 + salt) % 256).collect::<Vec<u32>>();
+    let of_prompt = |prompt: Vec<u32>| GenerateRequest { prompt, tokens_max: Some(60), ..requests().remove(0) };
+    let requests: Vec<GenerateRequest> = (0..5).map(|salt| of_prompt(prompt(120 + 50 * salt, salt / 2))).collect();
+    let alone: Vec<Answer> = requests.iter().map(|request| windowed(false, config.clone()).answer(request).0).collect();
+    let mut bench = windowed(true, config.clone());
+    for turn in 0..2 {
+        let answers = bench.answers(&requests);
+        for (index, (answer, _)) in answers.iter().enumerate() {
+            assert!(*answer == alone[index], "turn {turn}: request {index} differs");
+        }
+        assert!(turn == 0 || answers.iter().any(|(_, usage)| usage.cached_tokens > 64), "nothing was found again");
+    }
+    let long = of_prompt(prompt(430, 9));
+    assert!(long.prompt.len() > 3 * window_blocks_per_sequence(40, 48) * 32, "all pages together would hold it");
+    let expected = windowed(false, config).answer(&long).0;
+    assert!(bench.answer(&long).0 == expected);
+    let (answer, usage) = bench.answer(&long);
+    assert!(answer == expected);
+    assert_eq!(usage.cached_tokens, 416);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod engine;
 mod gateway;
 mod grammar;
 mod hub;
+mod layers;
 mod prompt_scores;
 mod run_client;
 mod scripted;

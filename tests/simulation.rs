@@ -25,6 +25,7 @@ use understudy::engine::{
 };
 
 use crate::support::constraints::{by_turns, maze, refrain};
+use crate::support::fake_groups::FakeGroups;
 use crate::support::fake_model::FakeModel;
 use crate::support::memory_store::MemoryDisk;
 use crate::support::random::Random;
@@ -33,7 +34,7 @@ mod reached;
 mod surroundings;
 
 use reached::Reached;
-use surroundings::{TURNS_LATE_MAX, clock, disk, draft, when_the_weather_allows};
+use surroundings::{TURNS_LATE_MAX, clock, disk, draft, echo, groups, landmarks, when_the_weather_allows};
 
 const VOCAB: usize = 61;
 
@@ -99,13 +100,6 @@ struct Simulation {
     now_ms: Arc<AtomicU64>,
 }
 
-/// A model that repeats itself, but not always.
-fn echo(history: &[u32]) -> u32 {
-    let length = history.len();
-    let before = history[length.saturating_sub(11)];
-    if length % 13 == 5 { (before + 1) % VOCAB as u32 } else { before }
-}
-
 /// No turn is shorter: so a sequence has waited for [`PATIENCE`] after so many turns.
 const TURN_MS_MIN: u64 = 200;
 
@@ -124,6 +118,7 @@ struct Weather {
     /// Requests that are not urgent, in per mille.
     less_urgent: u64,
     script: Option<fn(&[u32]) -> u32>,
+    groups: FakeGroups,
     disk_damages: u64,
 }
 
@@ -177,6 +172,7 @@ impl Simulation {
             weak_hash: random.chance(250),
             less_urgent: random.either(0, 500),
             script: random.chance(500).then_some(echo as fn(&[u32]) -> u32),
+            groups: groups(&mut Random(seed ^ 0x6A0F), &config, estate.is_some()),
             disk_damages: if estate.is_some() { random.either(0, 200) } else { 0 },
         };
         let mut faults = Random(seed ^ 0xFA17);
@@ -193,6 +189,7 @@ impl Simulation {
             if fails { Err(format!("step {step} fails")) } else { Ok(()) }
         });
         let model = if let Some(script) = weather.script { model.with_script(script) } else { model };
+        let model = model.with_groups(weather.groups.clone());
         let (engine, engine_loop) = Engine::without_thread(Box::new(model), config);
         let config = engine.config();
         let limits = Limits {
@@ -211,7 +208,8 @@ impl Simulation {
         } else {
             PrefixCache::new(blocks)
         };
-        let mut engine_loop = engine_loop.with_scheduler(Scheduler::new(limits, BlockManager::with_prefix_cache(blocks, prefix)));
+        let manager = BlockManager::with_prefix_cache(blocks, prefix).with_pools(&weather.groups.pools, config.tokens_per_step_max);
+        let mut engine_loop = engine_loop.with_scheduler(Scheduler::new(limits, manager));
         if let Some(estate) = &estate {
             let (store, limits) = disk(&mut Random(seed ^ 0xD15C), &estate.disk);
             engine_loop = engine_loop.with_store(Box::new(store), limits);
@@ -306,7 +304,7 @@ impl Simulation {
             let own = random.between(1, 40) as usize;
             prompt.extend(tokens(random, own));
         }
-        let greedy = random.chance(300);
+        let (greedy, landmarks) = (random.chance(300), landmarks(random, prompt.len()));
         let last_n = |random: &mut Random| random.chance(500).then(|| random.below(80) as usize);
         GenerateRequest {
             prompt,
@@ -355,6 +353,7 @@ impl Simulation {
                 true => Priority::Shadow,
             },
             prompt_logprobs: random.chance(50).then_some(1),
+            landmarks,
         }
     }
 
@@ -393,8 +392,7 @@ impl Simulation {
             return; // The thread would sleep.
         }
         let scheduler = self.engine_loop.scheduler();
-        let streams: Vec<_> =
-            scheduler.all_running().iter().filter(|sequence| sequence.distance() == 1).map(|sequence| sequence.id).collect();
+        let streams: Vec<_> = scheduler.all_running().iter().filter(|sequence| sequence.is_stream()).map(|sequence| sequence.id).collect();
         let published_before = self.published();
         let live: Vec<usize> = (0..self.clients.len()).filter(|&index| self.clients[index].is_live()).collect();
         self.now_ms.fetch_add(self.random.between(TURN_MS_MIN, 2_000), Ordering::Relaxed);
@@ -544,7 +542,8 @@ impl Simulation {
         let config = self.engine.config().clone();
         let (mut failed, mut cancelled, mut finished) = (0, 0, 0);
         for (index, client) in self.clients.iter().enumerate() {
-            let (expected, expected_reason) = FakeModel::lone_run_with(VOCAB, &client.request, &config, self.weather.script);
+            let (expected, expected_reason) =
+                FakeModel::lone_run_of(VOCAB, &client.request, &config, self.weather.script, &self.weather.groups);
             match &client.end {
                 None => {
                     assert!(client.stream.is_none(), "{index} was never answered");
@@ -566,6 +565,7 @@ impl Simulation {
                     reached.answers += 1;
                     reached.constrained += usize::from(client.request.constraint.is_some());
                     reached.hits += usize::from(usage.cached_tokens > 0);
+                    reached.note_hit(usage.cached_tokens, &self.weather.groups.pools);
                 }
             }
             // Cancelled or failed in the middle: what came until then was right.
@@ -577,6 +577,9 @@ impl Simulation {
         reached.accepted += stats.accepted_tokens_total as usize;
         reached.guessed += stats.draft_model.guessed_total as usize;
         reached.guessed_right += stats.draft_model.right_total as usize;
+        if self.weather.groups.pools.state_slots.is_some() {
+            reached.undone_drafts += (stats.drafted_tokens_total - stats.accepted_tokens_total) as usize;
+        }
         reached.failures += failed as usize;
         reached.disk_reads += stats.disk.read_total as usize;
         reached.disk_writes += stats.disk.written_total as usize;
@@ -589,7 +592,9 @@ impl Simulation {
 impl Weather {
     /// Turns that a row may take: its own, and those in which its mask is late.
     fn slowness(&self) -> usize {
-        if self.late > 0 { 2 + TURNS_LATE_MAX as usize } else { 1 }
+        // A state that has seen a wrong draft is computed again.
+        let catching_up = if self.groups.pools.state_slots.is_some() { 3 } else { 1 };
+        catching_up * if self.late > 0 { 2 + TURNS_LATE_MAX as usize } else { 1 }
     }
 }
 

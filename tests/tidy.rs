@@ -86,6 +86,8 @@ const PURE: &[&str] = &[
     "src/hub/choose.rs",
     "src/engine/scheduler.rs",
     "src/engine/block_manager.rs",
+    "src/engine/layer_groups.rs",
+    "src/engine/state_pool.rs",
     "src/engine/disk_prefix.rs",
     "src/engine/kv_store/chain.rs",
     "src/engine/kv_store/block_file.rs",

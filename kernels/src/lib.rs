@@ -24,5 +24,5 @@ pub const ARITHMETIC_VERSION: u32 = 1;
 pub use device::{DeviceChoice, DeviceError, OpenDevice};
 pub use ggml_type::GgmlType;
 pub use kv::{KvDtype, KvLayer, UnknownKvDtype};
-pub use step::{BLOCK_TOKENS, LogitRows, Span, Step, StepBuildError, StepBuilder, StepError};
+pub use step::{BLOCK_TOKENS, LogitRows, Span, StateSlots, Step, StepBuildError, StepBuilder, StepError, WindowPages};
 pub use weight::{SharedBytes, Weight, WeightError};

@@ -35,6 +35,28 @@ pub struct Step {
     pub blocks_max: usize,
     /// Rows whose logits are wanted, ascending.
     pub logit_rows: Vec<u32>,
+    /// One entry a group of sliding-window layers: the same rows over pages of their own. Empty where there are none.
+    pub windows: Vec<WindowPages>,
+    /// `[S]` where recurrent layers find and leave each sequence's state. Empty where there are none.
+    pub states: Vec<StateSlots>,
+}
+
+/// What stands in for [`Step::slots`] and [`Step::tables`] in the layers of one window; of the same widths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WindowPages {
+    /// `[T]`
+    pub slots: Vec<u32>,
+    /// `[S, blocks_max]`; entries of blocks wholly behind the window of the span's first row are 0 and never looked at.
+    pub tables: Vec<u32>,
+}
+
+/// The recurrent state of one sequence in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateSlots {
+    /// The state after the tokens before this step's; `None`: there are none.
+    pub from: Option<u32>,
+    /// Where the state after this step's tokens is left; it may be `from`. Unless it is, `from` is not changed.
+    pub to: u32,
 }
 
 /// What is wrong with a step. Steps are made by the program, so each of these is a bug of whoever built one.
@@ -72,6 +94,21 @@ impl Step {
     pub fn table(&self, span: &Span) -> &[u32] {
         let start = span.table_row * self.blocks_max;
         &self.tables[start..start + span.kv_len.div_ceil(BLOCK_TOKENS)]
+    }
+
+    /// The step as the layers of window `group` see it: what kernels take, with that group's pages for their own.
+    pub fn of_window(&self, group: usize) -> Self {
+        let WindowPages { slots, tables } = self.windows[group].clone();
+        Self {
+            spans: self.spans.clone(),
+            positions: self.positions.clone(),
+            slots,
+            tables,
+            blocks_max: self.blocks_max,
+            logit_rows: self.logit_rows.clone(),
+            windows: Vec::new(),
+            states: Vec::new(),
+        }
     }
 
     /// States every promise of the fields above, for a cache of `cache_blocks` blocks.

@@ -8,6 +8,7 @@ use kernels::ops::attention::AttentionSpec;
 use crate::gguf::Gguf;
 use crate::metadata::Metadata;
 use crate::rope::RopeParameters;
+use crate::state::{LayerGroup, LayerState};
 
 /// What the rest of the program needs to know of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,6 +162,14 @@ impl Hyperparameters {
             },
             rope: RopeParameters::read(&metadata, head_dim, context_max)?,
         })
+    }
+}
+
+impl Hyperparameters {
+    /// What the layers remember: in the families here all of them the same.
+    pub fn layer_groups(&self) -> Vec<LayerGroup> {
+        let state = self.attention.window.map_or(LayerState::Full, |window| LayerState::Sliding { window });
+        vec![LayerGroup { layers: self.model.layers, state }]
     }
 }
 

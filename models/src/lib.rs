@@ -14,6 +14,7 @@ pub mod memory;
 pub mod metadata;
 pub mod model;
 pub mod rope;
+pub mod state;
 
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -24,4 +25,5 @@ pub use gguf::{Gguf, GgufError};
 pub use kv_cache::KvCache;
 pub use memory::{MemoryEstimate, StepSize};
 pub use model::{Logits, Model, ModelError, load};
+pub use state::{LayerGroup, LayerState};
 pub use tokenizer::{Detokenizer, Tokenizer, TokenizerError, VocabularyDifference};

@@ -8,14 +8,17 @@ use crate::gguf::Gguf;
 use crate::kv_cache::KvCache;
 use crate::layers::decoder::PIECE_ROWS;
 use crate::model::ModelError;
+use crate::state;
 
 /// Bytes, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryEstimate {
     /// Weights: the tensors of the file, mapped (CPU) or uploaded (CUDA, Metal).
     pub weight_bytes: u64,
-    /// Keys and values of one token in all layers.
+    /// Keys and values of one token in all layers that keep every token.
     pub kv_bytes_per_token: u64,
+    /// What one running sequence takes in the others: its windows and its recurrent state. 0 where there are none.
+    pub state_bytes_per_sequence: u64,
     /// The most that activations and logits of one step take at once.
     pub scratch_bytes: u64,
 }
@@ -33,16 +36,20 @@ impl MemoryEstimate {
     /// Reads the metadata only; errors as [`crate::load`] gives for it.
     pub fn of(gguf: &Gguf, kv: KvDtype, step: StepSize) -> Result<Self, ModelError> {
         let hyper = Family::of(gguf)?.hyperparameters(gguf).map_err(|problem| ModelError::config(gguf, problem))?;
+        let groups = hyper.layer_groups();
+        let layer_block_bytes = KvCache::block_bytes(&hyper.model, kv) / hyper.model.layers as u64;
         Ok(Self {
             weight_bytes: gguf.tensor_bytes(),
-            kv_bytes_per_token: KvCache::block_bytes(&hyper.model, kv) / kernels::BLOCK_TOKENS as u64,
+            kv_bytes_per_token: layer_block_bytes * state::full_layers(&groups) as u64 / kernels::BLOCK_TOKENS as u64,
+            state_bytes_per_sequence: state::bytes_per_sequence(&groups, layer_block_bytes, step.tokens),
             scratch_bytes: scratch_bytes(&hyper, step),
         })
     }
 
-    /// Weights, scratch, and the cache of `tokens` tokens.
+    /// Weights, scratch, and what one sequence of `tokens` tokens takes.
     pub fn total_bytes(&self, tokens: u64) -> u64 {
-        self.weight_bytes + self.scratch_bytes + self.kv_bytes_per_token.saturating_mul(tokens)
+        let of_tokens = self.kv_bytes_per_token.saturating_mul(tokens);
+        (self.weight_bytes + self.scratch_bytes).saturating_add(self.state_bytes_per_sequence).saturating_add(of_tokens)
     }
 }
 

@@ -9,11 +9,15 @@ use crate::families;
 use crate::gguf::{Gguf, GgufError};
 use crate::kv_cache::KvCache;
 use crate::layers::loader::TensorError;
+use crate::state::LayerGroup;
 
 /// A model family over the ragged batch.
 pub trait Model: Send {
     fn config(&self) -> &ModelConfig;
-    /// Runs `token_ids [T]` through the model, writes their keys and values into `kv`, and returns the logits of `step.logit_rows`.
+    /// What its layers remember.
+    fn layer_groups(&self) -> &[LayerGroup];
+    /// Runs `token_ids [T]` through the model, writes their keys and values into `kv`, and returns the logits of `step.logit_rows`. Where all
+    /// layers have one window, `step` may have pages for it ([`Step::windows`]), which then are those of `kv`; else its own pages are.
     ///
     /// Errors: a token id beyond the vocabulary, a step that contradicts itself or the cache, and whatever the device fails with.
     fn forward(&mut self, token_ids: &[u32], step: &Step, kv: &mut KvCache) -> Result<Logits, ModelError>;

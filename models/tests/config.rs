@@ -293,6 +293,12 @@ fn memory_is_what_the_sums_say() {
     assert_eq!(estimate.weight_bytes, gguf.tensor_bytes());
     // Keys and values, 2 layers, 2 heads of 64, 2 bytes.
     assert_eq!(estimate.kv_bytes_per_token, 2 * 2 * 2 * 64 * 2);
+    assert_eq!(estimate.state_bytes_per_sequence, 0, "its layers see everything");
+    // A window of 100 and steps of 512 touch 21 blocks of 32 tokens.
+    let mut windowed = tiny(Family::Llama);
+    windowed.set("llama.attention.sliding_window", 100u32);
+    let windowed = MemoryEstimate::of(&open(&windowed), KvDtype::F16, step).expect("a sane file");
+    assert_eq!((windowed.kv_bytes_per_token, windowed.state_bytes_per_sequence), (0, 21 * 32 * estimate.kv_bytes_per_token));
     let config = hyper(&writer, "qwen3").model;
     assert_eq!(KvCache::block_bytes(&config, KvDtype::F32), 2 * 32 * estimate.kv_bytes_per_token);
     // 34 bytes for 32 numbers, which f16 has in 64.

@@ -17,6 +17,7 @@ pub mod token_healing;
 
 pub mod chat_template;
 pub mod control_text;
+pub mod landmarks;
 pub mod python_values;
 pub mod sequence_breakers;
 pub mod template_helpers;

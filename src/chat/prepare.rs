@@ -10,6 +10,7 @@ use super::chat_template::{ChatTemplate, Rendered, TemplateError};
 use super::control_text::{ControlText, Stretch};
 use super::grammar::reply::{CallRules, Calls, ReplyRules, Thinks};
 use super::grammar::{GrammarError, Grammars};
+use super::landmarks::landmarks;
 use super::output::{GoesOn, OpenArguments, Output, OutputOptions, ToolOutput, split_mix};
 use super::partial_json::plain;
 use super::reasoning_parser::{ReasoningFormat, ReasoningStart};
@@ -24,7 +25,7 @@ use super::{
     Usage,
 };
 use crate::engine::constraint::Constraint;
-use crate::engine::{AdmissionError, Dry, GenerateRequest, SamplingParams};
+use crate::engine::{AdmissionError, Dry, GenerateRequest, Landmarks, SamplingParams};
 
 /// The loaded model, as far as text is concerned.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub struct TextModel {
     control: ControlText,
     defaults: SamplingDefaults,
     breakers: SequenceBreakers,
+    finds_landmarks: bool,
 }
 
 /// One choice to generate.
@@ -130,7 +132,12 @@ impl TextModel {
     pub fn new(tokenizer: Arc<Tokenizer>, template: ChatTemplate, defaults: SamplingDefaults) -> Self {
         let control = ControlText::of(&tokenizer);
         let grammars = Grammars::new(tokenizer.clone());
-        Self { tokenizer, template, grammars, control, defaults, breakers: SequenceBreakers::default() }
+        Self { tokenizer, template, grammars, control, defaults, breakers: SequenceBreakers::default(), finds_landmarks: false }
+    }
+
+    /// Where a model can go on from few places only, somebody has to say which matter.
+    pub fn finding_landmarks(self, finds_landmarks: bool) -> Self {
+        Self { finds_landmarks, ..self }
     }
 
     /// Jobs in the order of the choices. The engine checks token ids. Memory: one prompt a choice, none longer than the engine takes;
@@ -165,6 +172,12 @@ impl TextModel {
                 Some(word) => StopStrings::new(&[request.stop.as_slice(), &[word.to_owned()]].concat()),
             };
             let prompt_logprobs = request.top_logprobs.filter(|_| request.echo);
+            let landmarks = match prompt {
+                Prompt::Conversation(conversation) if self.finds_landmarks => {
+                    landmarks(conversation, token_ids.iter().map(|token| self.tokenizer.token_bytes(*token, true)))
+                }
+                _ => Landmarks::default(),
+            };
             let echo = if request.echo { self.echo(prompt, token_ids) } else { String::new() };
             for choice in 0..request.choices_per_prompt {
                 let index = prompt_index * request.choices_per_prompt + choice;
@@ -189,6 +202,7 @@ impl TextModel {
                     prompt_logprobs,
                     priority: request.priority,
                     constraint: constraint.clone(),
+                    landmarks,
                 };
                 jobs.push(Job { generate, output: Output::new(self.tokenizer.clone(), options) });
             }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use kernels::{BLOCK_TOKENS, KvDtype};
 use models::gguf::WeightCopy;
-use models::{Family, Gguf, KvCache, MemoryEstimate, StepSize, Tokenizer};
+use models::state::window_blocks_per_sequence;
+use models::{Family, Gguf, KvCache, LayerGroup, LayerState, MemoryEstimate, StepSize, Tokenizer};
 
 use super::disk_cache;
 use super::draft_model::{self, DraftFile};
@@ -119,7 +120,7 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     }
     // First of what takes time: what the disk has should be known when the first request comes.
     let block_bytes = (plan.cache_bytes / plan.blocks as u64) as usize;
-    let store = match opened.device.is_cpu() {
+    let store = match opened.device.is_cpu() && plan.state_sequences == 0 {
         true => disk_cache::start(config, parts, block_bytes),
         false => None,
     };
@@ -129,7 +130,7 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     }
     let weights = place_weights(&mut gguf, config, &opened.device)?;
     let template = ChatTemplate::of(&tokenizer).context(gguf.name().to_owned())?;
-    let text = TextModel::new(tokenizer, template, sampling_defaults(&gguf)?);
+    let text = TextModel::new(tokenizer, template, sampling_defaults(&gguf)?).finding_landmarks(plan.state_sequences > 0);
     let model = models::load(&gguf, &opened.device).context("this model cannot be run")?;
     refuse_tokens_without_rows(gguf.name(), text.tokenizer.vocab_size(), model.config().vocab)?;
     if text.template.is_fallback() {
@@ -138,7 +139,9 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     if !text.template.knows_tools() {
         tracing::warn!("the model's chat template shows no tools; those of a request will not reach it");
     }
-    let kv = KvCache::new(model.config(), plan.blocks, config.engine.kv_type, &opened.device).context("the cache cannot be had")?;
+    let window = window(model.layer_groups());
+    let kv_blocks = window.map_or(plan.blocks, |window| plan.state_sequences * window_blocks_per_sequence(window, TOKENS_PER_STEP_MAX));
+    let kv = KvCache::new(model.config(), kv_blocks, config.engine.kv_type, &opened.device).context("the cache cannot be had")?;
     let about = about(&gguf, id(&source, config), model.config(), config, &opened.device, weights);
     let engine_config = EngineConfig {
         blocks: plan.blocks,
@@ -150,11 +153,15 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
         first_token_max: config.engine.max_wait,
     };
     // The plan counted from the header, the cache knows: they are one sum, and blocks of any other length are nobody's.
-    assert!(kv.copied_block_bytes().is_none_or(|bytes| bytes == block_bytes), "blocks are not as long as the plan says");
+    let as_planned = |bytes| if window.is_none() { bytes == block_bytes } else { (bytes * kv_blocks) as u64 == plan.state_bytes };
+    assert!(kv.copied_block_bytes().is_none_or(as_planned), "blocks are not as long as the plan says");
     let draft_line = draft.as_ref().map(DraftFile::line);
     let draft = draft.zip(plan.draft.as_ref()).map(|(draft, plan)| draft.load(plan, &opened.device, config)).transpose()?;
     let chat_embedder = ChatEmbedder::of(&*model);
-    let runner = Box::new(LoadedRunner::new(model, kv));
+    let runner = Box::new(match window {
+        None => LoadedRunner::new(model, kv),
+        Some(window) => LoadedRunner::of_window(model, kv, window),
+    });
     let (store, disk) = store.map(|(store, handle)| (Box::new(store) as Box<dyn BlockStore>, handle)).unzip();
     if let Some(handle) = &disk {
         handle.wait_ready(DISK_READY_LIMIT);
@@ -162,6 +169,14 @@ pub fn load(config: &Config) -> Result<Loaded, Failure> {
     let engine = Engine::start_with(runner, engine_config, store, draft);
     let embeddings = embedding::start(own_embedding, chat_embedder, (&about.id, &text.tokenizer), engine.clone());
     Ok(Loaded { engine, text: Arc::new(text), embeddings, about, plan, draft: draft_line, disk })
+}
+
+/// The window that all layers have.
+fn window(groups: &[LayerGroup]) -> Option<usize> {
+    match groups {
+        [LayerGroup { state: LayerState::Sliding { window }, .. }] => Some(*window),
+        _ => None,
+    }
 }
 
 /// Leaves the weights where they lie, or copies them: how it went is said here, and in [`About::weights`].
@@ -225,6 +240,7 @@ fn plan(gguf: &Gguf, own_embedding: Option<&OwnModel>, draft: Option<&DraftFile>
     let needs = Needs {
         weight_bytes: estimate.weight_bytes,
         block_bytes,
+        state_bytes_per_sequence: estimate.state_bytes_per_sequence,
         scratch_bytes: estimate.scratch_bytes
             + disk_cache::memory_bytes(config, block_bytes)
             + embedding::memory_bytes(own_embedding, gguf)?,

@@ -39,6 +39,7 @@ pub fn load(config: &Config, path: &Path, id: String) -> Result<Loaded, Failure>
     let needs = Needs {
         weight_bytes: 0,
         block_bytes: (BLOCK_TOKENS * SLOT_BYTES) as u64,
+        state_bytes_per_sequence: 0,
         scratch_bytes: (logit_rows * tokenizer.vocab_size() * size_of::<f32>()) as u64
             + embedding::memory_bytes(own_embedding.as_ref(), &gguf)?,
         context_max: CONTEXT_MAX,

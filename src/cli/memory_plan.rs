@@ -20,6 +20,8 @@ pub struct Needs {
     pub weight_bytes: u64,
     /// One block of [`BLOCK_TOKENS`] tokens in all layers.
     pub block_bytes: u64,
+    /// Windows and recurrent state of one running sequence; 0: the model has none.
+    pub state_bytes_per_sequence: u64,
     /// Activations and logits of a step.
     pub scratch_bytes: u64,
     /// The context the model declares, in tokens.
@@ -64,6 +66,9 @@ pub struct Plan {
     pub blocks: usize,
     /// The cache when every block has been used; pages are touched only then.
     pub cache_bytes: u64,
+    /// Sequences for whose windows and recurrent state there is room, and what that takes; those that do not run are cache.
+    pub state_sequences: usize,
+    pub state_bytes: u64,
     pub weight_bytes: u64,
     pub scratch_bytes: u64,
     pub budget_bytes: u64,
@@ -92,7 +97,7 @@ pub enum DoesNotFit {
     #[error(
         "the model needs {} (weights {}, scratch {}, cache of the shortest useful context of {least} tokens {}) and the budget is {budget}; \
          take a smaller model or quantisation, free memory, or raise --memory",
-        Size(weight_bytes + scratch_bytes + cache_bytes), Size(*weight_bytes), Size(*scratch_bytes), Size(*cache_bytes)
+        Size((weight_bytes + scratch_bytes).saturating_add(*cache_bytes)), Size(*weight_bytes), Size(*scratch_bytes), Size(*cache_bytes)
     )]
     Model { weight_bytes: u64, scratch_bytes: u64, cache_bytes: u64, least: usize, budget: String },
     #[error(
@@ -116,6 +121,10 @@ pub enum DoesNotFit {
     Copy { origin: Source, weight_bytes: u64, available_bytes: u64 },
 }
 
+/// Windows and states that are kept beside those of sequences that run: as much as so many sequences take, which is two checkpoints each.
+/// Three places of a conversation are worth one (end of instructions, last turn, end of prompt), so some five conversations are remembered.
+const STATE_SEQUENCES_CACHED: usize = 8;
+
 /// Below this a chat is over before it begins.
 pub const CONTEXT_MIN: usize = 1024;
 
@@ -125,6 +134,8 @@ pub const CONTEXT_MIN: usize = 1024;
 ///   a guess, [`CACHE_BYTES_BY_DEFAULT`] allow;
 /// - a draft model's cache holds as many tokens as the model's, where the budget has them once one conversation of the model's fits: it
 ///   gives way, down to [`CONTEXT_MIN`] tokens, before the model does.
+/// - windows and recurrent state are there for `parallel` sequences and [`STATE_SEQUENCES_CACHED`] more, or for as many as leave room for
+///   the shortest useful context and, where the budget is a guess, fit in [`CACHE_BYTES_BY_DEFAULT`]; but for one at least.
 pub fn plan(needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
     let Some(draft) = needs.draft else { return plan_within(wanted.budget.memory.bytes(), needs, wanted) };
     let (budget_bytes, one_block) = (wanted.budget.memory.bytes(), draft.block_bytes.max(1));
@@ -134,8 +145,10 @@ pub fn plan(needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
     let Ok(plan) = plan_within(budget_bytes.saturating_sub(least_bytes), needs, wanted.clone()) else {
         // Without it as without it; and what that leaves is too little.
         let alone = plan_within(budget_bytes, needs, wanted.clone())?;
-        let one =
-            alone.weight_bytes + alone.scratch_bytes + blocks(alone.context.min(least_context(&needs, &wanted))) as u64 * needs.block_bytes;
+        let one = alone.weight_bytes
+            + alone.scratch_bytes
+            + alone.state_bytes
+            + blocks(alone.context.min(least_context(&needs, &wanted))) as u64 * needs.block_bytes;
         return Err(DoesNotFit::Draft {
             origin: wanted.draft_origin,
             weight_bytes: draft.weight_bytes,
@@ -147,7 +160,7 @@ pub fn plan(needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
         });
     };
     // Both caches grow together beyond what each needs at least.
-    let shared_bytes = budget_bytes.saturating_sub(plan.weight_bytes + plan.scratch_bytes + fixed_bytes);
+    let shared_bytes = budget_bytes.saturating_sub(plan.weight_bytes + plan.scratch_bytes + plan.state_bytes + fixed_bytes);
     let together = usize::try_from(shared_bytes / (needs.block_bytes + draft.block_bytes).max(1)).unwrap_or(usize::MAX);
     let of_model = plan.blocks.min(together.max(blocks(plan.context)));
     let cache_bytes = of_model as u64 * needs.block_bytes;
@@ -173,10 +186,21 @@ fn least_context(needs: &Needs, wanted: &Wanted) -> usize {
 /// Of the model alone.
 fn plan_within(budget_bytes: u64, needs: Needs, wanted: Wanted) -> Result<Plan, DoesNotFit> {
     let Wanted { context, context_origin: origin, parallel, budget, .. } = wanted;
-    let other_bytes = needs.weight_bytes + needs.scratch_bytes;
+    let least = CONTEXT_MIN.min(needs.context_max);
+    let least_bytes = blocks(least) as u64 * needs.block_bytes;
+    let left_for_state = match budget.memory {
+        Memory::Told { .. } => u64::MAX,
+        Memory::HalfOfAvailable { .. } => CACHE_BYTES_BY_DEFAULT,
+    };
+    let left_for_state = left_for_state.min(budget_bytes.saturating_sub(needs.weight_bytes + needs.scratch_bytes + least_bytes));
+    let state_sequences = match left_for_state.checked_div(needs.state_bytes_per_sequence) {
+        None => 0,
+        Some(fit) => (parallel + STATE_SEQUENCES_CACHED).min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1),
+    };
+    let state_bytes = (state_sequences as u64).saturating_mul(needs.state_bytes_per_sequence);
+    let other_bytes = (needs.weight_bytes + needs.scratch_bytes).saturating_add(state_bytes);
     let cache_bytes_max = budget_bytes.saturating_sub(other_bytes);
     let blocks_max = usize::try_from(cache_bytes_max / needs.block_bytes.max(1)).unwrap_or(usize::MAX / BLOCK_TOKENS);
-    let least = CONTEXT_MIN.min(needs.context_max);
     let context = match context {
         Context::Tokens(context) if context > needs.context_max => {
             return Err(DoesNotFit::BeyondModel { origin, context, context_max: needs.context_max });
@@ -184,7 +208,7 @@ fn plan_within(budget_bytes: u64, needs: Needs, wanted: Wanted) -> Result<Plan, 
         Context::Tokens(context) if blocks(context) <= blocks_max => context,
         // Not even a short one fits: a shorter --context is no way out.
         _ if blocks(least) > blocks_max => {
-            let cache_bytes = blocks(least) as u64 * needs.block_bytes;
+            let cache_bytes = least_bytes.saturating_add(state_bytes);
             let (weight_bytes, scratch_bytes) = (needs.weight_bytes, needs.scratch_bytes);
             return Err(DoesNotFit::Model { weight_bytes, scratch_bytes, cache_bytes, least, budget: budget.to_string() });
         }
@@ -208,6 +232,8 @@ fn plan_within(budget_bytes: u64, needs: Needs, wanted: Wanted) -> Result<Plan, 
         context,
         blocks,
         cache_bytes: blocks as u64 * needs.block_bytes,
+        state_sequences,
+        state_bytes,
         weight_bytes: needs.weight_bytes,
         scratch_bytes: needs.scratch_bytes,
         budget_bytes,
@@ -264,8 +290,17 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     /// Qwen2.5-1.5B in Q4_K_M: 28 layers x 2 x 2 heads x 128 x 32 tokens x 2 B = 896 KiB a block.
-    const QWEN: Needs =
-        Needs { weight_bytes: GIB, block_bytes: 28 * 2 * 2 * 128 * 32 * 2, scratch_bytes: 64 << 20, context_max: 32_768, draft: None };
+    const QWEN: Needs = Needs {
+        weight_bytes: GIB,
+        block_bytes: 28 * 2 * 2 * 128 * 32 * 2,
+        state_bytes_per_sequence: 0,
+        scratch_bytes: 64 << 20,
+        context_max: 32_768,
+        draft: None,
+    };
+
+    /// A quarter of its layers full attention, the others a state of 75 MiB, twice.
+    const HYBRID: Needs = Needs { block_bytes: QWEN.block_bytes / 4, state_bytes_per_sequence: 150 << 20, ..QWEN };
 
     fn wanted(context: Context, memory: Memory) -> Wanted {
         let budget = Budget { memory, origin: Source::Flag("memory") };
@@ -357,6 +392,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn states_are_planned_for_those_that_run_and_some_more_or_for_as_many_as_fit() {
+        let plan_in = |mebibytes: u64| plan(HYBRID, wanted(Context::OfModel, Memory::Told { bytes: mebibytes << 20 }));
+        let ample = plan_in(64 << 10).unwrap();
+        assert_eq!((ample.state_sequences, ample.state_bytes), (16, 16 * (150 << 20)));
+        let scarce = plan_in(1024 + 64 + 500).unwrap();
+        // 1,024 tokens of full attention take 7 MiB: three states are left room for.
+        assert_eq!(scarce.state_sequences, 3);
+        for mebibytes in (1000..6000).step_by(13) {
+            if let Ok(plan) = plan_in(mebibytes) {
+                let all = plan.weight_bytes + plan.scratch_bytes + plan.cache_bytes + plan.state_bytes;
+                assert!(all <= mebibytes << 20 && plan.state_sequences > 0 && plan.context >= CONTEXT_MIN, "{mebibytes}: {plan:?}");
+            }
+        }
+        let error = plan_in(1024 + 64 + 100).unwrap_err().to_string();
+        assert!(error.contains("cache of the shortest useful context of 1024 tokens 157 MiB"), "{error}");
+        let plan = plan(QWEN, wanted(Context::OfModel, Memory::Told { bytes: GIB * 2 })).unwrap();
+        assert_eq!((plan.state_sequences, plan.state_bytes), (0, 0), "layers that see everything have none");
     }
 
     #[test]

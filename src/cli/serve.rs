@@ -149,7 +149,7 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
         let line = json!({
             "event": "serving", "url": url, "address": address.to_string(), "model": about.id, "architecture": about.architecture,
             "parameters": about.parameters, "weight_type": about.weight_type, "device": about.device, "context": plan.context,
-            "parallel": config.engine.parallel, "weight_bytes": plan.weight_bytes, "cache_bytes": plan.cache_bytes,
+            "parallel": config.engine.parallel, "weight_bytes": plan.weight_bytes, "cache_bytes": plan.cache_bytes + plan.state_bytes,
             "disk_cache": disk_place(loaded), "disk_cache_bytes_max": disk_bytes_max(config), "weights": about.weights.to_string(), "scratch_bytes": plan.scratch_bytes, "budget_bytes": plan.budget_bytes,
             "draft_model": loaded.draft, "draft_bytes": plan.draft.map_or(0, |draft| draft.bytes()), "version": env!("CARGO_PKG_VERSION"),
         });
@@ -185,7 +185,7 @@ fn banner(loaded: &Loaded, address: SocketAddr, config: &Config) -> String {
         parallel = config.engine.parallel,
         weights = Size(plan.weight_bytes),
         pages = about.weights,
-        cache = Size(plan.cache_bytes),
+        cache = Size(plan.cache_bytes + plan.state_bytes),
         scratch = Size(plan.scratch_bytes),
         drafts = plan.draft.map_or(String::new(), |draft| format!(" + {} draft model", Size(draft.bytes()))),
         draft = draft_line(loaded),

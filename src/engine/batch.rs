@@ -3,8 +3,9 @@
 //! Decides nothing. Knows no model.
 #![deny(clippy::disallowed_methods)]
 
-use kernels::{BLOCK_TOKENS, Span, Step};
+use kernels::{BLOCK_TOKENS, Span, Step, WindowPages};
 
+use super::layer_groups::GroupTables;
 use super::prefix_cache::BlockId;
 use super::scheduler::{Plan, Scheduler};
 use super::step_times::Load;
@@ -27,6 +28,8 @@ pub struct SpanRows<'a> {
     pub guessed: &'a [u32],
     /// All of the sequence's blocks, or more than these rows look at.
     pub table: &'a [BlockId],
+    /// What its layers with windows and with a state have; `None`: there are none.
+    pub groups: Option<&'a GroupTables>,
     /// So many of the first rows give logits, for the scores of the tokens after them.
     pub scored_rows: usize,
     /// So many of the last rows give logits.
@@ -36,21 +39,25 @@ pub struct SpanRows<'a> {
 impl Batch {
     /// Replaces the content by that of `plan`, which `scheduler` has just made.
     pub fn lay_out(&mut self, plan: &Plan, scheduler: &Scheduler) {
-        self.fill(plan.chunks.iter().map(|chunk| {
-            let sequence = scheduler.running(chunk.id).expect("a planned sequence runs");
-            SpanRows {
-                start: chunk.start,
-                tokens: &sequence.tokens()[chunk.start..chunk.start + chunk.len - chunk.drafts],
-                guessed: &sequence.draft()[..chunk.drafts],
-                table: sequence.table.blocks(),
-                scored_rows: sequence.scored_rows(chunk.start, chunk.len),
-                logit_rows: if chunk.samples { 1 + chunk.drafts } else { 0 },
-            }
-        }));
+        self.fill(
+            scheduler.blocks().groups().windows(),
+            plan.chunks.iter().map(|chunk| {
+                let sequence = scheduler.running(chunk.id).expect("a planned sequence runs");
+                SpanRows {
+                    start: chunk.start,
+                    tokens: &sequence.tokens()[chunk.start..chunk.start + chunk.len - chunk.drafts],
+                    guessed: &sequence.draft()[..chunk.drafts],
+                    table: sequence.table.blocks(),
+                    groups: Some(sequence.table.groups()),
+                    scored_rows: sequence.scored_rows(chunk.start, chunk.len),
+                    logit_rows: if chunk.samples { 1 + chunk.drafts } else { 0 },
+                }
+            }),
+        );
     }
 
-    /// Replaces the content by these rows, one span a sequence.
-    pub fn fill<'a>(&mut self, spans: impl ExactSizeIterator<Item = SpanRows<'a>> + Clone) {
+    /// Replaces the content by these rows, one span a sequence. `windows`: groups of layers that see a window.
+    pub fn fill<'a>(&mut self, windows: usize, spans: impl ExactSizeIterator<Item = SpanRows<'a>> + Clone) {
         let step = &mut self.step;
         self.token_ids.clear();
         step.spans.clear();
@@ -60,6 +67,13 @@ impl Batch {
         step.blocks_max = spans.clone().map(|rows| rows.end().div_ceil(BLOCK_TOKENS)).max().unwrap_or(0);
         step.tables.clear();
         step.tables.resize(spans.len() * step.blocks_max, 0);
+        step.windows.resize_with(windows, WindowPages::default);
+        for pages in &mut step.windows {
+            pages.slots.clear();
+            pages.tables.clear();
+            pages.tables.resize(spans.len() * step.blocks_max, 0);
+        }
+        step.states.clear();
 
         for (table_row, rows) in spans.enumerate() {
             let (kv_len, q_len) = (rows.end(), rows.tokens.len() + rows.guessed.len());
@@ -72,6 +86,15 @@ impl Batch {
             for position in rows.start..kv_len {
                 step.positions.push(position as u32);
                 step.slots.push(table[position / BLOCK_TOKENS].0 * BLOCK_TOKENS as u32 + (position % BLOCK_TOKENS) as u32);
+            }
+            if let Some(groups) = rows.groups {
+                for (pages, (first, held)) in step.windows.iter_mut().zip(groups.windows()) {
+                    let row = &mut pages.tables[table_row * step.blocks_max..][..table.len()];
+                    row.iter_mut().skip(first).zip(held).for_each(|(entry, block)| *entry = *block);
+                    let slot = |position: usize| row[position / BLOCK_TOKENS] * BLOCK_TOKENS as u32 + (position % BLOCK_TOKENS) as u32;
+                    pages.slots.extend((rows.start..kv_len).map(slot));
+                }
+                step.states.extend(groups.state_slots());
             }
             let first = self.token_ids.len() as u32;
             self.token_ids.extend_from_slice(rows.tokens);

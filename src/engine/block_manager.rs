@@ -6,6 +6,9 @@
 //! Reservations are counts, not blocks: a sequence is promised what
 //! its prompt and the start of its answer need, and takes the blocks when it gets there, so that cached blocks live until then.
 //!
+//! These are the blocks of full attention. What other layers keep hangs on them (`layer_groups`): a prefix is taken as far as all groups
+//! can go on from, and a block that is given up takes with it what hangs on it.
+//!
 //! Knows no sequence, no budget of rows and no tensor.
 #![deny(clippy::disallowed_methods)]
 
@@ -15,7 +18,9 @@ use std::ops::Range;
 use kernels::BLOCK_TOKENS;
 
 use super::Priority;
+use super::layer_groups::{GroupTables, LayerGroups, RestartPoint, StatePools};
 use super::prefix_cache::{BlockId, PrefixCache, Published};
+use super::state_pool::Worth;
 
 /// The blocks of all sequences.
 #[derive(Debug)]
@@ -33,6 +38,7 @@ pub struct BlockManager {
     /// Blocks promised to tables and not yet taken; never more than free and cached ones.
     promised: usize,
     prefix: PrefixCache,
+    groups: LayerGroups,
 }
 
 /// What is smaller is given up first: the less urgent, then what its last owner left earlier.
@@ -53,6 +59,8 @@ pub struct BlockTable {
     /// A hash collision ended the chain: the rest of the sequence stays private.
     private: bool,
     priority: Priority,
+    /// What it holds for layers of other groups.
+    groups: GroupTables,
 }
 
 impl BlockTable {
@@ -68,6 +76,9 @@ impl BlockTable {
     }
     pub fn published(&self) -> usize {
         self.published
+    }
+    pub fn groups(&self) -> &GroupTables {
+        &self.groups
     }
 }
 
@@ -87,27 +98,42 @@ impl BlockManager {
             tick: 0,
             promised: 0,
             prefix,
+            groups: LayerGroups::default(),
         }
+    }
+
+    /// With layers that keep something else than full attention does, for steps of up to `tokens_per_step_max` rows.
+    pub fn with_pools(self, pools: &StatePools, tokens_per_step_max: usize) -> Self {
+        let groups = LayerGroups::new(pools, self.total(), tokens_per_step_max);
+        Self { groups, ..self }
+    }
+
+    /// The blocks of the longest prefix of `tokens` that all layers can go on from; never the last token.
+    pub fn longest_restart(&self, tokens: &[u32]) -> Vec<BlockId> {
+        let mut blocks = self.prefix.longest_match(tokens);
+        blocks.truncate(self.groups.depth(&blocks));
+        blocks
     }
 
     /// A table that holds the cached prefix of `tokens` and is promised the rest of `blocks_reserved`; `None` when there is no room.
     pub fn admit(&mut self, tokens: &[u32], blocks_reserved: usize, priority: Priority) -> Option<BlockTable> {
-        let blocks = self.prefix.longest_match(tokens);
+        let blocks = self.longest_restart(tokens);
         let promised = blocks_reserved.saturating_sub(blocks.len());
         let woken = blocks.iter().filter(|block| self.owners[block.index()] == 0).count();
-        if promised + woken > self.available() {
+        if promised + woken > self.available() || self.groups.room() == 0 {
             return None;
         }
         for &block in &blocks {
             self.acquire(block, priority);
         }
         self.promised += promised;
-        Some(BlockTable { published: blocks.len(), blocks, promised, private: false, priority })
+        let groups = self.groups.enter(&blocks, priority);
+        Some(BlockTable { published: blocks.len(), blocks, promised, private: false, priority, groups })
     }
 
-    /// Blocks that are missing for `admit` to succeed.
+    /// Blocks that are missing for `admit` to succeed, beside room in the [`LayerGroups`].
     pub fn shortage(&self, tokens: &[u32], blocks_reserved: usize) -> usize {
-        let blocks = self.prefix.longest_match(tokens);
+        let blocks = self.longest_restart(tokens);
         let woken = blocks.iter().filter(|block| self.owners[block.index()] == 0).count();
         (blocks_reserved.saturating_sub(blocks.len()) + woken).saturating_sub(self.available())
     }
@@ -118,6 +144,9 @@ impl BlockManager {
         if table.private || table.published < table.blocks.len() {
             return;
         }
+        if !self.groups.is_empty() {
+            return self.adopt_in_all(table, tokens);
+        }
         while table.promised > 0
             && let Some(block) = self.prefix.next_match(table.blocks.last().copied(), tokens, table.blocks.len())
         {
@@ -127,6 +156,28 @@ impl BlockManager {
             table.blocks.push(block);
             table.published += 1;
         }
+    }
+
+    /// As [`Self::adopt`], as far as all groups can go on from.
+    fn adopt_in_all(&mut self, table: &mut BlockTable, tokens: &[u32]) {
+        let mut chain = table.blocks.clone();
+        while chain.len() < table.reserved()
+            && let Some(block) = self.prefix.next_match(chain.last().copied(), tokens, chain.len())
+        {
+            chain.push(block);
+        }
+        let depth = self.groups.depth(&chain);
+        if depth <= table.blocks.len() {
+            return;
+        }
+        chain.truncate(depth);
+        for &block in &chain[table.blocks.len()..] {
+            table.promised -= 1;
+            self.promised -= 1;
+            self.acquire(block, table.priority);
+        }
+        self.groups.jump(&mut table.groups, &chain, table.priority);
+        (table.published, table.blocks) = (depth, chain);
     }
 
     /// Where the blocks that the table holds end, another may begin with what follows in `tokens`: then the table takes a block for a copy
@@ -170,9 +221,38 @@ impl BlockManager {
         }
     }
 
+    /// As [`Self::cover`], in all groups, for a step that computes `start..end`. `may_be_undone`: see [`LayerGroups::cover`].
+    pub fn cover_step(&mut self, table: &mut BlockTable, start: usize, end: usize, may_be_undone: bool) {
+        self.cover(table, end);
+        self.groups.cover(&mut table.groups, start, end, may_be_undone);
+    }
+
+    /// A step that was covered is computed. Before what it computed is published.
+    pub fn step_done(&mut self, table: &mut BlockTable) {
+        self.groups.step_done(&mut table.groups);
+    }
+
+    /// A step that was covered did not come about, or is to leave no trace.
+    pub fn undo_step(&mut self, table: &mut BlockTable) {
+        self.groups.undo(&mut table.groups);
+    }
+
+    /// What is published ends at `computed`, and that is one of the places to go on from: keeps the state for others.
+    pub fn checkpoint(&mut self, table: &BlockTable, computed: usize, worth: Worth) {
+        let index = (computed / BLOCK_TOKENS).checked_sub(1).filter(|index| *index + 1 == table.published);
+        if let Some(node) = index.filter(|_| computed.is_multiple_of(BLOCK_TOKENS)).map(|index| table.blocks[index]) {
+            self.groups.checkpoint(&table.groups, node, table.priority, worth);
+        }
+    }
+
     /// Publishes the blocks of `tokens[..computed]` that are full now. Where another sequence published the same content first,
     /// the table takes that block and gives its own back: both hold the same bits, and a block's parent outlives it.
     pub fn publish(&mut self, table: &mut BlockTable, tokens: &[u32], computed: usize) {
+        self.publish_with(table, tokens, computed, &[]);
+    }
+
+    /// As [`Self::publish`], with the places where somebody may go on from.
+    pub fn publish_with(&mut self, table: &mut BlockTable, tokens: &[u32], computed: usize, restarts: &[RestartPoint]) {
         while !table.private && (table.published + 1) * BLOCK_TOKENS <= computed {
             let index = table.published;
             let parent = index.checked_sub(1).map(|index| table.blocks[index]);
@@ -189,6 +269,7 @@ impl BlockManager {
                     return;
                 }
             }
+            self.groups.publish(&table.groups, index, table.blocks[index], table.priority, restarts);
             table.published += 1;
         }
     }
@@ -198,7 +279,7 @@ impl BlockManager {
     /// of `tokens` are cached now: fewer than `blocks.start` where some were given up since, more where somebody has computed them.
     ///
     /// The chain is held meanwhile, so that it never makes room for itself, and let go at the end: most recently used, owned by nobody
-    /// who did not own it before. They are as urgent as who wants them.
+    /// who did not own it before. They are as urgent as who wants them. Only where all layers are full attention: others would lack theirs.
     pub fn import(
         &mut self,
         tokens: &[u32],
@@ -206,6 +287,7 @@ impl BlockManager {
         priority: Priority,
         mut fill: impl FnMut(usize, BlockId) -> bool,
     ) -> usize {
+        assert!(self.groups.is_empty(), "blocks from elsewhere lack what other layers keep");
         let Some(mut table) = self.admit(tokens, 0, priority) else { return 0 };
         let mut next = table.published;
         while blocks.contains(&next) && next == table.published && self.grow(&mut table) {
@@ -235,7 +317,8 @@ impl BlockManager {
 
     /// Takes everything back: published blocks stay cached, the others are free.
     pub fn release(&mut self, table: &mut BlockTable) {
-        let table = std::mem::take(table);
+        let mut table = std::mem::take(table);
+        self.groups.release(&mut table.groups, &table.blocks[..table.published]);
         self.promised -= table.promised;
         // Last block first: in order of last use a block stands before its parent, so that a chain is evicted from its end.
         for &block in table.blocks.iter().rev() {
@@ -263,6 +346,9 @@ impl BlockManager {
     }
     pub fn prefix(&self) -> &PrefixCache {
         &self.prefix
+    }
+    pub fn groups(&self) -> &LayerGroups {
+        &self.groups
     }
 
     /// The promises of this file: for tests and the simulation.
@@ -300,6 +386,12 @@ impl BlockManager {
             return Err(format!("{} blocks are promised, {} free and {} cached", self.promised, self.free.len(), self.cached.len()));
         }
         Ok(())
+    }
+
+    /// Also compares what other groups keep for the running sequences, of which so many tokens are computed.
+    pub fn check_groups<'a>(&self, tables: impl Iterator<Item = (&'a BlockTable, usize)>) -> Result<(), String> {
+        let sequences = tables.map(|(table, computed)| (&table.groups, &table.blocks[..table.published], computed));
+        self.groups.check(sequences, |node| self.prefix.is_published(node))
     }
 
     /// Also compares with the tables there are: `check`, and owners equal holders, promises add up, published content is theirs.
@@ -363,6 +455,7 @@ impl BlockManager {
     /// Gives up the cached block that is least worth keeping.
     fn evict(&mut self) -> Option<BlockId> {
         let (_, block) = self.cached.pop_first()?;
+        self.groups.forget(block);
         self.prefix.forget(block);
         Some(block)
     }

@@ -139,9 +139,17 @@ impl DraftModel {
             let mut spans: Vec<SpanRows<'_>> = guessing.iter().map(|&index| all[index].rows(place(&all[index].stream))).collect();
             spans.extend(reads.iter().map(|(stream, rows)| {
                 let (start, table) = place(stream);
-                SpanRows { start, tokens: &stream.tokens[start..start + rows], guessed: &[], table, scored_rows: 0, logit_rows: 0 }
+                SpanRows {
+                    start,
+                    tokens: &stream.tokens[start..start + rows],
+                    guessed: &[],
+                    table,
+                    groups: None,
+                    scored_rows: 0,
+                    logit_rows: 0,
+                }
             }));
-            self.batch.fill(spans.into_iter());
+            self.batch.fill(0, spans.into_iter());
             let logits = self.run(clock)?;
             for (row, &index) in guessing.iter().enumerate() {
                 let Guessing { stream, guess, ends, .. } = &mut all[index];
@@ -187,12 +195,15 @@ impl Guessing<'_> {
     fn rows<'a>(&'a self, (computed, table): (usize, &'a [BlockId])) -> SpanRows<'a> {
         let tokens = self.stream.tokens;
         match self.guess.split_last() {
-            None => SpanRows { start: computed, tokens: &tokens[computed..], guessed: &[], table, scored_rows: 0, logit_rows: 1 },
+            None => {
+                SpanRows { start: computed, tokens: &tokens[computed..], guessed: &[], table, groups: None, scored_rows: 0, logit_rows: 1 }
+            }
             Some((last, before)) => SpanRows {
                 start: tokens.len() + before.len(),
                 tokens: &[],
                 guessed: std::slice::from_ref(last),
                 table,
+                groups: None,
                 scored_rows: 0,
                 logit_rows: 1,
             },

@@ -24,6 +24,7 @@ use super::disk_prefix::{DiskLimits, DiskPrefix};
 use super::draft_model::{DraftModel, Turn};
 use super::forecast::{self, Newcomer};
 use super::kv_store::BlockStore;
+use super::layer_groups::StatePools;
 use super::mask_workers::MaskWorkers;
 use super::meters::Stopwatch;
 use super::sampler::{Sampler, Scratch};
@@ -190,8 +191,12 @@ impl EngineLoop {
         self.mask_runner = MaskRunner { run: Box::new(run), patience: Duration::ZERO };
         self
     }
-    /// With long prefixes that outlive the process in `store`, where the runner's blocks can be copied.
+    /// With long prefixes that outlive the process in `store`, where the runner's blocks can be copied and are all there is: what windows and
+    /// recurrent layers keep is in no file, and without it nobody can go on from a block.
     pub fn with_store(mut self, store: Box<dyn BlockStore>, limits: DiskLimits) -> Self {
+        if self.runner.state_pools() != StatePools::default() {
+            return self;
+        }
         self.disk = self.runner.block_bytes().map(|block_bytes| DiskPrefix::new(store, limits, block_bytes));
         self
     }
@@ -310,18 +315,24 @@ impl EngineLoop {
         self.next_id = SequenceId(id.0 + 1);
         add.notes.sequence.store(self.next_id.0, Ordering::Relaxed);
         let Add { request, output_max, events, notes, ticket, refuse: _, arrived } = add;
-        let GenerateRequest { prompt, tokens_max: _, tokens_min, stop_token_ids, sampling, constraint, priority, .. } = request;
+        let GenerateRequest { prompt, tokens_max: _, tokens_min, stop_token_ids, sampling, constraint, priority, landmarks, .. } = request;
         let GenerateRequest { top_logprobs, prompt_logprobs, .. } = request;
         let first_stop = prompt.len().saturating_add(tokens_min);
         let sampler = Sampler::new(sampling, top_logprobs, &prompt).with_no_stop_before(first_stop, &stop_token_ids);
         let masks = constraint.map(|constraint| Masks::new(constraint, &stop_token_ids, self.shared.vocab));
         let watch = Stopwatch::new(arrived, notes.clock.clone());
         let prompt_tokens = prompt.len();
-        let drafts = self.scheduler.limits().drafts_max > 0;
+        let (drafts, is_constrained) = (self.scheduler.limits().drafts_max > 0, masks.is_some());
         self.clients.insert(id, Client { prompt_tokens, sampler, masks, sits_out: false, events, notes, watch, prompt_logprobs, ticket });
         let mut sequence = Sequence::new(id, prompt, output_max, stop_token_ids).arriving(priority, (self.clock)());
         if prompt_logprobs.is_some() {
             sequence = sequence.scoring();
+        }
+        if is_constrained {
+            sequence = sequence.constrained();
+        }
+        if !self.scheduler.blocks().groups().is_empty() {
+            sequence = sequence.with_restarts(landmarks);
         }
         self.scheduler.add(if drafts { sequence.drafting() } else { sequence });
     }
@@ -474,7 +485,8 @@ impl EngineLoop {
     fn sit_out(&mut self, mut chunk: Chunk) {
         self.clients.get_mut(&chunk.id).expect("every sequence has a client").sits_out = true;
         self.scheduler.cut_draft(&mut chunk, 0);
-        if chunk.len > 1 {
+        // A state that has seen the last row cannot be told from one that has not: all of the chunk is computed another time.
+        if chunk.len > 1 && !self.scheduler.blocks().groups().has_state() {
             self.scheduler.commit(&Chunk { len: chunk.len - 1, samples: false, ..chunk }, &[]);
         }
     }
@@ -597,7 +609,8 @@ fn wait_for_disk(disk: &mut DiskPrefix, commands: &Receiver<Command>) -> Option<
 fn new_scheduler(config: &EngineConfig, runner: &dyn ModelRunner) -> Scheduler {
     let &EngineConfig { sequences_max, tokens_per_step_max, drafts_max, .. } = config;
     let limits = Limits { sequences_max, tokens_per_step_max, answer_tokens_reserved: ANSWER_TOKENS_RESERVED, drafts_max };
-    Scheduler::new(limits, BlockManager::new(config.blocks)).copying_blocks(runner.block_bytes().is_some())
+    let blocks = BlockManager::new(config.blocks).with_pools(&runner.state_pools(), tokens_per_step_max);
+    Scheduler::new(limits, blocks).copying_blocks(runner.block_bytes().is_some())
 }
 
 /// The words of a panic.

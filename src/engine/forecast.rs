@@ -38,11 +38,11 @@ pub fn first_token(scheduler: &Scheduler, newcomer: Newcomer, now: Duration, tim
     let waiting = || scheduler.all_waiting().filter(before);
     let places_missing = (running().count() + waiting().count() + 1).saturating_sub(scheduler.limits().sequences_max);
 
-    let streams = running().filter(|sequence| sequence.distance() == 1);
+    let streams = running().filter(|sequence| sequence.is_stream());
     let streams = streams.map(|stream| Load::of(stream.computed(), 1)).fold(Load::default(), Load::and);
     let pace = Pace::beside(streams, scheduler.limits().tokens_per_step_max, times);
     let own = Stretch { start: newcomer.cached_tokens, tokens: (newcomer.prompt_tokens - newcomer.cached_tokens).max(1) };
-    let prompts = running().filter(|sequence| sequence.distance() > 1).map(|sequence| (sequence.computed(), sequence.total()));
+    let prompts = running().filter(|sequence| !sequence.is_stream()).map(|sequence| (sequence.computed(), sequence.total()));
     let not_begun = waiting().map(|sequence| (sequence.expected_cached(), sequence.total()));
     let mut seconds = pace.last_step_s(own)?.max(pace.seconds(own)?);
     for (start, end) in prompts.chain(not_begun) {

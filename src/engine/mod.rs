@@ -14,6 +14,7 @@ pub mod drafter;
 pub mod engine_loop;
 pub mod forecast;
 pub mod kv_store;
+pub mod layer_groups;
 pub mod mask_workers;
 pub mod meters;
 pub mod model_runner;
@@ -21,6 +22,7 @@ pub mod prefix_cache;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
+pub mod state_pool;
 pub mod step_times;
 pub mod token_mask;
 
@@ -39,6 +41,7 @@ use draft_model::DraftModel;
 use draft_plan::DraftStats;
 use engine_loop::{Add, Command, EngineLoop};
 use kv_store::{BlockStore, DiskStats};
+use layer_groups::StatePools;
 use meters::{Meters, SequenceClock};
 use prefix_cache::BlockId;
 use sequence::SequenceId;
@@ -64,6 +67,17 @@ pub struct GenerateRequest {
     /// What the output may be; `None`: anything.
     pub constraint: Option<Arc<dyn Constraint>>,
     pub priority: Priority,
+    pub landmarks: Landmarks,
+}
+
+/// Places in a prompt that other prompts are likely to part from it at, in tokens before them. A wrong one costs time, never an answer; only
+/// models with windows or recurrent state look at them, and at the end of the prompt in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Landmarks {
+    /// Where instructions and tools end.
+    pub instructions_end: Option<usize>,
+    /// Where the last message of a person begins.
+    pub last_turn: Option<usize>,
 }
 
 /// Whom others wait for; the most urgent first. None waits for ever: after [`scheduler::PATIENCE`] everybody is urgent.
@@ -222,6 +236,11 @@ pub struct EngineConfig {
 /// What runs a step: the loaded model, or a fake one in tests.
 pub trait ModelRunner: Send + 'static {
     fn vocab(&self) -> usize;
+    /// What its layers keep beside the blocks of full attention, as in [`kernels::Step::windows`] and [`kernels::Step::states`]. The same at
+    /// any time.
+    fn state_pools(&self) -> StatePools {
+        StatePools::default()
+    }
     /// Runs `token_ids [T]`; returns the logits of `step.logit_rows`.
     fn run(&mut self, token_ids: &[u32], step: &kernels::Step) -> Result<Logits, String>;
 

@@ -8,24 +8,37 @@ use models::kv_cache::KvCache;
 use models::{Logits, Model, ModelError};
 
 use super::ModelRunner;
+use super::layer_groups::{StatePools, WindowPool};
 use super::prefix_cache::BlockId;
 
 /// A model and the pages it writes.
 pub struct LoadedRunner {
     model: Box<dyn Model>,
     kv: KvCache,
+    pools: StatePools,
 }
 
 impl LoadedRunner {
     /// `kv` holds as many blocks as the [`super::EngineConfig`] says.
     pub fn new(model: Box<dyn Model>, kv: KvCache) -> Self {
-        Self { model, kv }
+        Self { model, kv, pools: StatePools::default() }
+    }
+
+    /// All layers have one window, and `kv` holds the blocks of a pool for it: fewer than the [`super::EngineConfig`] says. Without this they are
+    /// given pages for all tokens.
+    pub fn of_window(model: Box<dyn Model>, kv: KvCache, window: usize) -> Self {
+        let windows = vec![WindowPool { window, blocks: kv.blocks }];
+        Self { model, kv, pools: StatePools { windows, state_slots: None } }
     }
 }
 
 impl ModelRunner for LoadedRunner {
     fn vocab(&self) -> usize {
         self.model.config().vocab
+    }
+
+    fn state_pools(&self) -> StatePools {
+        self.pools.clone()
     }
 
     fn run(&mut self, token_ids: &[u32], step: &Step) -> Result<Logits, String> {

@@ -163,7 +163,7 @@ impl Scheduler {
 
     /// Leading tokens of a prompt that its sequence will probably not have to compute: cached, or another's who is here already.
     pub fn expected_cached(&self, prompt: &[u32]) -> usize {
-        let cached = self.blocks.prefix().longest_match(prompt).len() * BLOCK_TOKENS;
+        let cached = self.blocks.longest_restart(prompt).len() * BLOCK_TOKENS;
         let others = self.running.iter().chain(&self.waiting);
         let shared =
             others.map(|other| prompt.iter().zip(other.tokens()).take_while(|(a, b)| a == b).count() / BLOCK_TOKENS * BLOCK_TOKENS);
@@ -173,6 +173,7 @@ impl Scheduler {
     /// The decision at the time `now`. Empty only when nothing runs and nothing waits.
     pub fn schedule(&mut self, now: Duration, times: &StepTimes) -> Plan {
         let mut plan = Plan::default();
+        self.undo_planned();
         let mut order: Vec<Rank> = self.running.iter().map(|sequence| rank(sequence, now)).collect();
         order.sort_unstable();
         self.plan_streams(&order, now, &mut plan);
@@ -213,15 +214,26 @@ impl Scheduler {
     pub fn commit(&mut self, chunk: &Chunk, sampled: &[u32]) -> Option<Departure> {
         let index = self.running_index(chunk.id).expect("a planned sequence runs until its result is in");
         let sequence = &mut self.running[index];
+        let wrong_drafts = (1 + chunk.drafts).saturating_sub(sampled.len()).min(chunk.drafts);
         sequence.computed_more(chunk.len - chunk.drafts);
         let reason = match sampled {
             [] => (sequence.distance() == 0 && !sequence.wants_token()).then_some(FinishReason::Length),
             sampled => sequence.accept_all(sampled),
         };
         // Only now: a block is found by others once its keys and values are written.
-        let computed = sequence.computed();
         let mut table = std::mem::take(&mut sequence.table);
-        self.blocks.publish(&mut table, sequence.tokens(), computed);
+        if wrong_drafts > 0 && self.blocks.groups().has_state() {
+            // The state has seen them; keys and values may have been written, and are written once more.
+            self.blocks.undo_step(&mut table);
+            sequence.go_back(chunk.start);
+        } else {
+            self.blocks.step_done(&mut table);
+        }
+        let computed = sequence.computed();
+        self.blocks.publish_with(&mut table, sequence.tokens(), computed, sequence.restarts());
+        if let Some(restart) = sequence.restarts().iter().find(|restart| restart.position == computed) {
+            self.blocks.checkpoint(&table, computed, restart.worth);
+        }
         sequence.table = table;
         let reason = reason?;
         let sequence = self.remove(chunk.id).expect("it ran a moment ago");
@@ -276,6 +288,7 @@ impl Scheduler {
     /// The promises of this file and of the block manager: for tests and the simulation.
     pub fn check(&self) -> Result<(), String> {
         self.blocks.check_tables(self.running.iter().map(|sequence| (&sequence.table, sequence.tokens())))?;
+        self.blocks.check_groups(self.running.iter().map(|sequence| (&sequence.table, sequence.computed())))?;
         if self.running.len() > self.limits.sequences_max {
             return Err(format!("{} sequences run, the limit is {}", self.running.len(), self.limits.sequences_max));
         }
@@ -303,13 +316,29 @@ impl Scheduler {
         Ok(())
     }
 
-    /// One row for each sequence that is one token short, in order of rank.
+    /// What was planned and never committed is as if it had not been.
+    fn undo_planned(&mut self) {
+        if self.blocks.groups().has_state() {
+            self.running.iter_mut().for_each(|sequence| self.blocks.undo_step(&mut sequence.table));
+        }
+    }
+
+    /// One row for each sequence that is one token short, in order of rank; who catches up has further rows while there are any.
     fn plan_streams(&mut self, order: &[Rank], now: Duration, plan: &mut Plan) {
         for &(_, id) in order {
             let Some(index) = self.running_index(id) else { continue };
-            if self.running[index].distance() == 1 && self.make_room(id, now, plan) {
+            if self.running[index].is_stream() && self.make_room(id, now, plan) {
                 self.plan_chunk(id, 1, plan);
             }
+        }
+        if !self.blocks.groups().has_state() {
+            return;
+        }
+        let mut left = self.limits.tokens_per_step_max - plan.rows();
+        for chunk in std::mem::take(&mut plan.chunks) {
+            let more = (self.running(chunk.id).expect("it runs").distance() - chunk.len).min(left);
+            left -= more;
+            self.plan_chunk(chunk.id, chunk.len + more, plan);
         }
     }
 
@@ -327,7 +356,7 @@ impl Scheduler {
                     return;
                 }
                 let prompts =
-                    || self.running.iter().filter(|sequence| sequence.distance() > 1).map(|sequence| (rank(sequence, now), sequence));
+                    || self.running.iter().filter(|sequence| !sequence.is_stream()).map(|sequence| (rank(sequence, now), sequence));
                 let wanted: usize = prompts().filter(|(other, _)| *other < (class, id)).map(|(_, sequence)| sequence.distance()).sum();
                 let class_has_prompt = prompts().any(|(other, _)| other.0 == class);
                 if plan.rows() + wanted >= self.limits.tokens_per_step_max && class_has_prompt {
@@ -357,12 +386,13 @@ impl Scheduler {
         let victims = self.running.iter().filter(|other| rank(other, now) > (class, id));
         let (count, blocks) = victims.fold((0, 0), |(count, blocks), victim| (count + 1, blocks + victim.table.reserved()));
         let no_place = usize::from(self.running.len() >= self.limits.sequences_max);
-        if no_place > count || self.blocks.shortage(sequence.shareable(), wanted) > blocks {
+        let no_room = usize::from(self.blocks.groups().room() == 0);
+        if no_place.max(no_room) > count || self.blocks.shortage(sequence.shareable(), wanted) > blocks {
             return false;
         }
         loop {
             let head = self.waiting.binary_search_by_key(&id, |sequence| sequence.id).expect("it waits");
-            let has_place = self.running.len() < self.limits.sequences_max;
+            let has_place = self.running.len() < self.limits.sequences_max && self.blocks.groups().room() > 0;
             if has_place && self.blocks.shortage(self.waiting[head].shareable(), wanted) == 0 {
                 return true;
             }
@@ -388,7 +418,7 @@ impl Scheduler {
                 prompts.remove(index);
             }
         }
-        if self.copies_blocks {
+        if self.copies_blocks && self.blocks.groups().is_empty() {
             prompts.iter().for_each(|&(_, id)| self.copy_part(id, plan));
         }
         let Some(&first) = prompts.first() else { return };
@@ -409,7 +439,7 @@ impl Scheduler {
             let (rows_max, depth) = (self.limits.tokens_per_step_max, self.running(id).expect("it runs").computed());
             step_s(class).map_or(rows_max, |seconds| times.rows_within(seconds, streams_load, depth, rows_max).min(rows_max))
         };
-        let wish = |&(class, id): &Rank| (class, self.running(id).expect("it runs").distance());
+        let wish = |&(class, id): &Rank| (class, self.running(id).expect("it runs").distance_to_restart());
         let wishes: Vec<(Priority, usize)> = prompts.iter().map(wish).collect();
         let mut shares = vec![0; prompts.len()];
         share_out(&wishes, rows_max(&first).saturating_sub(plan.rows()), &mut shares);
@@ -440,6 +470,9 @@ impl Scheduler {
         self.running[index].table = table;
         self.running[index].adopted();
         let sequence = &self.running[index];
+        if self.blocks.groups().has_state() {
+            return others.iter().any(|&(_, other)| will_leave_state(self.running(other).expect("it runs"), sequence));
+        }
         let end = sequence.computed() + BLOCK_TOKENS;
         if !sequence.computed().is_multiple_of(BLOCK_TOKENS) || end >= sequence.total() {
             return false;
@@ -494,7 +527,8 @@ impl Scheduler {
             sequence.make_draft(worth);
             let drafts = sequence.draft().len();
             let end = chunk.start + 1 + drafts;
-            self.blocks.cover(&mut sequence.table, end);
+            let may_be_undone = drafts > 0 || sequence.is_constrained();
+            self.blocks.cover_step(&mut sequence.table, chunk.start, end, may_be_undone);
             plan.chunks[index] = Chunk { len: 1 + drafts, drafts, ..chunk };
             load = load.and(Load::of(chunk.start + 1, drafts));
             left -= drafts;
@@ -506,8 +540,9 @@ impl Scheduler {
         let index = self.running_index(id).expect("it runs");
         let sequence = &mut self.running[index];
         let start = sequence.computed();
-        self.blocks.cover(&mut sequence.table, start + len);
         let samples = start + len == sequence.total() && sequence.wants_token();
+        let may_be_undone = samples && sequence.is_constrained();
+        self.blocks.cover_step(&mut sequence.table, start, start + len, may_be_undone);
         plan.chunks.push(Chunk { id, start, len, samples, drafts: 0 });
     }
 
@@ -517,7 +552,7 @@ impl Scheduler {
         loop {
             let Some(index) = self.running_index(id) else { return false };
             let sequence = &mut self.running[index];
-            if sequence.table.reserved() * BLOCK_TOKENS > sequence.computed() || self.blocks.grow(&mut sequence.table) {
+            if sequence.table.reserved() * BLOCK_TOKENS >= sequence.total() || self.blocks.grow(&mut sequence.table) {
                 return true;
             }
             assert!(self.running.len() > 1, "a sequence alone does not fit, admission should have refused it");
@@ -544,7 +579,7 @@ impl Scheduler {
     }
 
     fn release(&mut self, table: &mut BlockTable, sequence: &Sequence, computed: usize) {
-        match self.copies_blocks {
+        match self.copies_blocks && self.blocks.groups().is_empty() {
             true => self.blocks.release_with_part(table, sequence.tokens(), computed),
             false => self.blocks.release(table),
         }
@@ -553,6 +588,16 @@ impl Scheduler {
     fn running_index(&self, id: SequenceId) -> Option<usize> {
         self.running.binary_search_by_key(&id, |sequence| sequence.id).ok()
     }
+}
+
+/// Whether `other` is about to compute a state that `sequence` can go on from.
+fn will_leave_state(other: &Sequence, sequence: &Sequence) -> bool {
+    let is_ahead = |position: usize| {
+        (sequence.computed() + 1..sequence.total()).contains(&position)
+            && other.computed() < position
+            && other.tokens().get(..position) == Some(&sequence.tokens()[..position])
+    };
+    sequence.computed().is_multiple_of(BLOCK_TOKENS) && other.restarts().iter().any(|restart| is_ahead(restart.position))
 }
 
 /// What a step may take in which prompts ride along with streams that take so long alone.

@@ -13,7 +13,9 @@ use kernels::BLOCK_TOKENS;
 
 use super::block_manager::BlockTable;
 use super::drafter::Drafter;
-use super::{FinishReason, Priority, TokenUsage};
+use super::layer_groups::RestartPoint;
+use super::state_pool::Worth;
+use super::{FinishReason, Landmarks, Priority, TokenUsage};
 
 /// In order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +47,12 @@ pub struct Sequence {
     draft: Vec<u32>,
     /// The logits of all rows of the prompt are wanted, so none of them comes from the cache.
     scores_prompt: bool,
+    /// Where somebody may go on from, in ascending order; in the prompt.
+    restarts: Vec<RestartPoint>,
+    /// Its mask may come late: then a row was computed in vain.
+    is_constrained: bool,
+    /// A draft was wrong, and the state before it is the last one known: the tokens since then are computed once more, as a stream.
+    catches_up: bool,
 }
 
 impl Sequence {
@@ -68,6 +76,9 @@ impl Sequence {
             drafter: None,
             draft: Vec::new(),
             scores_prompt: false,
+            restarts: Vec::new(),
+            is_constrained: false,
+            catches_up: false,
         }
     }
 
@@ -99,6 +110,27 @@ impl Sequence {
         }
     }
 
+    /// Others may go on from the landmarks of its prompt and from the prompt's end: from the last whole block before each. For layers that can
+    /// be gone on from at few places only.
+    pub fn with_restarts(mut self, landmarks: Landmarks) -> Self {
+        let Landmarks { instructions_end, last_turn } = landmarks;
+        let places = [(instructions_end, Worth::Instructions), (last_turn, Worth::Turn), (Some(self.prompt_tokens - 1), Worth::Turn)];
+        for (tokens, worth) in places {
+            let position = tokens.unwrap_or(0).min(self.prompt_tokens - 1) / BLOCK_TOKENS * BLOCK_TOKENS;
+            if position > 0 && self.restarts.iter().all(|restart| restart.position != position) {
+                self.restarts.push(RestartPoint { position, worth });
+            }
+        }
+        self.restarts.sort_unstable_by_key(|restart| restart.position);
+        self
+    }
+
+    /// What it may say depends on masks, which may come late.
+    pub fn constrained(mut self) -> Self {
+        self.is_constrained = true;
+        self
+    }
+
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
@@ -115,6 +147,21 @@ impl Sequence {
     /// Tokens that stand between `computed` and the next one sampled; at least 1.
     pub fn distance(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+    /// It has a row in every step.
+    pub fn is_stream(&self) -> bool {
+        self.distance() == 1 || self.catches_up
+    }
+    pub fn is_constrained(&self) -> bool {
+        self.is_constrained
+    }
+    pub fn restarts(&self) -> &[RestartPoint] {
+        &self.restarts
+    }
+    /// Tokens up to the next place where somebody may go on from, or to the end: no chunk is longer, so that the state there is seen.
+    pub fn distance_to_restart(&self) -> usize {
+        let next = self.restarts.iter().map(|restart| restart.position).find(|position| *position > self.computed);
+        next.map_or(self.distance(), |position| position - self.computed)
     }
     /// Whether a token is sampled once the distance is closed.
     pub fn wants_token(&self) -> bool {
@@ -200,8 +247,15 @@ impl Sequence {
     /// The sequence is paused: its blocks are given back by the caller, its tokens stay.
     pub fn pause(&mut self) -> BlockTable {
         self.computed = 0;
+        self.catches_up = false;
         self.draft.clear();
         std::mem::take(&mut self.table)
+    }
+
+    /// The state after `computed` tokens is the last one known; what follows is computed once more.
+    pub fn go_back(&mut self, computed: usize) {
+        assert!(computed <= self.computed, "{:?} goes back to what is not computed", self.id);
+        (self.computed, self.catches_up) = (computed, true);
     }
 
     /// `tokens` more are computed.
@@ -268,6 +322,7 @@ impl Sequence {
             self.cached_tokens += computed.min(self.prompt_tokens).saturating_sub(self.computed_max);
         }
         self.computed = computed;
+        self.catches_up &= self.tokens.len() > computed + 1;
         self.computed_max = self.computed_max.max(computed);
     }
 }

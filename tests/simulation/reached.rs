@@ -1,5 +1,7 @@
 //! How often the interesting things happened in all seeds together.
 
+use understudy::engine::layer_groups::StatePools;
+
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Reached {
     pub answers: usize,
@@ -25,14 +27,24 @@ pub struct Reached {
     pub disk_reads: usize,
     pub disk_writes: usize,
     pub disk_damages: usize,
+    pub hits_in_windows: usize,
+    pub hits_of_checkpoints: usize,
+    pub undone_drafts: usize,
 }
 
 impl Reached {
+    /// An answer found so many tokens of its prompt cached, in a model of these layers.
+    pub fn note_hit(&mut self, tokens: usize, pools: &StatePools) {
+        self.hits_in_windows += usize::from(pools.windows.iter().any(|pool| pool.window < tokens));
+        self.hits_of_checkpoints += usize::from(pools.state_slots.is_some() && tokens > 0);
+    }
+
     /// A simulation that never gets there checks nothing.
     pub fn check(&self) {
         let Reached { answers, hits, evictions, pauses, failures, refusals, collisions, constrained, late_masks, .. } = *self;
         let Reached { cancels_waiting, cancels_prompt, cancels_answer, cancels_held, disk_reads, disk_writes, disk_damages, .. } = *self;
         let Reached { drafted, accepted, guessed, guessed_right, constrained_drafts, overtakings, out_of_patience, .. } = *self;
+        let Reached { hits_in_windows, hits_of_checkpoints, undone_drafts, .. } = *self;
         for (what, times) in [
             ("answers", answers),
             ("hits", hits),
@@ -57,6 +69,9 @@ impl Reached {
             ("blocks from the disk", disk_reads),
             ("blocks to the disk", disk_writes),
             ("blocks of the disk that were not believed", disk_damages),
+            ("hits behind the end of a window", hits_in_windows),
+            ("hits of a checkpoint", hits_of_checkpoints),
+            ("drafts that a state had seen and that were wrong", undone_drafts),
         ] {
             assert!(times >= 50, "only {times} {what} in all seeds: {self:?}");
         }

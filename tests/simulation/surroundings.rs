@@ -1,22 +1,33 @@
-//! What the engine works with in the simulation beside its model: masks that are late, a disk of moods.
+//! What the engine works with in the simulation: layers of all kinds, masks that are late, a disk of moods.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use models::state::{STATE_SLOTS_PER_SEQUENCE, window_blocks_per_sequence};
 use understudy::engine::constraint::MaskJob;
 use understudy::engine::disk_prefix::DiskLimits;
 use understudy::engine::draft_model::DraftModel;
 use understudy::engine::draft_plan::DraftLimits;
 use understudy::engine::engine_loop::Clock;
+use understudy::engine::layer_groups::{StatePools, WindowPool};
+use understudy::engine::{EngineConfig, Landmarks};
 
+use super::VOCAB;
+use crate::support::fake_groups::FakeGroups;
 use crate::support::fake_model::FakeModel;
-
 use crate::support::memory_store::{MemoryDisk, MemoryStore, Moment};
 use crate::support::random::Random;
 
 /// A mask that is late comes so many turns later, at most.
 pub const TURNS_LATE_MAX: u64 = 3;
+
+/// A model that repeats itself, but not always.
+pub fn echo(history: &[u32]) -> u32 {
+    let length = history.len();
+    let before = history[length.saturating_sub(11)];
+    if length % 13 == 5 { (before + 1) % VOCAB as u32 } else { before }
+}
 
 /// Computes masks at once, or puts them off by some turns.
 pub fn when_the_weather_allows(seed: u64, late: u64, put_off: Arc<Mutex<Vec<(usize, MaskJob)>>>) -> impl FnMut(MaskJob) + Send {
@@ -83,4 +94,29 @@ pub fn draft(seed: u64, vocab: usize, script: Option<fn(&[u32]) -> u32>, quick: 
     let limits =
         DraftLimits { blocks, context_max: random.between(40, 500) as usize, tokens_per_step_max: random.between(32, 90) as usize };
     Some(DraftModel::new(Box::new(model), limits))
+}
+
+/// Layers that all see everything, in most models that have a disk, which is for them alone, and in some others; else windows, a recurrent state, or
+/// both, in pools that hold one sequence or more.
+pub fn groups(random: &mut Random, config: &EngineConfig, has_disk: bool) -> FakeGroups {
+    if random.chance(if has_disk { 900 } else { 150 }) {
+        return FakeGroups::default();
+    }
+    let has_state = random.chance(600);
+    let windows = (0..random.between(u64::from(!has_state), 2)).map(|_| {
+        let (short, long) = (random.between(1, 70), random.between(1, 400));
+        let window = random.either(short, long) as usize;
+        let least = window_blocks_per_sequence(window, config.tokens_per_step_max).min(config.blocks);
+        WindowPool { window, blocks: least + random.below(2 * least as u64 + 10) as usize }
+    });
+    let windows = windows.collect();
+    let spare = random.below(2 * config.sequences_max as u64 + 4) as usize;
+    let pools = StatePools { windows, state_slots: has_state.then_some(STATE_SLOTS_PER_SEQUENCE + spare) };
+    FakeGroups { pools, nothing_full: random.chance(300) }
+}
+
+/// Places in a prompt, some of them beyond it.
+pub fn landmarks(random: &mut Random, prompt: usize) -> Landmarks {
+    let mut place = || random.chance(500).then(|| random.below(prompt as u64 + 20) as usize);
+    Landmarks { instructions_end: place(), last_turn: place() }
 }

@@ -2,15 +2,19 @@
 //! given. A wrong table, a wrong slot, a stale or foreign block, a chunk computed twice or not at all: each changes what it says.
 //!
 //! What stands in a slot is what stands in a real cache, in small: a number that depends on the token and on everything before it
-//! (each is mixed from its token, its position and the number in the slot before).
+//! (each is mixed from its token, its position and the number in the slot before). With groups it has windows and a recurrent state as well, and
+//! hears of each what a layer of that kind would see (`fake_groups`).
 
 use kernels::{BLOCK_TOKENS, Step};
 use models::Logits;
 use understudy::engine::constraint::Ending;
+use understudy::engine::layer_groups::StatePools;
 use understudy::engine::prefix_cache::BlockId;
 use understudy::engine::sampler::{Sampler, Scratch};
 use understudy::engine::token_mask::TokenMask;
 use understudy::engine::{EngineConfig, FinishReason, GenerateRequest, GeneratedToken, ModelRunner};
+
+use super::fake_groups::{FakeGroups, GroupMemory, in_window, next_state};
 
 /// `(tokens so far) -> next token`, for a model that says what a test wants to hear.
 pub type Script = Box<dyn Fn(&[u32]) -> u32 + Send>;
@@ -19,6 +23,7 @@ pub struct FakeModel {
     vocab: usize,
     /// By slot: what was written there last.
     slots: Vec<Entry>,
+    memory: GroupMemory,
     script: Option<Script>,
     /// Called in each step with its number, before anything is right; may fail it, or panic.
     fault: Fault,
@@ -37,7 +42,14 @@ struct Entry {
 impl FakeModel {
     pub fn new(vocab: usize, blocks: usize) -> Self {
         let slots = vec![Entry::default(); blocks * BLOCK_TOKENS];
-        Self { vocab, slots, script: None, fault: Box::new(|_, _| Ok(())), steps: 0 }
+        let memory = GroupMemory::new(FakeGroups::default());
+        Self { vocab, slots, memory, script: None, fault: Box::new(|_, _| Ok(())), steps: 0 }
+    }
+
+    /// Not all of its layers see everything.
+    pub fn with_groups(mut self, groups: FakeGroups) -> Self {
+        self.memory = GroupMemory::new(groups);
+        self
     }
 
     /// Says what the script says, all but certainly (its logit stands 30 above the others).
@@ -65,19 +77,33 @@ impl FakeModel {
         config: &EngineConfig,
         script: Option<fn(&[u32]) -> u32>,
     ) -> (Vec<GeneratedToken>, FinishReason) {
+        Self::lone_run_of(vocab, request, config, script, &FakeGroups::default())
+    }
+
+    /// The same of a model of these layers.
+    pub fn lone_run_of(
+        vocab: usize,
+        request: &GenerateRequest,
+        config: &EngineConfig,
+        script: Option<fn(&[u32]) -> u32>,
+        groups: &FakeGroups,
+    ) -> (Vec<GeneratedToken>, FinishReason) {
         let mut history = request.prompt.clone();
         let stops = &request.stop_token_ids;
         let sampler = Sampler::new(request.sampling.clone(), request.top_logprobs, &request.prompt);
         let mut sampler = sampler.with_no_stop_before(request.prompt.len() + request.tokens_min, stops);
         let mut matcher = request.constraint.as_ref().map(|constraint| constraint.matcher().expect("the constraint is healthy"));
-        let (mut output, mut digests) = (Vec::new(), Vec::new());
+        let (mut output, mut digests, mut state) = (Vec::new(), Vec::new(), None);
         let total_max = config.context_max.min(request.tokens_max.map_or(usize::MAX, |tokens| request.prompt.len() + tokens));
         while history.len() < total_max {
             for (position, &token) in history.iter().enumerate().skip(digests.len()) {
                 digests.push(digest_of(digests.last().copied(), token, position));
+                state = Some(next_state(state, token, position));
             }
             let mut row = vec![0.0; vocab];
-            speak(&mut row, &digests);
+            let digest = |position: usize| digests[position];
+            let window = |group, position: usize| in_window(digests[position], group);
+            speak(&mut row, &groups.heard(history.len() - 1, digest, window, || state.expect("a prompt is not empty")));
             if let Some(script) = script {
                 row[script(&history) as usize] += 30.0;
             }
@@ -112,6 +138,10 @@ impl ModelRunner for FakeModel {
         self.vocab
     }
 
+    fn state_pools(&self) -> StatePools {
+        self.memory.groups.pools.clone()
+    }
+
     fn run(&mut self, token_ids: &[u32], step: &Step) -> Result<Logits, String> {
         self.steps += 1;
         check_form(token_ids, step, self.slots.len());
@@ -119,22 +149,32 @@ impl ModelRunner for FakeModel {
         for &slot in &step.slots {
             self.slots[slot as usize] = Entry { token: u32::MAX, digest: mix(self.steps) };
         }
+        let mut states = self.memory.begin(step, mix(self.steps));
+        states.resize(step.spans.len(), None);
         (self.fault)(self.steps, step)?;
         // Sequences are computed in the order of the batch; rows of one in order of position, as causal attention sees them.
-        for span in &step.spans {
+        let mut state_of_row = vec![0; step.rows()];
+        for (index, span) in step.spans.iter().enumerate() {
             let rows = span.q_start..span.q_start + span.q_len;
             for (position, row) in (span.kv_len - span.q_len..).zip(rows) {
                 let before = position.checked_sub(1).map(|before| self.slots[slot(step.table(span), before)].digest);
                 let digest = digest_of(before, token_ids[row], position);
                 self.slots[step.slots[row] as usize] = Entry { token: token_ids[row], digest };
+                self.memory.write(step, row, digest);
+                state_of_row[row] = next_state(states[index], token_ids[row], position);
+                states[index] = Some(state_of_row[row]);
             }
+            self.memory.leave_state(step, index, states[index]);
         }
         let mut values = vec![0.0; step.logit_rows.len() * self.vocab];
         for (&row, logits) in step.logit_rows.iter().zip(values.chunks_exact_mut(self.vocab)) {
             let span = step.spans.iter().find(|span| (span.q_start..span.q_start + span.q_len).contains(&(row as usize)));
-            let table = step.table(span.expect("every row belongs to a span"));
+            let span = span.expect("every row belongs to a span");
+            let table = step.table(span);
             let seen: Vec<Entry> = (0..=step.positions[row as usize] as usize).map(|position| self.slots[slot(table, position)]).collect();
-            speak(logits, &seen.iter().map(|entry| entry.digest).collect::<Vec<_>>());
+            let window = |group, position| self.memory.in_window(step, group, span.table_row, position);
+            let state = || state_of_row[row as usize];
+            speak(logits, &self.memory.groups.heard(seen.len() - 1, |position| seen[position].digest, window, state));
             if let Some(script) = &self.script {
                 let says = script(&seen.iter().map(|entry| entry.token).collect::<Vec<_>>());
                 logits[says as usize] += 30.0;
@@ -180,6 +220,10 @@ fn check_form(token_ids: &[u32], step: &Step, slots: usize) {
         let table = step.table(span);
         for (position, row) in (span.kv_len - span.q_len..span.kv_len).zip(row..) {
             assert_eq!(step.positions[row] as usize, position);
+            for pages in &step.windows {
+                let table = &pages.tables[span.table_row * step.blocks_max..][..table.len()];
+                assert_eq!(pages.slots[row] as usize, slot(table, position), "row {row} writes where its window's table does not lead");
+            }
             assert_eq!(step.slots[row] as usize, slot(table, position), "row {row} writes where its table does not lead");
         }
         row += span.q_len;

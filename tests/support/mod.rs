@@ -7,6 +7,7 @@ pub mod completion_stream;
 pub mod constraints;
 pub mod exposition;
 pub mod fake_embedder;
+pub mod fake_groups;
 pub mod fake_hub;
 pub mod fake_model;
 pub mod front_door;

@@ -22,6 +22,7 @@ use crate::embedding::{Embedder, Pooling};
 use crate::gguf::Gguf;
 use crate::kv_cache::KvCache;
 use crate::model::{Logits, Model, ModelError};
+use crate::state::LayerGroup;
 pub(crate) use hidden::PIECE_ROWS;
 
 /// What differs between the families, beyond numbers in the metadata.
@@ -40,6 +41,7 @@ pub struct DecoderLayout {
 #[derive(Debug, Clone)]
 pub struct Decoder {
     config: ModelConfig,
+    groups: Vec<LayerGroup>,
     device: Device,
     rope: Rope,
     embedding: Weight,
@@ -90,7 +92,7 @@ impl Decoder {
             .collect::<Result<_, ModelError>>()?;
         let output = Output::load(&mut loader, &embedding, &hyper)?;
         loader.finish()?;
-        Ok(Self { config: hyper.model, device: device.clone(), rope, embedding, blocks, output })
+        Ok(Self { groups: hyper.layer_groups(), config: hyper.model, device: device.clone(), rope, embedding, blocks, output })
     }
 }
 
@@ -116,9 +118,15 @@ impl Model for Decoder {
         &self.config
     }
 
+    fn layer_groups(&self) -> &[LayerGroup] {
+        &self.groups
+    }
+
     fn forward(&mut self, token_ids: &[u32], step: &Step, kv: &mut KvCache) -> Result<Logits, ModelError> {
         assert_eq!(token_ids.len(), step.rows(), "a step has one position a token");
         assert_eq!(kv.layers.len(), self.blocks.len(), "the cache was made for another model");
+        let of_window = (!step.windows.is_empty()).then(|| step.of_window(0));
+        let step = of_window.as_ref().unwrap_or(step);
         step.check(kv.blocks)?;
         let residual: Tensor = embed(&self.embedding, token_ids)?;
         let angles = self.rope.angles(step, &self.device)?;
