@@ -54,14 +54,21 @@ impl Drop for Peer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_file(&self.config);
+        let _ = (std::fs::remove_file(&self.config), std::fs::remove_file(pid_file()));
     }
 }
 
-/// One process, connections kept, bytes as they come, nothing logged.
+fn pid_file() -> PathBuf {
+    std::env::temp_dir().join(format!("understudy-bench-{}-nginx.pid", std::process::id()))
+}
+
+/// One process, connections kept, bytes as they come, nothing logged. The file with its number is its own, because nginx removes it in the end:
+/// named `/dev/null`, it would take that from the whole machine.
 fn nginx(address: SocketAddr, upstream: SocketAddr) -> String {
+    let pid = pid_file();
+    let pid = pid.display();
     format!(
-        "daemon off; master_process off; error_log /dev/null; pid /dev/null;\nevents {{ }}\nhttp {{\n  access_log off; keepalive_requests 1000000000;\n  \
+        "daemon off; master_process off; error_log stderr crit; pid {pid};\nevents {{ }}\nhttp {{\n  access_log off; keepalive_requests 1000000000;\n  \
          upstream cloud {{ server {upstream}; keepalive 16; }}\n  server {{\n    listen {address};\n    location / {{\n      \
          proxy_pass http://cloud; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_buffering off;\n    }}\n  }}\n}}\n"
     )
