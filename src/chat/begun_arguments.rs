@@ -86,6 +86,10 @@ fn readings(schema: &Value, so_far: &str, next_characters: impl Fn(&str) -> Vec<
     // A name that the schema has is likelier than one that it only does not forbid.
     readings.insert(if string.is_name { readings.len() } else { 0 }, as_it_is());
     readings.extend(next_characters(&plain.text).into_iter().filter_map(end).take(ENDS_OF_ESCAPE_MAX));
+    // A tokenizer may have no token for what it must be, but of a last digit there are only sixteen.
+    let digits = u32::from_str_radix(escape.get(1..).unwrap_or_default(), 16).ok().filter(|_| escape.len() == 4);
+    let last = digits.into_iter().flat_map(|digits| (0..16).filter_map(move |digit| char::from_u32(digits * 16 + digit)));
+    readings.extend(last.filter_map(end));
     readings.push(Reading { begun: plain.text + ANY_CHARACTER, forced: String::new(), escape: Some(escape) });
     readings
 }
