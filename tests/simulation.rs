@@ -34,7 +34,7 @@ mod reached;
 mod surroundings;
 
 use reached::Reached;
-use surroundings::{TURNS_LATE_MAX, clock, disk, draft, echo, groups, landmarks, when_the_weather_allows};
+use surroundings::{TURNS_LATE_MAX, clock, disk, draft, echo, groups, landmarks, tokens, when_the_weather_allows};
 
 const VOCAB: usize = 61;
 
@@ -596,8 +596,4 @@ impl Weather {
         let catching_up = if self.groups.pools.state_slots.is_some() { 3 } else { 1 };
         catching_up * if self.late > 0 { 2 + TURNS_LATE_MAX as usize } else { 1 }
     }
-}
-
-fn tokens(random: &mut Random, count: usize) -> Vec<u32> {
-    (0..count).map(|_| random.below(VOCAB as u64) as u32).collect()
 }

@@ -84,6 +84,7 @@ const PURE: &[&str] = &[
     "src/scripted/reply.rs",
     "src/cli/memory_plan.rs",
     "src/hub/choose.rs",
+    "src/engine/plan.rs",
     "src/engine/scheduler.rs",
     "src/engine/block_manager.rs",
     "src/engine/layer_groups.rs",

@@ -6,8 +6,9 @@
 use kernels::{BLOCK_TOKENS, Span, Step, WindowPages};
 
 use super::layer_groups::GroupTables;
+use super::plan::Plan;
 use super::prefix_cache::BlockId;
-use super::scheduler::{Plan, Scheduler};
+use super::scheduler::Scheduler;
 use super::step_times::Load;
 
 /// The input of one step; reused, so that a step allocates nothing.

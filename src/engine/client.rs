@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use super::admission::Ticket;
 use super::constraint::{Masks, Verdict};
 use super::meters::Stopwatch;
+use super::plan::Chunk;
 use super::sampler::{Sampler, Scratch};
-use super::scheduler::Chunk;
 use super::sequence::Sequence;
 use super::{GeneratedToken, StreamNotes, TokenEvent};
 

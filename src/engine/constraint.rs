@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::engine_loop::message_of;
+use super::engine_loop::start_over::message_of;
 use super::token_mask::TokenMask;
 
 /// Which outputs a request may have.

@@ -20,7 +20,8 @@ use super::block_manager::BlockManager;
 use super::engine_loop::Add;
 use super::kv_store::chain::Chain;
 use super::kv_store::{BlockStore, BlockToWrite, DiskStats, NextBlock};
-use super::scheduler::{Plan, Scheduler};
+use super::plan::Plan;
+use super::scheduler::Scheduler;
 
 /// When the disk is worth it, and how much of a turn it may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

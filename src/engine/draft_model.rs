@@ -13,10 +13,12 @@ use super::ModelRunner;
 use super::batch::{Batch, SpanRows};
 use super::client::Client;
 use super::draft_plan::{DraftLimits, DraftPlan, DraftStats, Stream, Times, Work};
-use super::engine_loop::{Clock, message_of};
+use super::engine_loop::Clock;
+use super::engine_loop::start_over::message_of;
+use super::plan::Plan;
 use super::prefix_cache::BlockId;
 use super::sampler::Scratch;
-use super::scheduler::{Plan, Scheduler};
+use super::scheduler::Scheduler;
 use super::sequence::SequenceId;
 use super::step_times::StepTimes;
 

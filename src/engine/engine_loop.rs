@@ -3,7 +3,8 @@
 //! Owns the model and all state; others send it commands and drop their streams. Decides nothing that the scheduler or the sampler
 //! could: it carries what one says to the other, and sees to it that everybody gets an answer, whatever fails.
 
-use std::any::Any;
+pub(super) mod start_over;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use kernels::profile;
 use models::Logits;
+use start_over::message_of;
 use tokio::sync::{mpsc, oneshot};
 
 use super::admission::{Shared, Ticket};
@@ -27,8 +29,9 @@ use super::kv_store::BlockStore;
 use super::layer_groups::StatePools;
 use super::mask_workers::MaskWorkers;
 use super::meters::Stopwatch;
+use super::plan::{BlockCopy, Chunk, Plan};
 use super::sampler::{Sampler, Scratch};
-use super::scheduler::{ANSWER_TOKENS_RESERVED, BlockCopy, Chunk, Departure, Limits, Plan, Scheduler};
+use super::scheduler::{ANSWER_TOKENS_RESERVED, Departure, Limits, Scheduler};
 use super::sequence::{Sequence, SequenceId};
 use super::step_times::StepTimes;
 use super::{
@@ -558,36 +561,6 @@ impl EngineLoop {
         self.stats.draft_model = self.draft.as_ref().map_or(self.stats.draft_model, DraftModel::stats);
         self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).0 = self.stats;
     }
-
-    /// A bug of ours: what runs and waits fails, the books are opened anew, and the cache is forgotten with them. Whatever else goes
-    /// wrong here, the thread lives on.
-    fn start_over(&mut self, message: &str) {
-        // A log that panics, perhaps for the second time now, must not keep anybody from an answer.
-        let _ = catch_unwind(|| tracing::error!("the engine panicked and starts over: {message}"));
-        if let Some(disk) = &mut self.disk {
-            disk.switch_off();
-        }
-        // Nobody knows whether it was its fault, and nobody needs it.
-        self.draft = None;
-        if catch_unwind(AssertUnwindSafe(|| self.fail_all(message))).is_err() {
-            // Who has heard nothing hears it from the stream that ends.
-            self.clients.clear();
-            self.scheduler = new_scheduler(&self.shared.config, &*self.runner);
-        }
-    }
-
-    fn fail_all(&mut self, message: &str) {
-        let reason = FinishReason::Failed(format!("the engine panicked: {message}"));
-        let mut outbox = Outbox::new();
-        for &id in self.clients.keys() {
-            let sequence = self.scheduler.all_running().iter().chain(self.scheduler.all_waiting()).find(|sequence| sequence.id == id);
-            let usage = sequence.map(|sequence| sequence.usage()).unwrap_or_default();
-            outbox.push((id, TokenEvent::Finished { reason: reason.clone(), usage }));
-        }
-        self.scheduler = new_scheduler(&self.shared.config, &*self.runner);
-        self.stats.failed_total += outbox.len() as u64;
-        self.send(outbox);
-    }
 }
 
 impl Drop for EngineLoop {
@@ -611,10 +584,4 @@ fn new_scheduler(config: &EngineConfig, runner: &dyn ModelRunner) -> Scheduler {
     let limits = Limits { sequences_max, tokens_per_step_max, answer_tokens_reserved: ANSWER_TOKENS_RESERVED, drafts_max };
     let blocks = BlockManager::new(config.blocks).with_pools(&runner.state_pools(), tokens_per_step_max);
     Scheduler::new(limits, blocks).copying_blocks(runner.block_bytes().is_some())
-}
-
-/// The words of a panic.
-pub(super) fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }

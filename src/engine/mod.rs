@@ -18,6 +18,7 @@ pub mod layer_groups;
 pub mod mask_workers;
 pub mod meters;
 pub mod model_runner;
+pub mod plan;
 pub mod prefix_cache;
 pub mod sampler;
 pub mod scheduler;

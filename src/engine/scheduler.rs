@@ -22,6 +22,7 @@ use kernels::BLOCK_TOKENS;
 
 use super::block_manager::{BlockManager, BlockTable};
 use super::drafter::{DRAFT_MAX, rows_worth_checking};
+use super::plan::{BlockCopy, Chunk, Plan};
 use super::prefix_cache::BlockId;
 use super::sequence::{Sequence, SequenceId};
 use super::step_times::{Load, StepTimes, Trust};
@@ -77,40 +78,6 @@ pub const SCORED_ROWS_MAX: usize = 16;
 /// Of the rows for prompts one in so many is kept for less urgent ones, while there are any.
 const ROWS_FOR_LESS_URGENT: usize = 8;
 
-/// The decision for one step.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Streams first, then the others; rows are laid out in this order.
-    pub chunks: Vec<Chunk>,
-    /// Paused to make room, the last in rank first.
-    pub paused: Vec<SequenceId>,
-    /// To be made one after the other, before anything is computed.
-    pub copies: Vec<BlockCopy>,
-    /// Nobody is delayed by drafts: streams alone, and none of them is measured in this step.
-    pub may_draft: bool,
-}
-
-/// What stands in one block is to stand in another, which is the last of a sequence's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BlockCopy {
-    pub id: SequenceId,
-    pub from: BlockId,
-    pub to: BlockId,
-}
-
-/// Tokens `start..start + len` of one sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chunk {
-    pub id: SequenceId,
-    pub start: usize,
-    /// Those of the draft included.
-    pub len: usize,
-    /// The chunk closes the distance: its last row gives the next token.
-    pub samples: bool,
-    /// So many tokens at the end are the sequence's draft. Each of their rows gives a token too, if all before it were right.
-    pub drafts: usize,
-}
-
 /// A sequence that is done and gone from the scheduler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Departure {
@@ -120,15 +87,6 @@ pub struct Departure {
 
 /// Smaller is served first.
 pub(super) type Rank = (Priority, SequenceId);
-
-impl Plan {
-    pub fn rows(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.len).sum()
-    }
-    pub fn load(&self) -> Load {
-        self.chunks.iter().map(|chunk| Load::of(chunk.start, chunk.len)).fold(Load::default(), Load::and)
-    }
-}
 
 impl Scheduler {
     pub fn new(limits: Limits, blocks: BlockManager) -> Self {

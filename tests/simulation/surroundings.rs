@@ -120,3 +120,7 @@ pub fn landmarks(random: &mut Random, prompt: usize) -> Landmarks {
     let mut place = || random.chance(500).then(|| random.below(prompt as u64 + 20) as usize);
     Landmarks { instructions_end: place(), last_turn: place() }
 }
+
+pub fn tokens(random: &mut Random, count: usize) -> Vec<u32> {
+    (0..count).map(|_| random.below(VOCAB as u64) as u32).collect()
+}
