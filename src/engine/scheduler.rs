@@ -154,7 +154,8 @@ impl Scheduler {
         let sequence = &mut self.running[index];
         sequence.set_draft(tokens);
         (chunk.drafts, chunk.len) = (sequence.draft().len(), 1 + sequence.draft().len());
-        self.blocks.cover(&mut sequence.table, chunk.start + chunk.len);
+        let may_be_undone = chunk.drafts > 0 || sequence.is_constrained();
+        self.blocks.cover_step(&mut sequence.table, chunk.start, chunk.start + chunk.len, may_be_undone);
     }
 
     /// Of a planned draft only the first `drafts` tokens are to be checked.
