@@ -21,9 +21,10 @@ fn before(dialect: Dialect, upstream: &Http2Upstream) -> FrontDoor {
     before_with(dialect, upstream, |_, _| {})
 }
 
-/// It is told that the upstream speaks HTTP/2: without TLS it could not ask.
+/// It is told that the upstream speaks HTTP/2: without TLS it could not ask. What is tried again is so within the time that users give it,
+/// however busy the machine.
 fn before_with(dialect: Dialect, upstream: &Http2Upstream, choose: impl FnOnce(&mut Limits, &Limits)) -> FrontDoor {
-    door_of(dialect, Setup { urls: vec![upstream.url()], upstream: "http = \"2\"", ..Setup::default() }, choose)
+    door_of(dialect, Setup { urls: vec![upstream.url()], upstream: "http = \"2\"", scale: 1, ..Setup::default() }, choose)
 }
 
 fn sent(door: &FrontDoor, number: usize) -> JoinHandle<Exchange> {
@@ -179,7 +180,7 @@ pub fn connection_dies_with_many_streams() {
 /// The others on the connection do not wait for it.
 pub fn one_stream_stalls() {
     let upstream = Http2Upstream::start(&[Wrong::Nothing, Wrong::Stalls(20), Wrong::Nothing]);
-    let door = before_with(MESSAGES, &upstream, |limits, scaled| limits.byte_silence = scaled.byte_silence * 5);
+    let door = before_with(MESSAGES, &upstream, |limits, _| limits.byte_silence = Duration::from_millis(750));
     ask(&door, MESSAGES).assert_relayed();
     let stalled = sent(&door, 0);
     eventually("it is under way", || upstream.requests() == 2);

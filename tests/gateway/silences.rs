@@ -9,7 +9,8 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{RawClient, RawRequest};
 use understudy::gateway::limits::Limits;
 
-use super::invariants::{DIALECTS, ask, ask_whole, door_of, door_with, settled, status, upstream_state};
+use super::invariants::{DIALECTS, Turn, ask, ask_whole, door_of, door_with, settled, status, upstream_state};
+use super::strict_client::Ended;
 use crate::support::front_door::{FrontDoor, HANGS, LOCAL, Setup};
 use crate::support::test_app::Options;
 
@@ -94,6 +95,12 @@ pub fn latency_ramp() {
     assert_ne!(upstream_state(&door).0, "well");
 }
 
+#[track_caller]
+fn relayed_to_its_end(turn: &Turn) {
+    turn.assert_relayed();
+    assert!(matches!(turn.folded.end, Ended::Well(_)), "{}", turn.exchange.text());
+}
+
 /// A text that trickles is handed over to whoever can go on with it; where nobody can, the client keeps what there is. A whole reply of
 /// which only the beginning comes is no reply.
 pub fn slow_body() {
@@ -108,7 +115,7 @@ pub fn slow_body() {
 
         let setup = Setup { plans: vec![plan(50)], gateway: "takeover = false", ..Setup::default() };
         let door = door_of(dialect, setup, slow);
-        ask(&door, dialect).assert_relayed();
+        relayed_to_its_end(&ask(&door, dialect));
         assert_eq!((&status(&door)["local_turns"], upstream_state(&door).0.as_str()), (&0.into(), "well"));
 
         let trickle = Answer::stall(Point::Bytes(40));
@@ -132,7 +139,7 @@ pub fn slow_body_and_nobody_faster() {
     let address = door.address();
     let recital = door.app.runtime().spawn(async move { RawClient::exchange(address, &recital, HANGS).await });
     door.app.wait_until("the local model is busy", |stats| stats.running == 1);
-    ask(&door, dialect).assert_relayed();
+    relayed_to_its_end(&ask(&door, dialect));
     recital.abort();
     assert_eq!((&status(&door)["takeovers"], upstream_state(&door).0.as_str()), (&0.into(), "well"));
 }
