@@ -110,7 +110,7 @@ fn a_prompt_is_found_again_up_to_its_last_block() {
         let (request, longer) = (request(text(200, 0), 30), request(text(200, 0).chain(text(90, 5)), 10));
         assert_eq!(stage.run(std::slice::from_ref(&request)), [0]);
         assert_eq!(stage.run(std::slice::from_ref(&request)), [192], "{:?}", stage.groups);
-        assert_eq!(stage.run(&[longer.clone()]), [192], "{:?}", stage.groups);
+        assert_eq!(stage.run(std::slice::from_ref(&longer)), [192], "{:?}", stage.groups);
         assert_eq!(stage.run(&[longer]), [288], "{:?}", stage.groups);
     }
 }
