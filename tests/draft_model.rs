@@ -264,3 +264,43 @@ fn prompt_lookup_goes_first() {
     let (stats, (guessed, _)) = (bench.engine.stats(), bench.guesses());
     assert!(stats.accepted_tokens_total > 100 && guessed < 20, "{guessed} by the draft model, {stats:?}");
 }
+
+/// Padding makes vocabularies longer than they are; a token that the model does not know is no guess.
+#[test]
+fn what_the_model_has_no_token_for_is_not_guessed() {
+    let draft = FakeModel::new(VOCAB + 64, 64).with_script(|history| (VOCAB + history.len() % 64) as u32);
+    let known = Arc::new(AtomicBool::new(true));
+    let all_known = known.clone();
+    let model = FakeModel::new(VOCAB, CONFIG.blocks);
+    let model = Watched {
+        model,
+        saw: Box::new(move |token_ids| {
+            if token_ids.iter().any(|token| *token as usize >= VOCAB) {
+                all_known.store(false, Ordering::Relaxed);
+            }
+        }),
+    };
+    let mut bench = Bench::new(Box::new(model), Some(Box::new(draft)), CONFIG, DRAFT);
+    let requests = requests();
+    for (request, answer) in requests.iter().zip(bench.answers(&requests)) {
+        assert_eq!(answer, FakeModel::lone_run(VOCAB, request, &CONFIG).0);
+    }
+    assert!(bench.engine.stats().draft_model.rows_total > 0, "it was asked");
+    assert!(known.load(Ordering::Relaxed), "the model was given a token that it does not know");
+}
+
+/// Tells which tokens a model is given.
+struct Watched {
+    model: FakeModel,
+    saw: Box<dyn FnMut(&[u32]) + Send>,
+}
+
+impl ModelRunner for Watched {
+    fn vocab(&self) -> usize {
+        self.model.vocab()
+    }
+    fn run(&mut self, token_ids: &[u32], step: &Step) -> Result<Logits, String> {
+        (self.saw)(token_ids);
+        self.model.run(token_ids, step)
+    }
+}

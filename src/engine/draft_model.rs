@@ -114,8 +114,12 @@ impl DraftModel {
     }
 
     /// For tests and the simulation, between two turns.
-    pub fn check(&mut self, scheduler: &Scheduler) -> Result<(), String> {
-        self.plan.retain(|id| scheduler.running(id).is_some());
+    pub fn check(&self, scheduler: &Scheduler) -> Result<(), String> {
+        // Those of the last step, of whom some may have ended in it.
+        let (guests, most) = (self.plan.guests(), scheduler.limits().sequences_max);
+        if guests > most {
+            return Err(format!("the draft model keeps {guests} sequences of at most {most} that run"));
+        }
         self.plan.check(|id| scheduler.running(id).map(|sequence| sequence.tokens()))
     }
 

@@ -209,8 +209,8 @@ impl EngineLoop {
         self
     }
     /// The draft model's promises: for tests and the simulation, between two turns.
-    pub fn check_draft(&mut self) -> Result<(), String> {
-        self.draft.as_mut().map_or(Ok(()), |draft| draft.check(&self.scheduler))
+    pub fn check_draft(&self) -> Result<(), String> {
+        self.draft.as_ref().map_or(Ok(()), |draft| draft.check(&self.scheduler))
     }
     /// For tests and the simulation, between two turns.
     pub fn scheduler(&self) -> &Scheduler {
