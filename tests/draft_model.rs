@@ -274,11 +274,11 @@ fn what_the_model_has_no_token_for_is_not_guessed() {
     let model = FakeModel::new(VOCAB, CONFIG.blocks);
     let model = Watched {
         model,
-        saw: Box::new(move |token_ids| {
+        saw: move |token_ids: &[u32]| {
             if token_ids.iter().any(|token| *token as usize >= VOCAB) {
                 all_known.store(false, Ordering::Relaxed);
             }
-        }),
+        },
     };
     let mut bench = Bench::new(Box::new(model), Some(Box::new(draft)), CONFIG, DRAFT);
     let requests = requests();
@@ -290,12 +290,12 @@ fn what_the_model_has_no_token_for_is_not_guessed() {
 }
 
 /// Tells which tokens a model is given.
-struct Watched {
+struct Watched<F> {
     model: FakeModel,
-    saw: Box<dyn FnMut(&[u32]) + Send>,
+    saw: F,
 }
 
-impl ModelRunner for Watched {
+impl<F: FnMut(&[u32]) + Send + 'static> ModelRunner for Watched<F> {
     fn vocab(&self) -> usize {
         self.model.vocab()
     }
