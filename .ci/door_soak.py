@@ -7,7 +7,7 @@ A pretended cloud answers in three dialects, and by a seed it refuses, is silent
 stands the program as users run it, with limits of a second or two, and with a local model that knows the same texts: so whoever answers, the
 answer of each topic is one text, and what is cut, doubled or another's shows. Clients stream or wait for the whole, some leave in the middle.
 Then the cloud is well again: the breakers close, the cloud answers, no connection is left, and memory has stayed within bounds.
-Exit status 0: all of it held. It takes about 40 seconds, and 90 at most.
+Exit status 0: all of it held. It takes about 40 seconds, and 95 at most.
 """
 
 import argparse

@@ -33,7 +33,7 @@ pub struct BreakerConfig {
     pub cooldown_first: Duration,
     /// Where a failed probe makes somebody wait: silences in the middle, cuts.
     pub cooldown_max: Duration,
-    /// Where a failed probe costs nothing, or the four seconds that it may wait for its first content: people are back sooner. With its
+    /// Where a failed probe costs nothing, or the few seconds that a stream may wait for its first content: people are back sooner. With its
     /// jitter and those seconds below 30 s.
     pub cooldown_max_cheap: Duration,
     /// Of the cooldown, up or down.
