@@ -3,14 +3,15 @@
 //!
 //! A reply is a row of content blocks, begun and ended one at a time. What a client did not ask for, thinking, is not shown to it.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::anthropic_conversation::read_conversation;
+use super::anthropic_events::{self as events, Block, Delta, DeltaUsage, Stop, StreamEvent};
 use super::errors::{ApiError, anthropic_error};
 use super::fields::{Fields, parse_object, quoted};
 use super::openai_shared::{read_model, read_stop};
 use super::sampling_fields::read_sampling;
-use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
+use super::{Call, Dialect, Frame, KeepAlive, ReplyHead, to_json};
 use crate::chat::begun::{BegunContent, BegunReply};
 use crate::chat::reply::{Reply, Span};
 use crate::chat::{Event, FinishReason, OutputFormat, Prompt, Request, Usage};
@@ -72,13 +73,9 @@ impl Dialect for AnthropicMessages {
     }
 
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>) {
-        let mut message = message_head(head);
-        message.insert("content".into(), json!([]));
-        message.insert("stop_reason".into(), Value::Null);
-        message.insert("stop_sequence".into(), Value::Null);
         // What of the prompt is cached shows when it is its turn; the usage at the end says it.
-        message.insert("usage".into(), usage(&Usage { prompt_tokens: head.prompt_tokens, ..Usage::default() }));
-        frames.push(frame("message_start", json!({"message": message})));
+        let used = Usage { prompt_tokens: head.prompt_tokens, ..Usage::default() };
+        frames.push(StreamEvent::MessageStart { message: message(head, Vec::new(), Stop::default(), &used) }.frame());
     }
 
     fn resumes() -> bool {
@@ -105,75 +102,68 @@ impl Dialect for AnthropicMessages {
             Event::Text(delta) if delta.text.is_empty() => {}
             Event::Text(delta) => {
                 if !matches!(self.open, Some(OpenBlock::Text)) {
-                    self.begin_block(OpenBlock::Text, json!({"type": "text", "text": ""}), frames);
+                    self.begin_block(OpenBlock::Text, Block::Text { text: "".into() }, frames);
                 }
-                self.delta(json!({"type": "text_delta", "text": delta.text}), frames);
+                self.delta(Delta::TextDelta { text: &delta.text }, frames);
             }
             Event::Thinking(text) => self.thinking(&text, frames),
             Event::ToolCallStarted { id, name, .. } => {
-                let block = json!({"type": "tool_use", "id": tool_use_id(&id), "name": name, "input": {}});
+                let block = Block::ToolUse { id: tool_use_id(&id), name: &name, input: json!({}) };
                 self.begin_block(OpenBlock::ToolUse, block, frames);
             }
-            Event::ToolCallArguments { json, .. } => self.delta(json!({"type": "input_json_delta", "partial_json": json}), frames),
+            Event::ToolCallArguments { json, .. } => self.delta(Delta::InputJsonDelta { partial_json: &json }, frames),
             Event::ToolCallEnded { .. } => self.end_block(frames),
             Event::Finished { reason, usage: used } => {
                 self.end_block(frames);
-                let (stop_reason, stop_sequence) = self.stop_reason(&reason, &used);
-                let delta = json!({"stop_reason": stop_reason, "stop_sequence": stop_sequence});
-                frames.push(frame("message_delta", json!({"delta": delta, "usage": usage(&used)})));
+                let delta = self.stop(&reason, &used);
+                frames.push(StreamEvent::MessageDelta { delta, usage: DeltaUsage::Whole((&used).into()) }.frame());
             }
             Event::Failed(message) => self.fail(head, &ApiError::engine_failed(&message), frames),
         }
     }
 
     fn close(&mut self, _: &ReplyHead, _: Usage, frames: &mut Vec<Frame>) {
-        frames.push(frame("message_stop", json!({})));
+        frames.push(StreamEvent::MessageStop {}.frame());
     }
 
     /// A `ping` would be the word for it, but Claude Code counts it for nothing and gives up after 300 s. A delta that changes nothing
     /// is counted, and leaves nothing in the history that the client sends next.
     fn keep_alive(&mut self, _: &ReplyHead) -> KeepAlive {
-        let delta = json!({"stop_reason": null, "stop_sequence": null});
-        KeepAlive::Frame(frame("message_delta", json!({"delta": delta, "usage": {"output_tokens": self.tokens}})))
+        let usage = DeltaUsage::SoFar { output_tokens: self.tokens };
+        KeepAlive::Frame(StreamEvent::MessageDelta { delta: Stop::default(), usage }.frame())
     }
 
     fn fail(&mut self, _: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>) {
         frames.push(Frame::named("error", &anthropic_error(error)));
     }
 
-    fn whole(&self, head: &ReplyHead, mut choices: Vec<Reply>, used: Usage) -> Value {
+    fn whole(&self, head: &ReplyHead, mut choices: Vec<Reply>, used: Usage) -> String {
         let reply = choices.pop().unwrap_or_default();
-        let mut message = message_head(head);
-        message.insert("content".into(), self.content(&reply).into());
-        let reason = reply.finish.as_ref().map(|reason| self.stop_reason(reason, &used));
-        let (stop_reason, stop_sequence) = reason.unzip();
-        message.insert("stop_reason".into(), json!(stop_reason));
-        message.insert("stop_sequence".into(), json!(stop_sequence.flatten()));
-        message.insert("usage".into(), usage(&used));
-        Value::Object(message)
+        let stop = reply.finish.as_ref().map(|reason| self.stop(reason, &used)).unwrap_or_default();
+        to_json(&message(head, self.content(&reply), stop, &used))
     }
 }
 
 impl AnthropicMessages {
-    fn begin_block(&mut self, kind: OpenBlock, block: Value, frames: &mut Vec<Frame>) {
+    fn begin_block(&mut self, kind: OpenBlock, content_block: Block<'_>, frames: &mut Vec<Frame>) {
         self.end_block(frames);
-        frames.push(frame("content_block_start", json!({"index": self.blocks, "content_block": block})));
+        frames.push(StreamEvent::ContentBlockStart { index: self.blocks, content_block }.frame());
         self.blocks += 1;
         self.open = Some(kind);
     }
 
     /// A piece of the block that is open, the last one begun.
-    fn delta(&self, delta: Value, frames: &mut Vec<Frame>) {
+    fn delta(&self, delta: Delta<'_>, frames: &mut Vec<Frame>) {
         assert!(self.open.is_some(), "a delta belongs to an open block");
-        frames.push(frame("content_block_delta", json!({"index": self.blocks - 1, "delta": delta})));
+        frames.push(StreamEvent::ContentBlockDelta { index: self.blocks - 1, delta }.frame());
     }
 
     fn end_block(&mut self, frames: &mut Vec<Frame>) {
         if let Some(OpenBlock::Thinking(thoughts)) = &self.open {
-            self.delta(json!({"type": "signature_delta", "signature": signature(thoughts)}), frames);
+            self.delta(Delta::SignatureDelta { signature: signature(thoughts) }, frames);
         }
         if self.open.take().is_some() {
-            frames.push(frame("content_block_stop", json!({"index": self.blocks - 1})));
+            frames.push(StreamEvent::ContentBlockStop { index: self.blocks - 1 }.frame());
         }
     }
 
@@ -182,56 +172,58 @@ impl AnthropicMessages {
             return;
         }
         if !matches!(self.open, Some(OpenBlock::Thinking(_))) {
-            let block = json!({"type": "thinking", "thinking": "", "signature": ""});
+            let block = Block::Thinking { thinking: "", signature: String::new() };
             self.begin_block(OpenBlock::Thinking(String::new()), block, frames);
         }
         if let Some(OpenBlock::Thinking(thoughts)) = &mut self.open {
             thoughts.push_str(text);
         }
         if self.thinking == ThinkingShown::Text {
-            self.delta(json!({"type": "thinking_delta", "thinking": text}), frames);
+            self.delta(Delta::ThinkingDelta { thinking: text }, frames);
         }
     }
 
     /// The blocks that a stream would have carried.
-    fn content(&self, reply: &Reply) -> Vec<Value> {
-        let mut blocks: Vec<Value> = Vec::new();
+    fn content<'a>(&self, reply: &'a Reply) -> Vec<Block<'a>> {
+        let mut blocks: Vec<Block<'a>> = Vec::new();
         for span in &reply.spans {
             match span {
                 Span::Thinking(_) if self.thinking == ThinkingShown::Nothing => {}
                 Span::Thinking(range) => {
                     let thoughts = &reply.thinking[range.clone()];
                     let shown = if self.thinking == ThinkingShown::Text { thoughts } else { "" };
-                    blocks.push(json!({"type": "thinking", "thinking": shown, "signature": signature(thoughts)}));
+                    blocks.push(Block::Thinking { thinking: shown, signature: signature(thoughts) });
                 }
                 Span::Text(range) => {
-                    let text = &reply.text[range.clone()];
+                    let piece = &reply.text[range.clone()];
                     // Thinking that is not shown does not part the text around it.
-                    match blocks.last_mut().filter(|block| block["type"] == "text") {
-                        Some(block) => block["text"] = (block["text"].as_str().unwrap_or_default().to_owned() + text).into(),
-                        None => blocks.push(json!({"type": "text", "text": text})),
+                    match blocks.last_mut() {
+                        Some(Block::Text { text }) => *text += piece,
+                        _ => blocks.push(Block::Text { text: piece.into() }),
                     }
                 }
                 Span::ToolCall(index) => {
                     let call = &reply.tool_calls[*index];
                     let input = input_of_arguments(&call.arguments);
-                    blocks.push(json!({"type": "tool_use", "id": tool_use_id(&call.id), "name": call.name, "input": input}));
+                    blocks.push(Block::ToolUse { id: tool_use_id(&call.id), name: &call.name, input });
                 }
             }
         }
         blocks
     }
 
-    /// Why the reply ended, and which of the client's stop sequences ended it.
-    fn stop_reason<'a>(&self, reason: &'a FinishReason, used: &Usage) -> (&'static str, Option<&'a str>) {
-        match reason {
-            FinishReason::StopString(stop) if self.stop_sequences.contains(stop) => ("stop_sequence", Some(stop.as_str())),
-            FinishReason::EndOfTurn | FinishReason::StopString(_) => ("end_turn", None),
-            FinishReason::ToolCalls => ("tool_use", None),
-            FinishReason::Refused => ("refusal", None),
-            FinishReason::Length if used.completion_tokens < self.tokens_max => ("model_context_window_exceeded", None),
-            FinishReason::Length => ("max_tokens", None),
-        }
+    fn stop<'a>(&self, reason: &'a FinishReason, used: &Usage) -> Stop<'a> {
+        let stop_reason = match reason {
+            FinishReason::StopString(stop) if self.stop_sequences.contains(stop) => {
+                return Stop { stop_reason: Some("stop_sequence"), stop_sequence: Some(stop) };
+            }
+            FinishReason::EndOfTurn | FinishReason::StopString(_) => "end_turn",
+            FinishReason::ToolCalls => "tool_use",
+            FinishReason::Refused => "refusal",
+            FinishReason::Length if used.completion_tokens < self.tokens_max => "model_context_window_exceeded",
+            FinishReason::Length => "max_tokens",
+        };
+        Stop { stop_reason: Some(stop_reason), stop_sequence: None }
     }
 }
 
@@ -269,33 +261,9 @@ fn read_output_format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
     }
 }
 
-fn frame(kind: &'static str, mut body: Value) -> Frame {
-    let mut event = Map::new();
-    event.insert("type".into(), kind.into());
-    if let Some(fields) = body.as_object_mut() {
-        event.append(fields);
-    }
-    Frame::named(kind, &Value::Object(event))
-}
-
-fn message_head(head: &ReplyHead) -> Map<String, Value> {
-    let mut message = Map::new();
-    message.insert("id".into(), format!("msg_{}", head.id).into());
-    message.insert("type".into(), "message".into());
-    message.insert("role".into(), "assistant".into());
-    message.insert("model".into(), head.model.clone().into());
-    message
-}
-
-/// Anthropic's `input_tokens` are those that were computed: with what was read from the cache they add up to the prompt.
-fn usage(usage: &Usage) -> Value {
-    json!({
-        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": usage.cached_tokens,
-        "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"thinking_tokens": usage.thinking_tokens},
-    })
+fn message<'a>(head: &'a ReplyHead, content: Vec<Block<'a>>, stop: Stop<'a>, used: &Usage) -> events::Message<'a> {
+    let id = format!("msg_{}", head.id);
+    events::Message { id, kind: "message", role: "assistant", model: &head.model, content, stop, usage: used.into() }
 }
 
 /// `toolu_` before the characters of our own id, which `anthropic_conversation` turns back.

@@ -74,10 +74,10 @@ impl Dialect for LlamaInfill {
         frames.push(Frame::json(&openai_error(error)));
     }
 
-    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
+    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> String {
         let reply = choices.into_iter().next().unwrap_or_default();
         let text = if self.warms_only { "" } else { &reply.text };
-        self.last(head, text, reply.finish.as_ref(), &usage)
+        self.last(head, text, reply.finish.as_ref(), &usage).to_string()
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod anthropic_conversation;
 pub mod anthropic_count_tokens;
+pub mod anthropic_events;
 pub mod anthropic_messages;
 pub mod anthropic_models;
 pub mod llama_infill;
@@ -56,8 +57,13 @@ pub trait Dialect: Sized + Send + 'static {
         Self::parse(body)
     }
 
-    /// The reply as far as it has come, in dialects whose replies can be asked for by their ids.
+    /// The reply as it begins, in dialects whose replies can be asked for by their ids.
     fn record(&self, _: &ReplyHead) -> Option<Record> {
+        None
+    }
+
+    /// JSON of the reply as far as its stream has come, in those dialects.
+    fn so_far(&self, _: &ReplyHead) -> Option<String> {
         None
     }
 
@@ -91,8 +97,8 @@ pub trait Dialect: Sized + Send + 'static {
     /// Frames that end a stream which cannot go on.
     fn fail(&mut self, head: &ReplyHead, error: &ApiError, frames: &mut Vec<Frame>);
 
-    /// The whole reply.
-    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value;
+    /// The whole reply, as JSON.
+    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> String;
 }
 
 /// A request as read: what to do, and how to answer.
@@ -144,11 +150,15 @@ impl Frame {
     }
 
     pub fn of(value: &impl serde::Serialize) -> Self {
-        Self::data(serde_json::to_string(value).expect("our wire types are JSON"))
+        Self::data(to_json(value))
     }
 
     /// With an `event:` line.
     pub fn named(event: &'static str, value: &Value) -> Self {
         Self { event: Some(event), data: value.to_string() }
     }
+}
+
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("our wire types are JSON")
 }

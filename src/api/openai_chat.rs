@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`, as OpenAI's SDKs and the many that imitate them speak it.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::errors::ApiError;
 use super::fields::{Fields, parse_object, quoted};
@@ -11,7 +11,7 @@ use super::openai_types::{
     ChatLogprobs, ChatMessage, ChunkChoice, Delta, Finish, FunctionCall, FunctionDelta, FunctionType, Id, ToolCallDelta,
 };
 use super::thinking_fields::read_thinking;
-use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
+use super::{Call, Dialect, Frame, KeepAlive, ReplyHead, to_json};
 use crate::chat::begun::BegunReply;
 use crate::chat::reply::Reply;
 use crate::chat::{Conversation, Event, FinishReason, Message, Part, Prompt, Role, ScoredToken, TextDelta, ToolCall, Usage};
@@ -104,16 +104,15 @@ impl Dialect for OpenAiChat {
         frames.push(Frame::json(&super::errors::openai_error(error)));
     }
 
-    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
-        let whole = ChatCompletion {
+    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> String {
+        to_json(&ChatCompletion {
             id: format!("chatcmpl-{}", head.id),
             object: ChatCompletionObject::It,
             created: head.created_unix_s,
             model: &head.model,
             choices: choices.into_iter().enumerate().map(|(index, reply)| self.choice(index, reply)).collect(),
             usage: (&usage).into(),
-        };
-        json!(whole)
+        })
     }
 }
 

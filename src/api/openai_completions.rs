@@ -6,7 +6,7 @@ use super::errors::ApiError;
 use super::fields::{Fields, kind_of, parse_object};
 use super::openai_shared::{self as shared, Delivery};
 use super::openai_types::{self as types, Completion, CompletionChoice, CompletionLogprobs, CompletionObject, Finish, Id, finite};
-use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
+use super::{Call, Dialect, Frame, KeepAlive, ReplyHead, to_json};
 use crate::chat::reply::Reply;
 use crate::chat::{Event, FinishReason, Prompt, ScoredToken, TokenText, Usage};
 
@@ -86,14 +86,14 @@ impl Dialect for OpenAiCompletions {
         frames.push(Frame::json(&super::errors::openai_error(error)));
     }
 
-    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
+    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> String {
         let choice = |(index, reply): (usize, Reply)| CompletionChoice {
             logprobs: self.logprobs(&reply.tokens),
             text: reply.text.into(),
             index,
             finish_reason: reply.finish.as_ref().map(Finish::from),
         };
-        json!(reply_of(head, choices.into_iter().enumerate().map(choice).collect(), Some(Some((&usage).into()))))
+        to_json(&reply_of(head, choices.into_iter().enumerate().map(choice).collect(), Some(Some((&usage).into()))))
     }
 }
 

@@ -6,16 +6,18 @@ pub mod tools;
 
 pub mod custom_input;
 pub mod stream;
+pub mod wire;
 
 pub mod kept;
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::errors::{ApiError, ErrorKind};
 use super::fields::{Fields, parse_object};
 use super::memory::{Exchange, Memory, NoMemory, Record};
 use super::openai_shared::Began;
-use super::{Call, Dialect, Frame, KeepAlive, ReplyHead};
+use super::{Call, Dialect, Frame, KeepAlive, ReplyHead, to_json};
 use crate::chat::begun::BegunReply;
 use crate::chat::reply::Reply;
 use crate::chat::{Event, Usage};
@@ -30,8 +32,9 @@ pub struct OpenAiResponses {
     store: bool,
     input: Vec<Value>,
     previous: Option<String>,
-    /// Fields of the reply that say how it was asked for.
-    echo: Map<String, Value>,
+    /// Fields of the reply that say how it was asked for, as JSON without the braces: instructions and tools can be long, and several
+    /// events repeat them.
+    echo: String,
     progress: Progress,
     /// When all is said.
     usage: Option<Usage>,
@@ -58,7 +61,7 @@ impl Dialect for OpenAiResponses {
             store: asked.store,
             input: asked.input,
             previous: asked.previous,
-            echo: asked.echo,
+            echo: without_braces(Value::Object(asked.echo).to_string()),
             progress: Progress::default(),
             usage: None,
             began: None,
@@ -68,12 +71,16 @@ impl Dialect for OpenAiResponses {
 
     fn record(&self, head: &ReplyHead) -> Option<Record> {
         let input = if self.store { items::for_keeping(&self.input, self.name(head)) } else { Vec::new() };
-        let exchange = Exchange { id: self.reply_id(head), input: Value::from(input).to_string(), reply: self.response(head).to_string() };
+        let exchange = Exchange { id: self.reply_id(head), input: Value::from(input).to_string(), reply: self.response(head) };
         Some(Record { exchange, previous: self.previous.clone(), keep: self.store })
     }
 
+    fn so_far(&self, head: &ReplyHead) -> Option<String> {
+        Some(self.response(head))
+    }
+
     fn open(&mut self, head: &ReplyHead, frames: &mut Vec<Frame>) {
-        let response = self.response(head).to_string();
+        let response = self.response(head);
         frames.extend(["response.created", "response.in_progress"].map(|event| self.progress.lifecycle(event, &response)));
     }
 
@@ -112,11 +119,12 @@ impl Dialect for OpenAiResponses {
         frames.push(self.lifecycle("response.failed", head));
     }
 
-    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> Value {
+    fn whole(&self, head: &ReplyHead, choices: Vec<Reply>, usage: Usage) -> String {
         let mut progress = Progress::default();
         let context = Context { name: &head.id, tools: &self.tools, logprobs: self.logprobs };
+        let mut frames = Vec::new();
         for event in choices.into_iter().flat_map(Reply::into_events) {
-            progress.event(context, event, &mut Vec::new());
+            progress.event(context, event, &mut frames);
         }
         self.response_of(head, &progress, Some(usage))
     }
@@ -125,7 +133,7 @@ impl Dialect for OpenAiResponses {
 impl OpenAiResponses {
     /// A frame about the response as a whole.
     fn lifecycle(&mut self, event: &'static str, head: &ReplyHead) -> Frame {
-        self.progress.lifecycle(event, &self.response(head).to_string())
+        self.progress.lifecycle(event, &self.response(head))
     }
 
     fn reply_id(&self, head: &ReplyHead) -> String {
@@ -137,37 +145,76 @@ impl OpenAiResponses {
         self.began.as_ref().map_or(&head.id, |began| began.id.strip_prefix(PREFIX).unwrap_or(&began.id))
     }
 
-    /// The response as far as it has come.
-    fn response(&self, head: &ReplyHead) -> Value {
+    /// The response as far as it has come, as JSON.
+    fn response(&self, head: &ReplyHead) -> String {
         self.response_of(head, &self.progress, self.usage)
     }
 
-    fn response_of(&self, head: &ReplyHead, progress: &Progress, usage: Option<Usage>) -> Value {
-        let status = &progress.status;
-        // Until the end it tells nothing of its items: the events do.
-        let output = if *status == Status::InProgress { Vec::new() } else { progress.output() };
-        let error = if let Status::Failed(error) = status { error.clone() } else { Value::Null };
-        let incomplete = if let Status::Incomplete(reason) = status { json!({"reason": reason}) } else { Value::Null };
-        let (created_unix_s, model) = match &self.began {
+    fn response_of(&self, head: &ReplyHead, progress: &Progress, usage: Option<Usage>) -> String {
+        let (created_at, model) = match &self.began {
             None => (head.created_unix_s, &head.model),
             Some(began) => (began.created_unix_s, &began.model),
         };
-        let head = json!({
-            "id": self.reply_id(head),
-            "object": "response",
-            "created_at": created_unix_s,
-            "status": status.word(),
-            "background": false,
-            "error": error,
-            "incomplete_details": incomplete,
-            "model": model,
-            "output": output,
-            "usage": usage.as_ref().map(usage_of),
-        });
-        let Value::Object(mut response) = head else { unreachable!("an object is written above") };
-        response.extend(self.echo.clone());
-        Value::Object(response)
+        let response = Response {
+            id: &self.reply_id(head),
+            object: "response",
+            created_at,
+            status: progress.status.word(),
+            background: false,
+            error: if let Status::Failed(error) = &progress.status { Some(error) } else { None },
+            incomplete_details: if let Status::Incomplete(reason) = progress.status { Some(Incomplete { reason }) } else { None },
+            model,
+            output: progress,
+            usage: usage.as_ref().map(usage_of),
+        };
+        let mut json = to_json(&response);
+        json.truncate(json.len() - "}".len());
+        json + "," + &self.echo + "}"
     }
+}
+
+/// A response but for its echo of the request.
+#[derive(Serialize)]
+struct Response<'a> {
+    id: &'a str,
+    object: &'static str,
+    created_at: i64,
+    status: &'static str,
+    background: bool,
+    error: Option<&'a Value>,
+    incomplete_details: Option<Incomplete>,
+    model: &'a str,
+    output: &'a Progress,
+    usage: Option<ResponseUsage>,
+}
+
+#[derive(Serialize)]
+struct Incomplete {
+    reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct ResponseUsage {
+    input_tokens: usize,
+    input_tokens_details: InputTokensDetails,
+    output_tokens: usize,
+    output_tokens_details: OutputTokensDetails,
+    total_tokens: usize,
+}
+
+#[derive(Serialize)]
+struct InputTokensDetails {
+    cached_tokens: usize,
+    cache_write_tokens: usize,
+}
+
+#[derive(Serialize)]
+struct OutputTokensDetails {
+    reasoning_tokens: usize,
+}
+
+fn without_braces(object: String) -> String {
+    object[1..object.len() - 1].to_owned()
 }
 
 /// Of a response's id, before the name that its items share.
@@ -182,13 +229,13 @@ fn error_code(error: &ApiError) -> &'static str {
     }
 }
 
-fn usage_of(usage: &Usage) -> Value {
-    json!({
-        "input_tokens": usage.prompt_tokens,
+fn usage_of(usage: &Usage) -> ResponseUsage {
+    ResponseUsage {
+        input_tokens: usage.prompt_tokens,
         // Writing to the cache costs nothing here, and is not counted.
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
-        "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    })
+        input_tokens_details: InputTokensDetails { cached_tokens: usage.cached_tokens, cache_write_tokens: 0 },
+        output_tokens: usage.completion_tokens,
+        output_tokens_details: OutputTokensDetails { reasoning_tokens: usage.thinking_tokens },
+        total_tokens: usage.prompt_tokens + usage.completion_tokens,
+    }
 }

@@ -1,7 +1,7 @@
 //! One handler for all dialects: bytes to a request, the request to the engine, its tokens to events, the events to a stream or a
 //! whole reply. Dropping the reply, or the handler while it waits, drops the token streams, and that cancels.
 
-use std::convert::Infallible;
+use std::future::ready;
 use std::pin::Pin;
 
 use axum::body::Body;
@@ -31,6 +31,8 @@ use crate::engine::Admission;
 
 /// Bodies from this size on are parsed and tokenized away from the threads that serve sockets: 4 KiB take about a millisecond.
 const LARGE_BODY_BYTES: usize = 4 << 10;
+/// Of a stream's events that are there together, so many go out before it is looked whether somebody has cancelled it.
+const FRAMES_AT_ONCE: usize = 64;
 
 /// `POST` of any dialect, answered by the local model.
 pub async fn generate<D: Dialect>(State(state): State<AppState>, Extension(id): Extension<RequestId>, request: Request) -> Response {
@@ -129,11 +131,7 @@ pub async fn begin_with<D: Dialect>(
         let finished = Event::Finished { reason: FinishReason::ToolCalls, usage };
         begun.dialect.event(begun.reply.head(), 0, finished, &mut frames);
     }
-    let stream = EventStream { begun, state: state.clone(), log, usages: vec![usage], frames, over: false };
-    Ok(unfold(stream, |mut stream| async move {
-        let span = stream.log.span.clone();
-        stream.next_bytes().instrument(span).await.map(|bytes| (bytes, stream))
-    }))
+    Ok(EventStream { begun, state: state.clone(), log, usages: vec![usage], frames, over: false }.into_bytes())
 }
 
 /// A reply that somebody else has begun ends where it is.
@@ -206,6 +204,10 @@ async fn begin<D: Dialect>(state: &AppState, headers: &HeaderMap, body: HeldBody
     // When one is refused, the reply is dropped, and so the others are cancelled. Who joins asked nothing of the engine.
     for admission in admissions {
         admission.decided().await.map_err(|error| admission_error(error, D::PROMPT_FIELD))?;
+    }
+    if call.stream {
+        // A first token that is there once others had their turn goes out in one piece with the opening.
+        tokio::task::yield_now().await;
     }
     let choices_per_prompt = call.request.choices_per_prompt;
     let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
@@ -351,7 +353,7 @@ impl<D: Dialect> Begun<D> {
         let usages: Vec<Usage> = replies.iter().map(|reply| reply.usage).collect();
         log.usage = total_usage(&usages, self.choices_per_prompt);
         log.outcome = Outcome::Completed;
-        let whole = self.dialect.whole(self.reply.head(), replies, log.usage).to_string();
+        let whole = self.dialect.whole(self.reply.head(), replies, log.usage);
         if let Some(registration) = &registration {
             registration.finish(|| whole.clone());
         }
@@ -370,9 +372,9 @@ impl<D: Dialect> Begun<D> {
 
     /// What the stream has come to is what is kept of it.
     fn keep(&self) {
-        let record = || self.dialect.record(self.reply.head()).expect("a dialect that told of the reply's beginning tells of its end");
+        let so_far = || self.dialect.so_far(self.reply.head()).expect("a dialect that told of the reply's beginning tells of its end");
         if let Some(registration) = &self.registration {
-            registration.finish(|| record().exchange.reply);
+            registration.finish(so_far);
         }
     }
 
@@ -380,11 +382,7 @@ impl<D: Dialect> Begun<D> {
         let mut frames = Vec::new();
         self.dialect.open(self.reply.head(), &mut frames);
         let usages = vec![Usage::default(); self.reply.head().choices];
-        let stream = EventStream { begun: self, state, log, usages, frames, over: false };
-        sse::response(unfold(stream, |mut stream| async move {
-            let span = stream.log.span.clone();
-            stream.next_bytes().instrument(span).await.map(|bytes| (Ok::<_, Infallible>(bytes), stream))
-        }))
+        sse::response(EventStream { begun: self, state, log, usages, frames, over: false }.into_bytes())
     }
 }
 
@@ -414,6 +412,14 @@ struct EventStream<D> {
 }
 
 impl<D: Dialect> EventStream<D> {
+    fn into_bytes(self) -> impl Stream<Item = Bytes> + Send + use<D> {
+        // Boxed, since it changes hands twice an item.
+        unfold(Box::new(self), |mut stream| async move {
+            let span = stream.log.span.clone();
+            stream.next_bytes().instrument(span).await.map(|bytes| (bytes, stream))
+        })
+    }
+
     async fn next_bytes(&mut self) -> Option<Bytes> {
         let silent_until = Instant::now() + self.state.config().keep_alive_interval;
         while self.frames.is_empty() {
@@ -428,7 +434,17 @@ impl<D: Dialect> EventStream<D> {
                 () = sleep_until(silent_until) => return Some(self.sign_of_life()),
             }
         }
-        Some(sse::encode(&std::mem::take(&mut self.frames)))
+        // What is there already goes out with it.
+        while !self.over && self.frames.len() < FRAMES_AT_ONCE {
+            tokio::select! {
+                biased;
+                told = self.begun.reply.next() => self.told(told),
+                () = ready(()) => break,
+            }
+        }
+        let bytes = sse::encode(&self.frames);
+        self.frames.clear();
+        Some(bytes)
     }
 
     fn told(&mut self, told: Option<Told>) {

@@ -1,10 +1,12 @@
 //! Frames become bytes: the event-stream format (WHATWG HTML, section 9.2).
 
+use std::convert::Infallible;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 
 use crate::api::Frame;
 
@@ -13,7 +15,9 @@ pub const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
 
 /// The bytes of some frames, each closed by an empty line.
 pub fn encode(frames: &[Frame]) -> Bytes {
-    let mut out = String::new();
+    const AROUND: usize = "event: \ndata: \n\n".len();
+    let length = frames.iter().map(|frame| AROUND + frame.event.map_or(0, str::len) + frame.data.len()).sum();
+    let mut out = String::with_capacity(length);
     for frame in frames {
         if let Some(event) = frame.event {
             out.push_str("event: ");
@@ -29,8 +33,8 @@ pub fn encode(frames: &[Frame]) -> Bytes {
 }
 
 /// Headers go out at once; the bytes follow as they come.
-pub fn response(bytes: impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static) -> Response {
-    let mut response = Response::new(Body::from_stream(bytes));
+pub fn response(bytes: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let mut response = Response::new(Body::from_stream(bytes.map(Ok::<_, Infallible>)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

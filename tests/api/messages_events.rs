@@ -47,7 +47,7 @@ fn folded(frames: Vec<Frame>) -> Folded {
 fn whole(dialect: &AnthropicMessages, events: &[Event]) -> Value {
     let mut reply = Reply::default();
     events.iter().for_each(|event| reply.push(event.clone()).expect("nothing fails"));
-    dialect.whole(&head(), vec![reply], USAGE)
+    serde_json::from_str(&dialect.whole(&head(), vec![reply], USAGE)).expect("JSON")
 }
 
 fn text(text: &str) -> Event {
@@ -167,6 +167,7 @@ fn reasons() {
         let mut reply = Reply::default();
         reply.push(Event::Finished { reason: reason.clone(), usage }).expect("nothing fails");
         let whole = dialect(Value::Null).whole(&head(), vec![reply], usage);
+        let whole: Value = serde_json::from_str(&whole).expect("JSON");
         assert_eq!(json!([whole["stop_reason"], whole["stop_sequence"]]), says, "{reason:?}");
     }
 }

@@ -390,7 +390,7 @@ fn to_go_on_by_id_is_to_send_everything_again() {
     let call = parse(&body).expect("a request");
     let head = head();
     let reply = folded_reply(&said_by_the_model());
-    let whole = call.dialect.whole(&head, vec![reply], Usage::default());
+    let whole: Value = serde_json::from_str(&call.dialect.whole(&head, vec![reply], Usage::default())).expect("JSON");
     let mut record = call.dialect.record(&head).expect("it is to be kept");
     record.exchange.reply = whole.to_string();
     let memory = Kept(HashMap::from([(record.exchange.id.clone(), vec![Arc::new(record.exchange)])]));
@@ -471,6 +471,7 @@ fn play(body: &Value, events: &[Event]) -> (Folded, String) {
     let reply = folded_reply(events);
     let usage = reply.usage;
     let whole = parse(body).expect("a request").dialect.whole(&head, vec![reply], usage);
+    let whole: Value = serde_json::from_str(&whole).expect("JSON");
     dialect.close(&head, usage, &mut frames);
     let transcript = frames.iter().map(|frame| format!("{}\n", frame.data)).collect();
     let folded = fold(frames.into_iter().map(|frame| (frame.event.expect("events have names").to_owned(), frame.data)));

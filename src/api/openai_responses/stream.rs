@@ -1,10 +1,12 @@
 //! Events of a reply become its items, and the frames that tell of them: an item is added, filled and done before the next begins.
 
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde::ser::{Serialize, SerializeSeq, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
 
 use super::custom_input::CustomInput;
 use super::tools::{Identity, Kind, Tools};
+use super::wire::{Item, ItemEvent, ItemKind, Part, Told};
 use crate::api::Frame;
 use crate::api::openai_types::finite;
 use crate::chat::begun::{BegunContent, BegunPiece, BegunReply};
@@ -24,8 +26,8 @@ pub struct Context<'a> {
 pub struct Progress {
     /// Of the next frame.
     sequence: u64,
-    /// Items that are done; nothing for one of another server's that we do not know.
-    items: Vec<Value>,
+    /// Items that are done; `None` for one of another server's that we do not know.
+    items: Vec<Option<Box<RawValue>>>,
     open: Option<Open>,
     pub status: Status,
 }
@@ -94,21 +96,17 @@ impl Progress {
                 progress.open = Some(open);
             } else {
                 let status = open.body.status("completed");
-                progress.items.push(open.body.item(&open.id, status));
+                progress.items.push(open.body.item(&open.id, status).map(|item| raw(&item)));
             }
         }
         progress
     }
 
-    /// The frame of an event with these fields.
-    pub fn frame(&mut self, kind: &'static str, fields: Value) -> Frame {
-        let Value::Object(fields) = fields else { unreachable!("events are objects") };
-        let mut event = Map::new();
-        event.insert("type".into(), kind.into());
-        event.insert("sequence_number".into(), self.sequence.into());
-        event.extend(fields);
+    /// The next frame, about the item at `output_index`.
+    fn tell(&mut self, output_index: usize, event: ItemEvent<'_>, frames: &mut Vec<Frame>) {
+        let event = ItemEvent { sequence_number: self.sequence, output_index, ..event };
         self.sequence += 1;
-        Frame::named(kind, &Value::Object(event))
+        frames.push(Frame { event: Some(event.kind), ..Frame::of(&event) });
     }
 
     /// A frame about the response as a whole, of which `response` is the JSON: it is long, and the first two frames say the same.
@@ -116,12 +114,6 @@ impl Progress {
         let data = format!("{{\"type\":\"{kind}\",\"sequence_number\":{},\"response\":{response}}}", self.sequence);
         self.sequence += 1;
         Frame { event: Some(kind), data }
-    }
-
-    /// The items so far; one that is not done is marked so.
-    pub fn output(&self) -> Vec<Value> {
-        let open = self.open.as_ref().map(|open| open.body.item(&open.id, "incomplete"));
-        self.items.iter().cloned().chain(open).filter(|item| !item.is_null()).collect()
     }
 
     pub fn event(&mut self, context: Context<'_>, event: Event, frames: &mut Vec<Frame>) {
@@ -140,17 +132,19 @@ impl Progress {
         if piece.is_empty() {
             return;
         }
-        if !matches!(self.open, Some(Open { body: Body::Reasoning { .. }, .. })) {
-            let id = self.open(context, Body::Reasoning { text: String::new() }, frames);
-            let part = json!({"type": "summary_text", "text": ""});
-            let fields = json!({"item_id": id, "output_index": self.items.len(), "summary_index": 0, "part": part});
-            frames.push(self.frame("response.reasoning_summary_part.added", fields));
-        }
-        if let Some(Open { id, body: Body::Reasoning { text } }) = &mut self.open {
+        let is_open = matches!(self.open, Some(Open { body: Body::Reasoning { .. }, .. }));
+        let mut open = if is_open { self.open.take() } else { None }.unwrap_or_else(|| {
+            let open = self.begin(context, Body::Reasoning { text: String::new() }, frames);
+            let part = Told::Part(Part::SummaryText { text: "" });
+            self.tell(self.items.len(), part.event("response.reasoning_summary_part.added", Some(&open.id)).in_summary(), frames);
+            open
+        });
+        if let Body::Reasoning { text } = &mut open.body {
             text.push_str(piece);
-            let fields = json!({"item_id": id, "output_index": self.items.len(), "summary_index": 0, "delta": piece});
-            frames.push(self.frame("response.reasoning_summary_text.delta", fields));
         }
+        let delta = Told::Delta(piece).event("response.reasoning_summary_text.delta", Some(&open.id)).in_summary();
+        self.tell(self.items.len(), delta, frames);
+        self.open = Some(open);
     }
 
     fn text(&mut self, context: Context<'_>, delta: TextDelta, frames: &mut Vec<Frame>) {
@@ -160,42 +154,33 @@ impl Progress {
         if delta.text.is_empty() && (tokens.is_empty() || !is_open) {
             return;
         }
-        if !is_open {
-            self.open_message(context, frames);
-        }
-        if let Some(Open { id, body: Body::Message { text, logprobs } }) = &mut self.open {
+        let mut open = if is_open { self.open.take() } else { None }.unwrap_or_else(|| self.begin_message(context, frames));
+        let event = Told::Delta(&delta.text).event("response.output_text.delta", Some(&open.id));
+        self.tell(self.items.len(), event.in_content().with_logprobs(&tokens), frames);
+        if let Body::Message { text, logprobs } = &mut open.body {
             text.push_str(&delta.text);
-            logprobs.extend(tokens.iter().cloned());
-            let event = OutputTextDelta {
-                kind: OutputTextDelta::KIND,
-                sequence_number: self.sequence,
-                item_id: id,
-                output_index: self.items.len(),
-                content_index: 0,
-                delta: &delta.text,
-                logprobs: &tokens,
-            };
-            self.sequence += 1;
-            frames.push(Frame { event: Some(OutputTextDelta::KIND), ..Frame::of(&event) });
+            logprobs.extend(tokens);
         }
+        self.open = Some(open);
     }
 
-    fn open_message(&mut self, context: Context<'_>, frames: &mut Vec<Frame>) {
-        let id = self.open(context, Body::Message { text: String::new(), logprobs: Vec::new() }, frames);
-        let fields = json!({"item_id": id, "output_index": self.items.len(), "content_index": 0, "part": text_part("", &[])});
-        frames.push(self.frame("response.content_part.added", fields));
+    fn begin_message(&mut self, context: Context<'_>, frames: &mut Vec<Frame>) -> Open {
+        let open = self.begin(context, Body::Message { text: String::new(), logprobs: Vec::new() }, frames);
+        let part = Told::Part(Part::output_text("", &[])).event("response.content_part.added", Some(&open.id));
+        self.tell(self.items.len(), part.in_content(), frames);
+        open
     }
 
     fn call(&mut self, context: Context<'_>, call_id: String, name: &str, frames: &mut Vec<Frame>) {
-        self.open(context, Body::call(context, call_id, name), frames);
+        self.open = Some(self.begin(context, Body::call(context, call_id, name), frames));
     }
 
     fn arguments(&mut self, piece: &str, frames: &mut Vec<Frame>) {
-        let Some(Open { id, body }) = &mut self.open else { return };
-        if let Some((kind, delta)) = body.arguments(piece) {
-            let fields = json!({"item_id": id, "output_index": self.items.len(), "delta": delta});
-            frames.push(self.frame(kind, fields));
+        let Some(mut open) = self.open.take() else { return };
+        if let Some((kind, delta)) = open.body.arguments(piece) {
+            self.tell(self.items.len(), Told::Delta(&delta).event(kind, Some(&open.id)), frames);
         }
+        self.open = Some(open);
     }
 
     fn finish(&mut self, context: Context<'_>, reason: &FinishReason, frames: &mut Vec<Frame>) {
@@ -206,20 +191,20 @@ impl Progress {
         };
         // Clients look for a message, and Codex for the end of one: silence is a message without words.
         if self.items.is_empty() && self.open.is_none() {
-            self.open_message(context, frames);
+            self.open = Some(self.begin_message(context, frames));
         }
         self.close(self.status.word(), frames);
     }
 
-    /// Begins an item, after the one before it is done; its id.
-    fn open(&mut self, context: Context<'_>, body: Body, frames: &mut Vec<Frame>) -> String {
+    /// Begins an item, after the one before it is done.
+    fn begin(&mut self, context: Context<'_>, body: Body, frames: &mut Vec<Frame>) -> Open {
         self.close("completed", frames);
         let index = self.items.len();
-        let id = body.id(context, index);
-        let item = body.begun(&id);
-        self.open = Some(Open { id: id.clone(), body });
-        frames.push(self.frame("response.output_item.added", json!({"output_index": index, "item": item})));
-        id
+        let open = Open { id: body.id(context, index), body };
+        if let Some(item) = open.body.begun(&open.id) {
+            self.tell(index, Told::Item(item).event("response.output_item.added", None), frames);
+        }
+        open
     }
 
     /// Ends the item that is open, if one is.
@@ -227,56 +212,53 @@ impl Progress {
         let Some(Open { id, mut body }) = self.open.take() else { return };
         let index = self.items.len();
         let status = body.status(status);
+        let of = Some(id.as_str());
         match &mut body {
             Body::Reasoning { text } => {
-                let fields = json!({"item_id": id, "output_index": index, "summary_index": 0, "text": text});
-                frames.push(self.frame("response.reasoning_summary_text.done", fields));
-                let part = json!({"type": "summary_text", "text": text});
-                let fields = json!({"item_id": id, "output_index": index, "summary_index": 0, "part": part});
-                frames.push(self.frame("response.reasoning_summary_part.done", fields));
+                let part = Told::Part(Part::SummaryText { text });
+                self.tell(index, Told::Text(text).event("response.reasoning_summary_text.done", of).in_summary(), frames);
+                self.tell(index, part.event("response.reasoning_summary_part.done", of).in_summary(), frames);
             }
             Body::Message { text, logprobs } => {
-                let fields = json!({"item_id": id, "output_index": index, "content_index": 0, "text": text, "logprobs": logprobs});
-                frames.push(self.frame("response.output_text.done", fields));
-                let fields = json!({"item_id": id, "output_index": index, "content_index": 0, "part": text_part(text, logprobs)});
-                frames.push(self.frame("response.content_part.done", fields));
+                let part = Told::Part(Part::output_text(text, logprobs));
+                let done = Told::Text(text).event("response.output_text.done", of).in_content();
+                self.tell(index, done.with_logprobs(logprobs), frames);
+                self.tell(index, part.event("response.content_part.done", of).in_content(), frames);
             }
             Body::Function { arguments, .. } => {
-                let fields = json!({"item_id": id, "output_index": index, "arguments": arguments});
-                frames.push(self.frame("response.function_call_arguments.done", fields));
+                self.tell(index, Told::Arguments(arguments).event("response.function_call_arguments.done", of), frames);
             }
             Body::Custom { input, .. } => {
                 let rest = input.finish();
                 if !rest.is_empty() {
-                    let fields = json!({"item_id": id, "output_index": index, "delta": rest});
-                    frames.push(self.frame("response.custom_tool_call_input.delta", fields));
+                    self.tell(index, Told::Delta(&rest).event("response.custom_tool_call_input.delta", of), frames);
                 }
-                let fields = json!({"item_id": id, "output_index": index, "input": input.text()});
-                frames.push(self.frame("response.custom_tool_call_input.done", fields));
+                self.tell(index, Told::Input(input.text()).event("response.custom_tool_call_input.done", of), frames);
             }
-            Body::Other => return self.items.push(Value::Null),
+            Body::Other => {}
         }
-        let item = body.item(&id, status);
-        frames.push(self.frame("response.output_item.done", json!({"output_index": index, "item": item})));
-        self.items.push(item);
+        let Some(item) = body.item(&id, status) else { return self.items.push(None) };
+        let done = raw(&item);
+        self.tell(index, Told::Item(item).event("response.output_item.done", None), frames);
+        self.items.push(Some(done));
     }
 }
 
-/// What comes once a token is written without a map of its fields.
-#[derive(Serialize)]
-struct OutputTextDelta<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    sequence_number: u64,
-    item_id: &'a str,
-    output_index: usize,
-    content_index: usize,
-    delta: &'a str,
-    logprobs: &'a [Value],
+/// The items so far; one that is not done is marked so. Until the end of the reply it tells nothing of them: the events do.
+impl Serialize for Progress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut items = serializer.serialize_seq(None)?;
+        if self.status != Status::InProgress {
+            self.items.iter().flatten().try_for_each(|item| items.serialize_element(item))?;
+            let open = self.open.as_ref().and_then(|open| open.body.item(&open.id, "incomplete"));
+            open.iter().try_for_each(|item| items.serialize_element(item))?;
+        }
+        items.end()
+    }
 }
 
-impl OutputTextDelta<'_> {
-    const KIND: &'static str = "response.output_text.delta";
+fn raw(item: &Item<'_>) -> Box<RawValue> {
+    to_raw_value(item).expect("our wire types are JSON")
 }
 
 impl Open {
@@ -339,49 +321,29 @@ impl Body {
     }
 
     /// The item as it is added: a message has no part yet, and reasoning none that could be shown.
-    fn begun(&self, id: &str) -> Value {
-        let mut item = self.item(id, "in_progress");
-        match self {
-            Self::Message { .. } => item["content"] = json!([]),
-            Self::Reasoning { .. } => item["summary"] = json!([]),
-            Self::Function { .. } | Self::Custom { .. } | Self::Other => {}
+    fn begun<'a>(&'a self, id: &'a str) -> Option<Item<'a>> {
+        let mut item = self.item(id, "in_progress")?;
+        if let ItemKind::Reasoning { summary: parts, .. } | ItemKind::Message { content: parts, .. } = &mut item.kind {
+            parts.clear();
         }
-        item
+        Some(item)
     }
 
-    fn item(&self, id: &str, status: &str) -> Value {
-        match self {
-            Self::Reasoning { text } => {
-                json!({"id": id, "type": "reasoning", "status": status, "summary": [{"type": "summary_text", "text": text}]})
-            }
+    /// `None`: it is another server's, of a kind that we do not know.
+    fn item<'a>(&'a self, id: &'a str, status: &'a str) -> Option<Item<'a>> {
+        let kind = match self {
+            Self::Reasoning { text } => ItemKind::Reasoning { status, summary: vec![Part::SummaryText { text }] },
             Self::Message { text, logprobs } => {
-                let content = [text_part(text, logprobs)];
-                json!({"id": id, "type": "message", "status": status, "role": "assistant", "content": content})
+                ItemKind::Message { status, role: "assistant", content: vec![Part::output_text(text, logprobs)] }
             }
-            Self::Function { call_id, identity, arguments } => {
-                let item = json!({"id": id, "type": "function_call", "status": status, "arguments": arguments, "call_id": call_id});
-                named(item, identity)
-            }
+            Self::Function { call_id, identity, arguments } => ItemKind::FunctionCall { status, arguments, call_id, tool: identity.told() },
             Self::Custom { call_id, identity, input } => {
-                let item = json!({"id": id, "type": "custom_tool_call", "status": status, "input": input.text(), "call_id": call_id});
-                named(item, identity)
+                ItemKind::CustomToolCall { status, input: input.text(), call_id, tool: identity.told() }
             }
-            Self::Other => Value::Null,
-        }
+            Self::Other => return None,
+        };
+        Some(Item { id, kind })
     }
-}
-
-/// A call with what the client calls the tool.
-fn named(mut item: Value, identity: &Identity) -> Value {
-    item["name"] = identity.name.as_str().into();
-    if let Some(namespace) = &identity.namespace {
-        item["namespace"] = namespace.as_str().into();
-    }
-    item
-}
-
-fn text_part(text: &str, logprobs: &[Value]) -> Value {
-    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs})
 }
 
 fn scored(token: &ScoredToken) -> Value {

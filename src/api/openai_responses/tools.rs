@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::custom_input;
+use super::wire::ToolName;
 use crate::api::errors::ApiError;
 use crate::api::fields::{Fields, quoted};
 use crate::chat::{ToolChoice, ToolDefinition};
@@ -29,6 +30,13 @@ pub struct Identity {
     pub name: String,
     pub namespace: Option<String>,
     pub kind: Kind,
+}
+
+impl Identity {
+    /// As a reply says it.
+    pub fn told(&self) -> ToolName<'_> {
+        ToolName { name: &self.name, namespace: self.namespace.as_deref() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
