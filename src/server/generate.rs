@@ -205,10 +205,8 @@ async fn begin<D: Dialect>(state: &AppState, headers: &HeaderMap, body: HeldBody
     for admission in admissions {
         admission.decided().await.map_err(|error| admission_error(error, D::PROMPT_FIELD))?;
     }
-    if call.stream {
-        // A first token that is there once others had their turn goes out in one piece with the opening.
-        tokio::task::yield_now().await;
-    }
+    // A first token that is there once others had their turn goes out in one piece with the opening.
+    tokio::task::yield_now().await;
     let choices_per_prompt = call.request.choices_per_prompt;
     let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
     // A line of ours would be no JSON, and log-probabilities are counted by characters.
