@@ -16,6 +16,12 @@ const ROW_UNTRIED: f64 = 0.2;
 /// Measurements older than so many steps do not keep anybody from trying again.
 const FORGOTTEN_AFTER_STEPS: u64 = 512;
 
+/// A load that was too slow when it was tried once is tried again after so many steps, one that was so twice after twice as many, up to
+/// [`FORGOTTEN_AFTER_STEPS`]: the machine may have been busy with something else.
+const RETRIED_AFTER_STEPS: u64 = 16;
+/// Of what such another try says in the moving mean.
+const RETRIED: f64 = 0.5;
+
 /// Younger measurements are of now.
 const RECENT_STEPS: u64 = 32;
 
@@ -63,6 +69,8 @@ struct Point {
     rows: f64,
     attended: f64,
     seconds: f64,
+    /// Measurements, as far as they are counted.
+    seen: u32,
     /// Over many more steps.
     usual: Usual,
     /// The step that measured it last.
@@ -92,6 +100,8 @@ pub enum Trust {
     Old,
     /// Those of the last [`FORGOTTEN_AFTER_STEPS`] steps, and of the fewest rows.
     Recent,
+    /// As `Recent`, but only as long as there is patience with them, which grows with their number.
+    Confirmed,
 }
 
 impl StepTimes {
@@ -105,10 +115,19 @@ impl StepTimes {
             Ok(index) => {
                 let slope = self.slope();
                 let point = &mut self.points[index];
-                let is_old = step - point.step > FORGOTTEN_AFTER_STEPS;
+                let age = step - point.step;
+                let is_old = age > FORGOTTEN_AFTER_STEPS;
                 let expected = point.seconds + slope * (attended - point.attended);
                 let seconds = if is_old { seconds } else { seconds.min(expected.max(point.seconds) * SURPRISE_MAX) };
-                let newest = if is_old { 1.0 } else { NEWEST };
+                let newest = match point.seen {
+                    _ if is_old => 1.0,
+                    // What is new is slower than what was done before: of two the faster.
+                    1 if seconds < point.seconds => 1.0,
+                    1 => 0.0,
+                    _ if age > point.patience() => RETRIED,
+                    _ => NEWEST,
+                };
+                point.seen = point.seen.saturating_add(1);
                 point.rows += newest * (rows - point.rows);
                 point.attended += newest * (attended - point.attended);
                 point.seconds += newest * (seconds - point.seconds);
@@ -117,7 +136,7 @@ impl StepTimes {
             }
             Err(index) => {
                 let usual = Usual { attended, seconds, steps: 1.0 };
-                self.points.insert(index, Point { class, rows, attended, seconds, usual, step });
+                self.points.insert(index, Point { class, rows, attended, seconds, seen: 1, usual, step });
             }
         }
     }
@@ -130,22 +149,15 @@ impl StepTimes {
     }
 
     /// The most rows, `streams.rows + 1` to `rows_max`, that a step can have and take no longer than `seconds`, as far as is known:
-    /// those beside the streams are of a sequence at the position `depth`.
+    /// those beside the streams are of a sequence at the position `depth`. Eight rows may be faster than six: a product's tiles have sizes.
     pub fn rows_within(&self, seconds: f64, streams: Load, depth: usize, rows_max: usize) -> usize {
         let load = |rows: usize| streams.and(Load::of(depth, rows - streams.rows));
-        let fits = |rows: &usize| self.seconds(load(*rows), Trust::Old).is_none_or(|predicted| predicted <= seconds);
+        let fits = |rows: &usize| self.seconds(load(*rows), Trust::Confirmed).is_none_or(|predicted| predicted <= seconds);
         let rows_min = streams.rows + 1;
-        let mut most = rows_min;
-        let mut tried = rows_min;
-        while tried < rows_max {
-            tried = next_class(tried).min(rows_max);
-            if !fits(&tried) {
-                // Within the class the line is straight.
-                return (most..tried).rev().find(fits).unwrap_or(rows_min);
-            }
-            most = tried;
-        }
-        most
+        let classes = std::iter::successors(Some(rows_min), |rows| Some(next_class(*rows))).take_while(|rows| *rows < rows_max);
+        let most = classes.chain([rows_max]).filter(fits).last().unwrap_or(rows_min);
+        // Within the class the line is straight.
+        (most..next_class(most).min(rows_max)).rev().find(fits).unwrap_or(most)
     }
 
     /// Nobody has measured a step of so many rows, or about as many, for a while.
@@ -156,7 +168,12 @@ impl StepTimes {
 
     fn seconds_without_depth(&self, rows: usize, slope: f64, trust: Trust) -> Option<f64> {
         let rows = rows as f64;
-        let recent = |point: &&Point| trust == Trust::Old || self.steps - point.step <= FORGOTTEN_AFTER_STEPS;
+        let age_max = |point: &Point| match trust {
+            Trust::Old => u64::MAX,
+            Trust::Recent => FORGOTTEN_AFTER_STEPS,
+            Trust::Confirmed => point.patience(),
+        };
+        let recent = |point: &&Point| self.steps - point.step <= age_max(point);
         let (first, others) = self.points.split_first()?;
         let mut below = None;
         let mut above = None;
@@ -184,6 +201,12 @@ impl StepTimes {
 }
 
 impl Point {
+    /// Steps after which it is no reason not to try again.
+    fn patience(&self) -> u64 {
+        let doublings = (self.seen - 1).min((FORGOTTEN_AFTER_STEPS / RETRIED_AFTER_STEPS).ilog2());
+        RETRIED_AFTER_STEPS << doublings
+    }
+
     fn without_depth(&self, slope: f64) -> f64 {
         (self.seconds - slope * self.attended).max(self.seconds * NOT_DEPTH_MIN)
     }
@@ -306,6 +329,49 @@ mod tests {
         assert!(seconds(&times, 16, Trust::Old) > 8.0);
         assert!((seconds(&times, 16, Trust::Recent) - 0.06 * 4.0 / 1.2).abs() < 1e-9);
         assert_eq!(seconds(&times, 1, Trust::Recent), 0.05, "the fewest rows are remembered");
+    }
+
+    #[test]
+    fn a_load_that_was_slow_once_is_tried_again_soon_and_then_ever_more_rarely() {
+        const LIMIT: f64 = 0.094;
+        let within = |times: &StepTimes| times.rows_within(LIMIT, shallow(1), 0, 512);
+        let mut times = StepTimes::default();
+        record(&mut times, 1, 0.038);
+        record(&mut times, 3, 0.065);
+        // Something else had the machine.
+        record(&mut times, 5, 0.125);
+        for _ in 0..RETRIED_AFTER_STEPS {
+            assert_eq!(within(&times), 3, "four rows are between 65 and 125 ms");
+            record(&mut times, 3, 0.065);
+        }
+        record(&mut times, 3, 0.065);
+        let retried = within(&times);
+        assert!(retried >= 5, "{retried}");
+        record(&mut times, 5, 0.08);
+        assert!(within(&times) >= 5, "it was a hiccup");
+        // And this is none.
+        let mut tries = Vec::new();
+        for step in 0..4 * FORGOTTEN_AFTER_STEPS {
+            let rows = within(&times);
+            if rows > 5 {
+                tries.push(step);
+            }
+            record(&mut times, rows, if rows > 5 { 0.2 } else { 0.08 });
+        }
+        assert!((6..=20).contains(&tries.len()), "{tries:?}");
+        let last = tries.windows(2).last().map(|pair| pair[1] - pair[0]);
+        assert!(last >= Some(FORGOTTEN_AFTER_STEPS / 4), "{tries:?}");
+    }
+
+    #[test]
+    fn more_rows_may_be_faster_than_fewer() {
+        let mut times = StepTimes::default();
+        for (rows, seconds) in [(1, 0.038), (4, 0.068), (6, 0.097), (8, 0.092), (10, 0.133)] {
+            record(&mut times, rows, seconds);
+            record(&mut times, rows, seconds);
+        }
+        assert_eq!(times.rows_within(0.094, shallow(1), 0, 512), 8);
+        assert_eq!(times.rows_within(0.094, shallow(1), 0, 7), 5, "between 68 and 97 ms");
     }
 
     /// A machine whose step takes 45 ms, a row 15 ms and a position that a row looks at 2 us: at a depth of 7,500 a row costs twice what it
