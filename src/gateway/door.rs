@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::asked::About;
 use super::attempt::{Attempted, Original, Patience, Reads, attempt};
 use super::auth_outage::AuthHistory;
-use super::circuit_breaker::{self, BreakerConfig, Breakers, EdgeAnswer, Outcome, Permit};
+use super::circuit_breaker::{self, Breakers, EdgeAnswer, Outcome, Permit};
 use super::duty::Duty;
 use super::fault::Fault;
 use super::forwarding;
@@ -24,14 +24,14 @@ use super::journal::Journal;
 use super::journal::line::Evidence;
 use super::latency::{Latencies, LatencyConfig, LatencyKey, SizeBucket};
 use super::limits::{Delivery, Limits};
-use super::pace::Floor;
 use super::passage::Passage;
 use super::power;
 use super::protocol::Protocol;
 use super::reason::Reason;
 use super::relayed::Relayed;
 use super::retry::{Failure, Next, RetryBudget, RetryPolicy};
-use super::sessions::{self, SessionConfig, SessionKey, Sessions, Spoken, Switch, Turn};
+use super::rules::Rules;
+use super::sessions::{self, SessionKey, Sessions, Spoken, Switch, Turn};
 use super::status::Use;
 use super::takeover::{TakeoverConfig, aborts_are_retried};
 use super::up::Up;
@@ -66,45 +66,6 @@ pub(super) struct Shared {
     notice: OnceLock<String>,
     pub(super) local_turns: AtomicU64,
     pub(super) takeovers: AtomicU64,
-}
-
-/// All that the decisions go by.
-#[derive(Debug, Clone, Default)]
-pub struct Rules {
-    pub limits: Limits,
-    pub retry: RetryPolicy,
-    pub breakers: BreakerConfig,
-    pub sessions: SessionConfig,
-}
-
-impl Rules {
-    /// All times divided: for tests with sockets.
-    pub fn scaled(self, divisor: u32) -> Self {
-        Self {
-            limits: self.limits.scaled(divisor),
-            retry: self.retry.scaled(divisor),
-            breakers: self.breakers.scaled(divisor),
-            sessions: self.sessions.scaled(divisor),
-        }
-    }
-
-    /// With the limits that a configuration names.
-    pub fn of(config: &config::Gateway) -> Self {
-        let told = config.limits;
-        let limits = Limits {
-            connect: told.connect,
-            first_content: told.first_content,
-            first_content_max: told.first_content_max,
-            whole_reply_max: told.whole_reply,
-            byte_silence: told.byte_silence,
-            progress_text: told.progress_text,
-            progress_thinking: told.progress_other,
-            progress_tool: told.progress_other,
-            text_floor: Floor { tokens_per_s: told.slow_below, window: told.slow },
-            ..Limits::default()
-        };
-        Self { limits, ..Self::default() }
-    }
 }
 
 /// An upstream and the way to it.

@@ -33,6 +33,7 @@ pub mod reason;
 pub mod relayed;
 pub mod report;
 pub mod retry;
+pub mod rules;
 pub mod sessions;
 pub mod sse_splitter;
 pub mod status;

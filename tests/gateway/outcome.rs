@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use understudy::config::gateway::Kind;
-use understudy::gateway::door::Rules;
 use understudy::gateway::drill::answer::SIXTY_WORDS;
 use understudy::gateway::drill::fault_upstream::{Attempt, FaultUpstream};
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{End, Exchange, RawClient, RawRequest};
 use understudy::gateway::limits::Limits;
+use understudy::gateway::rules::Rules;
 use understudy::gateway::status::{State, Status, UpstreamStatus};
 
 use super::strict_client::{Ended, Folded, read};

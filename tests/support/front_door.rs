@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use understudy::config::gateway::{Keys, Tables};
-use understudy::gateway::door::{Gateway, Rules};
+use understudy::gateway::door::Gateway;
 use understudy::gateway::drill::answer::SIXTY_WORDS;
 use understudy::gateway::drill::fault_upstream::{Attempt, FaultUpstream};
 use understudy::gateway::drill::http::Dialect;
@@ -14,6 +14,7 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{Exchange, RawClient, RawRequest, SseEvent};
 use understudy::gateway::edge_probe;
 use understudy::gateway::journal::Journal;
+use understudy::gateway::rules::Rules;
 
 use super::test_app::{MODEL, Options, TestApp};
 
