@@ -22,7 +22,7 @@ use super::forwarding;
 use super::history::{self, Departure, Ledger, UnknownThinking};
 use super::journal::Journal;
 use super::journal::line::Evidence;
-use super::latency::{Latencies, LatencyConfig, LatencyKey, SizeBucket};
+use super::latency::{Latencies, LatencyKey, SizeBucket};
 use super::limits::{Delivery, Limits};
 use super::passage::Passage;
 use super::power;
@@ -163,11 +163,11 @@ pub struct Said {
 
 impl Gateway {
     pub fn new(config: config::Gateway, rules: Rules, journal: Journal, seed: u64) -> Self {
-        let Rules { limits, retry, breakers, sessions } = rules;
+        let Rules { limits, retry, breakers, sessions, latencies } = rules;
         let tiers = config.upstreams.iter().map(|upstream| Arc::new(Tier::new(upstream, limits.connect))).collect();
         let brain = Brain {
             breakers: Breakers::new(breakers, seed),
-            latencies: Latencies::new(LatencyConfig::default()),
+            latencies: Latencies::new(latencies),
             sessions: Sessions::new(sessions),
             budget: RetryBudget::default(),
             auth: AuthHistory::default(),

@@ -2,6 +2,7 @@
 //! tests with sockets.
 
 use super::circuit_breaker::BreakerConfig;
+use super::latency::LatencyConfig;
 use super::limits::Limits;
 use super::pace::Floor;
 use super::retry::RetryPolicy;
@@ -15,6 +16,7 @@ pub struct Rules {
     pub retry: RetryPolicy,
     pub breakers: BreakerConfig,
     pub sessions: SessionConfig,
+    pub latencies: LatencyConfig,
 }
 
 impl Rules {
@@ -25,6 +27,7 @@ impl Rules {
             retry: self.retry.scaled(divisor),
             breakers: self.breakers.scaled(divisor),
             sessions: self.sessions.scaled(divisor),
+            latencies: self.latencies.scaled(divisor),
         }
     }
 

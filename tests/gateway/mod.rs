@@ -69,6 +69,9 @@ cases! {
     fault_44_brownout => recovery::brownout,
     fault_44_one_probe_at_a_time => recovery::one_probe_at_a_time,
     fault_44_damping => recovery::damping,
+    fault_44_probe_waits_for_what_was_usual => probes::waits_for_what_was_usual,
+    fault_44_probe_is_read_along_with => probes::is_read_along_with,
+    fault_44_probe_in_one_piece => probes::in_one_piece_is_not_asked_for_again_soon,
     fault_45_in_the_middle_of_a_tool_loop => recovery::in_the_middle_of_a_tool_loop,
     fault_45_after_a_long_silence_in_a_tool_loop => recovery::after_a_long_silence_in_a_tool_loop,
     fault_46_history_of_this_machine => recovery::history_of_this_machine,
@@ -154,6 +157,7 @@ mod journal;
 mod limits;
 mod outcome;
 mod passing;
+mod probes;
 mod raw_upstream;
 mod recovery;
 mod relay;

@@ -31,7 +31,7 @@ fn nothing_in_time(dialect: Dialect, answer: Answer, streams: &[bool]) {
     for stream in streams {
         let door = door_with(dialect, Plan::always(answer.clone()), first_content);
         let turn = if *stream { ask(&door, dialect) } else { ask_whole(&door, dialect) };
-        turn.assert_local("first_content_limit");
+        turn.assert_local(if *stream { "first_content_limit" } else { "whole_reply_limit" });
         upstream_is_left(&door);
         settled(&door, dialect, 1);
         assert_eq!(upstream_state(&door), ("down".to_owned(), Some("first_content_limit".to_owned())), "two limits in a row");
