@@ -122,7 +122,7 @@ pub async fn begin_with<D: Dialect>(
         CannotGoOn { error, told: sse::encode(&frames) }
     })?;
     (log.stream, log.clocks) = (true, reply.clocks());
-    let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
+    let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin_of_upstream(record));
     let mut begun = Begun::from_elsewhere(call.dialect, true, reply, registration);
     let mut frames = Vec::new();
     if lacks_only_its_end {

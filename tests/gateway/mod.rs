@@ -101,6 +101,7 @@ cases! {
     fault_51_leaves_the_local_model => clients::leaves_the_local_model,
     fault_51_leaves_after_a_takeover => clients::leaves_after_a_takeover,
     fault_52_sent_twice => clients::sent_twice,
+    fault_52_two_replies_under_one_id => clients::two_replies_under_one_id,
     fault_53_no_local_model_yet => clients::no_local_model_yet,
     fault_53_no_room_at_the_local_model => clients::no_room_at_the_local_model,
     fault_53_queue_of_the_last_resort => clients::queue_of_the_last_resort,
