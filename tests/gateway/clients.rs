@@ -11,9 +11,10 @@ use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{End, Exchange, RawClient, RawRequest};
 
+use super::doors::{DIALECTS, door, kind, setup};
 use super::outcome::{
-    BRIEF, DIALECTS, FIRST, PATIENCE, as_it_came, asked, attempts_when, brief_question, briefly, directly, door, eventually, held, is_down,
-    is_well, kind, question, reply_to, request_of, sent, setup, told_as_failed, whole, whole_saying, with,
+    BRIEF, FIRST, PATIENCE, as_it_came, asked, attempts_when, brief_question, briefly, directly, eventually, held, is_down, is_well,
+    question, reply_to, request_of, sent, told_as_failed, whole, whole_saying, with,
 };
 use super::raw_upstream::{RawUpstream, read_request};
 use crate::support::front_door::{FrontDoor, HANGS, LOCAL, Setup};

@@ -134,7 +134,6 @@ cases! {
     scenario_s11_no_last_event => scenarios::s11_no_last_event,
     scenario_s12_context_length => scenarios::s12_context_length,
     scenario_s13_content_policy => scenarios::s13_content_policy,
-    scenario_s14_second_cloud_refuses_to_go_on => scenarios::s14_second_cloud_refuses_to_go_on,
     scenario_s15_outage_of_a_minute => scenarios::s15_outage_of_a_minute,
     scenario_s16_name_of_the_fallback => scenarios::s16_name_of_the_fallback,
 }
@@ -147,13 +146,13 @@ mod classify;
 mod clients;
 mod connections;
 mod cuts;
+mod doors;
 mod event_streams;
 mod fault_plans;
 mod fault_upstream;
 mod history;
 mod http2;
 mod http2_upstream;
-mod invariants;
 mod journal;
 mod limits;
 mod outcome;

@@ -9,9 +9,8 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::latency::LatencyConfig;
 use understudy::gateway::rules::Rules;
 
-use super::outcome::{
-    DIALECTS, attempts_when, brief_question, briefly, door_with, held, is_down, request_of, sent, setup, text_in_one_piece, with,
-};
+use super::doors::{DIALECTS, door_with, setup};
+use super::outcome::{attempts_when, brief_question, briefly, held, is_down, request_of, sent, text_in_one_piece, with};
 use crate::support::front_door::{FrontDoor, LOCAL};
 
 /// Longer than any test waits.

@@ -7,13 +7,8 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{End, RawClient, RawRequest};
 use understudy::gateway::status::Use;
 
+use super::doors::{DIALECTS, kind};
 use crate::support::front_door::{CLOUD, FrontDoor, HANGS, LOCAL, Setup, request, text};
-
-const DIALECTS: [Dialect; 3] = [Dialect::AnthropicMessages, Dialect::OpenaiChat, Dialect::OpenaiResponses];
-
-fn kind(dialect: Dialect) -> &'static str {
-    if dialect == Dialect::AnthropicMessages { "anthropic" } else { "openai" }
-}
 
 /// The upstream numbers its replies: sixteen hexadecimal digits, each time others.
 pub fn without_ids(text: &str) -> String {

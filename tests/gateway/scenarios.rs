@@ -12,9 +12,8 @@ use understudy::gateway::drill::raw_client::{End, Exchange};
 use understudy::gateway::limits::Limits;
 use understudy::gateway::status::State;
 
-use super::outcome::{
-    Answered, FIRST, attempts_when, briefly, door, door_with, eventually, first_status, held, question, setup, tokens, whole,
-};
+use super::doors::{door, door_with, setup};
+use super::outcome::{Answered, FIRST, attempts_when, briefly, eventually, first_status, held, question, tokens, whole};
 use crate::support::front_door::{CLOUD, FrontDoor, LOCAL, Setup};
 
 /// The scenarios are about chats; Anthropic's messages are what most clients here speak.
