@@ -76,6 +76,7 @@ impl ReplyStore {
     pub fn begin(&self, record: Record) -> Registration {
         let mut store = self.lock();
         let id = record.exchange.id.clone();
+        let is_over = store.listed(&id).is_some();
         let of_this_id = store.running.get_mut(&id).into_iter().flatten();
         let (number, cancelled) = match of_this_id.into_iter().find(|running| running.named_by == NamedBy::Us) {
             Some(running) => {
@@ -83,7 +84,7 @@ impl ReplyStore {
                 (running.number, running.cancel.subscribe())
             }
             // Whoever was to hear it once more came when it had just ended: it is kept, and this one has nothing to add.
-            None if store.listed(&id).is_some() => (0, watch::Sender::new(false).subscribe()),
+            None if is_over => (0, watch::Sender::new(false).subscribe()),
             None => store.start(record, NamedBy::Us),
         };
         Registration { store: self.clone(), id, number, cancelled }
