@@ -38,6 +38,8 @@ pub struct Upstream {
     /// Sent in place of the model that the client names.
     pub model: Option<String>,
     pub key: Credential,
+    /// Whether it goes on where an assistant's message at the end of a request ends; `None`: where its model is known to.
+    pub continues: Option<bool>,
     /// A login of a subscription may be relayed.
     pub subscription_login: bool,
     pub http: HttpVersion,
@@ -163,6 +165,7 @@ struct UpstreamTable {
     #[serde(default)]
     models: Vec<String>,
     model: Option<String>,
+    continues: Option<bool>,
     key_env: Option<String>,
     key_file: Option<String>,
     #[serde(default)]
@@ -245,6 +248,7 @@ impl Tables {
                 url,
                 models: Vec::new(),
                 model: None,
+                continues: None,
                 key_env: None,
                 key_file: None,
                 relay_subscription_login: false,
@@ -358,6 +362,7 @@ fn upstream(table: UpstreamTable, keys: &Keys<'_>) -> Result<Upstream, TableErro
         models: table.models,
         model: table.model,
         key,
+        continues: table.continues,
         subscription_login: table.relay_subscription_login,
         http: table.http.unwrap_or_default(),
         host,
@@ -429,6 +434,7 @@ mod tests {
             model = "gpt-5"
             key_env = "SECOND_KEY"
             http = "1.1"
+            continues = true
             [gateway]
             first_content_limit = 0.5
             shadow = "always"
@@ -443,6 +449,7 @@ mod tests {
         );
         assert_eq!(first.key, Credential::OfClient);
         assert_eq!((first.http, second.http), (HttpVersion::Negotiated, HttpVersion::Http1));
+        assert_eq!((first.continues, second.continues), (None, Some(true)));
         assert_eq!((second.port, second.base_path.as_str(), second.kind), (8443, "/team", Kind::Openai));
         assert_eq!(second.key, Credential::Own(ApiKey::new("sk-second".to_owned())));
         assert!(second.takes("gpt-4") && second.takes("o3") && !second.takes("o3-mini") && first.takes("anything"));

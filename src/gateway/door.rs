@@ -21,8 +21,7 @@ use super::fault::Fault;
 use super::forwarding;
 use super::history::{self, Departure, Ledger, UnknownThinking};
 use super::journal::Journal;
-use super::journal::line::Evidence;
-use super::latency::{Latencies, LatencyKey, SizeBucket};
+use super::latency::Latencies;
 use super::limits::{Delivery, Limits};
 use super::passage::Passage;
 use super::power;
@@ -81,8 +80,8 @@ pub struct Tier {
 #[derive(Debug)]
 pub(super) struct Brain {
     pub(super) breakers: Breakers,
-    latencies: Latencies,
-    sessions: Sessions,
+    pub(super) latencies: Latencies,
+    pub(super) sessions: Sessions,
     budget: RetryBudget,
     pub(super) auth: AuthHistory,
     duty: Duty,
@@ -270,22 +269,7 @@ impl Gateway {
                 }
                 Permit::ToldLocal => return Answer::Local(Away { reason: Reason::Told, upstream: None, ..away }),
             }
-            let mut passage = Passage {
-                gateway: self.clone(),
-                tier: tier.clone(),
-                index,
-                latency: LatencyKey {
-                    upstream: tier.name.clone(),
-                    model: target.model.clone(),
-                    size: SizeBucket::of_tokens(asked.about.rough_tokens as u64),
-                },
-                target,
-                probe: permit.probe(),
-                stream: asked.about.stream,
-                began: self.now(),
-                is_told: false,
-                evidence: Evidence::default(),
-            };
+            let mut passage = Passage::begin(self, (index, tier), (target, permit.probe()), asked.about);
             match self.through(&mut passage, &up, asked, began, &mut slow).await {
                 Through::Stream(mut committed) => {
                     let headers = forwarding::downwards(std::mem::take(&mut committed.headers), false);
@@ -336,7 +320,7 @@ impl Gateway {
         switch
     }
 
-    fn local_tier(&self) -> sessions::Tier {
+    pub(super) fn local_tier(&self) -> sessions::Tier {
         sessions::Tier(self.0.tiers.len())
     }
 
@@ -482,16 +466,6 @@ impl Gateway {
         LocalTurn { reason, upstream, is_switch }
     }
 
-    /// The local model goes on with what the upstream began.
-    pub fn taken_over(&self, session: SessionKey, upstream: &str, fault: Fault) {
-        self.0.takeovers.fetch_add(1, Ordering::Relaxed);
-        let now = self.now();
-        let began = self.0.tiers.iter().position(|tier| &*tier.name == upstream).unwrap_or(0);
-        let spoken = Spoken { began: sessions::Tier(began), ended: self.local_tier() };
-        self.brain().sessions.spoke(session, spoken, now);
-        tracing::info!(upstream, fault = fault.name(), "the local model goes on with a reply that broke off");
-    }
-
     /// Whether the local model may read along now: as it is configured, while an upstream is not well, on mains, within its balance.
     pub fn may_shadow(&self) -> bool {
         let wanted = match self.0.config.shadow {
@@ -553,6 +527,6 @@ impl Brain {
     }
 }
 
-fn unix_s() -> u64 {
+pub(super) fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

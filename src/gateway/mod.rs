@@ -8,6 +8,7 @@ pub mod auth_outage;
 mod chronicle;
 pub mod circuit_breaker;
 pub mod classify;
+pub mod continuation;
 pub mod door;
 mod door_status;
 pub mod drill;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http_body_util::Full;
 
 use super::circuit_breaker::{CredentialId, Target};
@@ -11,6 +12,9 @@ use super::forwarding;
 use super::passage::Passage;
 use super::protocol::Protocol;
 use crate::config::gateway::{Credential, Kind};
+
+/// Of the API that we write requests for.
+const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// A request as one upstream gets it.
 pub struct Up {
@@ -47,6 +51,16 @@ impl Up {
                 model: model.into(),
             });
         }
+        Self::anew(tier, asked)
+    }
+
+    /// The request as it is written anew, also where the upstream speaks the client's protocol.
+    pub fn anew(tier: &Tier, asked: &Asked<'_>) -> Option<Self> {
+        let config = &tier.config;
+        if !config.takes(&asked.about.model) {
+            return None;
+        }
+        let model = config.model.as_deref().unwrap_or(&asked.about.model);
         let (protocol, path) = match config.kind {
             Kind::Anthropic => (Protocol::AnthropicMessages, "/v1/messages"),
             Kind::Openai => (Protocol::OpenAiChat, "/v1/chat/completions"),
@@ -76,6 +90,10 @@ impl Up {
         // A path that came in as one goes out as one.
         *request.uri_mut() = path.parse().unwrap_or_else(|_| http::Uri::from_static("/"));
         *request.headers_mut() = forwarding::upwards(asked.headers, tier.config.kind, &tier.config.key);
+        if self.translated == Some(Protocol::AnthropicMessages) {
+            // Its API demands it, and clients of another one do not send it.
+            request.headers_mut().entry("anthropic-version").or_insert(HeaderValue::from_static(ANTHROPIC_VERSION));
+        }
         if let Ok(host) = tier.connections.origin().authority().parse() {
             request.headers_mut().insert(http::header::HOST, host);
         }

@@ -79,6 +79,19 @@ fn a_probe_says_how_long_it_took() {
 }
 
 #[test]
+fn a_takeover_by_another_cloud_says_by_whom() {
+    let (journal, lines) = journal();
+    let plans = vec![Plan::always(Answer::cut(Point::Tokens(20), Ending::Fin)), Plan::healthy()];
+    let door = FrontDoor::start(Setup { plans, others: "continues = true", journal, kind: kind(MESSAGES), scale: 1, ..Setup::default() });
+    let text = door.ask(MESSAGES).text();
+    let (upstream, by, saved) = line(&lines, |event| match event {
+        Event::Takeover { upstream, by, saved, .. } => Some((upstream, by, saved)),
+        _ => None,
+    });
+    assert_eq!((upstream.as_str(), by.as_deref(), saved), ("cloud-0", Some("cloud-1"), true), "{text}");
+}
+
+#[test]
 fn a_takeover_across_protocols_is_one() {
     let (journal, lines) = journal();
     let plans = vec![Plan::always(Answer::cut(Point::Tokens(20), Ending::Fin))];

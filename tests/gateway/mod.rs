@@ -134,8 +134,18 @@ cases! {
     scenario_s11_no_last_event => scenarios::s11_no_last_event,
     scenario_s12_context_length => scenarios::s12_context_length,
     scenario_s13_content_policy => scenarios::s13_content_policy,
+    scenario_s14_second_cloud_refuses_to_go_on => scenarios::s14_second_cloud_refuses_to_go_on,
     scenario_s15_outage_of_a_minute => scenarios::s15_outage_of_a_minute,
     scenario_s16_name_of_the_fallback => scenarios::s16_name_of_the_fallback,
+    second_cloud_goes_on_within_a_text => second_cloud::goes_on_within_a_text,
+    second_cloud_goes_on_across_protocols => second_cloud::goes_on_across_protocols,
+    second_cloud_only_where_it_is_known_to => second_cloud::only_where_it_is_known_to,
+    second_cloud_fails_and_the_local_model_goes_on => second_cloud::fails_and_the_local_model_goes_on,
+    second_cloud_is_not_asked_while_it_rests => second_cloud::is_not_asked_while_it_rests,
+    second_cloud_never_within_arguments => second_cloud::never_within_arguments,
+    second_cloud_breaks_off_as_well => second_cloud::breaks_off_as_well,
+    second_cloud_white_space_at_the_seam => second_cloud::white_space_at_the_seam,
+    second_cloud_goes_on_with_a_text_that_trickles => second_cloud::goes_on_with_a_text_that_trickles,
 }
 
 mod breaker;
@@ -169,6 +179,7 @@ mod seam;
 mod seam_escapes;
 mod seam_streams;
 mod seam_tokens;
+mod second_cloud;
 mod sessions;
 mod silences;
 mod sse_splitter;

@@ -83,6 +83,8 @@ impl Answered {
     pub fn is_taken_over(&self, reason: &str) {
         assert_eq!((self.by.as_str(), self.reason.as_deref(), self.told.model.as_str()), (FIRST, None, CLOUD));
         assert_eq!(self.seam().map(|(_, reason)| reason).as_deref(), Some(reason), "{}", self.exchange.text());
+        let counts = (prompt_tokens(&self.usage), tokens(&self.usage));
+        assert!(!self.wants_usage || (counts.0 > 0 && counts.1 > 0), "both parts are counted: {}", self.usage);
     }
 
     /// Who went on and why, as the comment at the seam says it.
@@ -212,6 +214,12 @@ fn usage(dialect: Dialect, exchange: &Exchange) -> Value {
         _ => event["usage"].take(),
     });
     counts.rfind(Value::is_object).unwrap_or_default()
+}
+
+/// Of the prompt, cached or not.
+pub fn prompt_tokens(usage: &Value) -> u64 {
+    let fields = ["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "prompt_tokens"];
+    fields.iter().filter_map(|field| usage[field].as_u64()).sum()
 }
 
 /// Of the reply.

@@ -8,6 +8,8 @@ pub mod anthropic_messages;
 pub mod openai_chat;
 pub mod reply;
 
+pub mod continuing;
+
 pub mod closed_schema;
 pub mod model_names;
 pub mod names;
