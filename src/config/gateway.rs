@@ -40,6 +40,8 @@ pub struct Upstream {
     pub key: Credential,
     /// Whether it goes on where an assistant's message at the end of a request ends; `None`: where its model is known to.
     pub continues: Option<bool>,
+    /// Whether what is written anew for it is marked for its prompt cache: Anthropic's alone has marks.
+    pub cache_marks: bool,
     /// A login of a subscription may be relayed.
     pub subscription_login: bool,
     pub http: HttpVersion,
@@ -166,6 +168,7 @@ struct UpstreamTable {
     models: Vec<String>,
     model: Option<String>,
     continues: Option<bool>,
+    cache_marks: Option<bool>,
     key_env: Option<String>,
     key_file: Option<String>,
     #[serde(default)]
@@ -249,6 +252,7 @@ impl Tables {
                 models: Vec::new(),
                 model: None,
                 continues: None,
+                cache_marks: None,
                 key_env: None,
                 key_file: None,
                 relay_subscription_login: false,
@@ -363,6 +367,7 @@ fn upstream(table: UpstreamTable, keys: &Keys<'_>) -> Result<Upstream, TableErro
         model: table.model,
         key,
         continues: table.continues,
+        cache_marks: table.cache_marks.unwrap_or(true),
         subscription_login: table.relay_subscription_login,
         http: table.http.unwrap_or_default(),
         host,
@@ -435,6 +440,7 @@ mod tests {
             key_env = "SECOND_KEY"
             http = "1.1"
             continues = true
+            cache_marks = false
             [gateway]
             first_content_limit = 0.5
             shadow = "always"
@@ -450,6 +456,7 @@ mod tests {
         assert_eq!(first.key, Credential::OfClient);
         assert_eq!((first.http, second.http), (HttpVersion::Negotiated, HttpVersion::Http1));
         assert_eq!((first.continues, second.continues), (None, Some(true)));
+        assert_eq!((first.cache_marks, second.cache_marks), (true, false));
         assert_eq!((second.port, second.base_path.as_str(), second.kind), (8443, "/team", Kind::Openai));
         assert_eq!(second.key, Credential::Own(ApiKey::new("sk-second".to_owned())));
         assert!(second.takes("gpt-4") && second.takes("o3") && !second.takes("o3-mini") && first.takes("anything"));

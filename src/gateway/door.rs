@@ -110,7 +110,16 @@ pub struct Asked<'a> {
     /// A local model could answer.
     pub local: bool,
     /// The body in another protocol, for an upstream that speaks only that; `None`: it cannot be said there.
-    pub translate: &'a (dyn Fn(Protocol, &str) -> Option<Bytes> + Sync),
+    pub translate: &'a (dyn Fn(Wanted<'_>) -> Option<Bytes> + Sync),
+}
+
+/// How a request is to be written anew.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub protocol: Protocol,
+    pub model: &'a str,
+    /// With marks for the prompt cache, where the protocol has them.
+    pub cache_marks: bool,
 }
 
 /// Who answers.

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use http_body_util::Full;
 
 use super::circuit_breaker::{CredentialId, Target};
-use super::door::{Asked, Tier};
+use super::door::{Asked, Tier, Wanted};
 use super::forwarding;
 use super::passage::Passage;
 use super::protocol::Protocol;
@@ -65,7 +65,7 @@ impl Up {
             Kind::Anthropic => (Protocol::AnthropicMessages, "/v1/messages"),
             Kind::Openai => (Protocol::OpenAiChat, "/v1/chat/completions"),
         };
-        let body = (asked.translate)(protocol, model)?;
+        let body = (asked.translate)(Wanted { protocol, model, cache_marks: config.cache_marks })?;
         Some(Self { protocol, translated: Some(protocol), path: path.to_owned(), body, model: model.into() })
     }
 

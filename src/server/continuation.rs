@@ -15,7 +15,7 @@ use crate::api::outgoing::continuing;
 use crate::chat;
 use crate::chat::begun::BegunReply;
 use crate::gateway::asked::About;
-use crate::gateway::door::{Asked, Gateway};
+use crate::gateway::door::{Asked, Gateway, Wanted};
 use crate::gateway::protocol::Protocol;
 use crate::gateway::sessions::SessionKey;
 
@@ -40,7 +40,8 @@ pub async fn by_another_cloud(
     begun: &BegunReply,
 ) -> Option<(Arc<str>, Listener)> {
     let BrokenOff { gateway, upstream, headers, about, session, prefill, relay } = broken;
-    let translate = |protocol: Protocol, model: &str| match continuing::write(outgoing_of(protocol)?, request, begun, model) {
+    // Without marks for a cache: the next turn is not this cloud's, if all goes well.
+    let translate = |wanted: Wanted<'_>| match continuing::write(outgoing_of(wanted.protocol)?, request, begun, wanted.model) {
         Ok(body) => Some(Bytes::from(body.to_string())),
         Err(cannot) => {
             tracing::debug!(%cannot, "this reply is not gone on with by another cloud");

@@ -34,7 +34,7 @@ use crate::chat::begun::BegunReply;
 use crate::gateway::asked::About;
 use crate::gateway::attempt::Original;
 use crate::gateway::continuation::Handover;
-use crate::gateway::door::{Answer, Asked, Away, Gateway, Said};
+use crate::gateway::door::{Answer, Asked, Away, Gateway, Said, Wanted};
 use crate::gateway::forwarding;
 use crate::gateway::protocol::Protocol;
 use crate::gateway::relayed::{Interruption, Relayed, Step};
@@ -165,7 +165,7 @@ fn is_ours(state: &AppState, headers: &HeaderMap, about: &About) -> bool {
 }
 
 async fn ask<D: Dialect>(state: &AppState, gateway: &Gateway, protocol: Protocol, visitor: &Visitor) -> Answer {
-    let translate = |protocol: Protocol, model: &str| translated::request::<D>(state, &visitor.body.bytes, protocol, model);
+    let translate = |wanted: Wanted<'_>| translated::request::<D>(state, &visitor.body.bytes, wanted);
     let asked = Asked {
         protocol,
         method: visitor.parts.method.clone(),

@@ -21,16 +21,16 @@ use super::request_log::{Outcome, RequestLog};
 use super::run::Listener;
 use super::shadow::Prefill;
 use crate::api::errors::{ApiError, ErrorKind};
-use crate::api::outgoing::continuing;
 use crate::api::outgoing::reply::Reader;
 use crate::api::outgoing::{self, Protocol as Outgoing};
+use crate::api::outgoing::{cache_marks, continuing};
 use crate::api::{Call, Dialect, ReplyHead};
 use crate::chat::begun::BegunReply;
 use crate::chat::{self, Event, Prompt, ToolDefinition, Usage};
 use crate::gateway::asked::About;
 use crate::gateway::attempt::Original;
 use crate::gateway::continuation::Handover;
-use crate::gateway::door::Gateway;
+use crate::gateway::door::{Gateway, Wanted};
 use crate::gateway::protocol::Protocol;
 use crate::gateway::relayed::{Interruption, Relayed, Step};
 use crate::gateway::sessions::SessionKey;
@@ -38,10 +38,15 @@ use crate::gateway::sse_splitter::SseEvent;
 use crate::gateway::takeover::Takeover;
 
 /// The request in another protocol; `None`: it cannot be said there, or is none.
-pub fn request<D: Dialect>(state: &AppState, body: &[u8], protocol: Protocol, model: &str) -> Option<Bytes> {
+pub fn request<D: Dialect>(state: &AppState, body: &[u8], wanted: Wanted<'_>) -> Option<Bytes> {
     let call = D::parse_with(body, state.replies()).ok()?;
-    match outgoing::write(outgoing_of(protocol)?, &call.request, model, call.stream) {
-        Ok(body) => Some(Bytes::from(body.to_string())),
+    match outgoing::write(outgoing_of(wanted.protocol)?, &call.request, wanted.model, call.stream) {
+        Ok(mut body) => {
+            if wanted.cache_marks && wanted.protocol == Protocol::AnthropicMessages {
+                cache_marks::add(&mut body);
+            }
+            Some(Bytes::from(body.to_string()))
+        }
         Err(cannot) => {
             tracing::debug!(%cannot, "this request is not asked in another protocol");
             None

@@ -16,6 +16,7 @@ mod metrics;
 mod openapi;
 mod outgoing;
 mod outgoing_both_ways;
+mod outgoing_cache_marks;
 mod outgoing_continuing;
 mod outgoing_replies;
 mod responses;

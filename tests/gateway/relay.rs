@@ -104,6 +104,26 @@ fn a_translated_reply_that_is_cut_goes_on_without_a_seam() {
     }
 }
 
+/// Its cache has to be asked for: a client of another protocol cannot, and one of its own has done so as it likes.
+#[test]
+fn what_is_translated_for_anthropic_is_marked_for_its_cache() {
+    for (dialect, upstream, marks) in [
+        (Dialect::OpenaiChat, "", 1),
+        (Dialect::OpenaiResponses, "", 1),
+        (Dialect::OpenaiChat, "cache_marks = false", 0),
+        (Dialect::AnthropicMessages, "", 0),
+    ] {
+        let door = FrontDoor::start(Setup { plans: vec![Plan::healthy()], upstream, scale: 1, ..Setup::default() });
+        assert_eq!(text(dialect, &door.ask(dialect)), SIXTY_WORDS);
+        let body = String::from_utf8(door.attempts()[0].body.clone()).expect("JSON");
+        assert_eq!(body.matches("cache_control").count(), marks, "{dialect:?} {upstream}: {body}");
+    }
+    // Towards OpenAI there are no such marks.
+    let door = across(Dialect::AnthropicMessages, Answer::healthy());
+    door.ask(Dialect::AnthropicMessages);
+    assert!(!String::from_utf8_lossy(&door.attempts()[0].body).contains("cache_control"));
+}
+
 #[test]
 fn what_an_upstream_of_another_protocol_says_against_a_request_comes_in_the_client_s_shape() {
     for dialect in DIALECTS {

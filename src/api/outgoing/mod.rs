@@ -8,6 +8,7 @@ pub mod anthropic_messages;
 pub mod openai_chat;
 pub mod reply;
 
+pub mod cache_marks;
 pub mod continuing;
 
 pub mod closed_schema;
