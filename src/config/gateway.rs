@@ -42,6 +42,8 @@ pub struct Upstream {
     pub continues: Option<bool>,
     /// Whether what is written anew for it is marked for its prompt cache: Anthropic's alone has marks.
     pub cache_marks: bool,
+    /// In which of OpenAI's APIs requests are written anew for it.
+    pub api: OpenAiApi,
     /// A login of a subscription may be relayed.
     pub subscription_login: bool,
     pub http: HttpVersion,
@@ -59,6 +61,15 @@ pub enum HttpVersion {
     /// Without asking.
     #[serde(rename = "2")]
     Http2,
+}
+
+/// OpenAI's two APIs for conversations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpenAiApi {
+    #[default]
+    Chat,
+    Responses,
 }
 
 /// Which protocol it speaks.
@@ -169,6 +180,7 @@ struct UpstreamTable {
     model: Option<String>,
     continues: Option<bool>,
     cache_marks: Option<bool>,
+    api: Option<OpenAiApi>,
     key_env: Option<String>,
     key_file: Option<String>,
     #[serde(default)]
@@ -253,6 +265,7 @@ impl Tables {
                 model: None,
                 continues: None,
                 cache_marks: None,
+                api: None,
                 key_env: None,
                 key_file: None,
                 relay_subscription_login: false,
@@ -357,6 +370,12 @@ fn upstream(table: UpstreamTable, keys: &Keys<'_>) -> Result<Upstream, TableErro
         }
     };
     let kind = table.kind.unwrap_or(if host.contains("anthropic") || host.contains("claude") { Kind::Anthropic } else { Kind::Openai });
+    if table.api.is_some() && kind != Kind::Openai {
+        return Err(TableError::new("api: only upstreams of kind \"openai\" have two of them"));
+    }
+    if table.api == Some(OpenAiApi::Responses) && table.continues == Some(true) {
+        return Err(TableError::new("continues: a response does not go on where an assistant's message ends"));
+    }
     Ok(Upstream {
         name: table.name.unwrap_or_else(|| host.clone()),
         kind,
@@ -368,6 +387,7 @@ fn upstream(table: UpstreamTable, keys: &Keys<'_>) -> Result<Upstream, TableErro
         key,
         continues: table.continues,
         cache_marks: table.cache_marks.unwrap_or(true),
+        api: table.api.unwrap_or_default(),
         subscription_login: table.relay_subscription_login,
         http: table.http.unwrap_or_default(),
         host,
@@ -441,6 +461,7 @@ mod tests {
             http = "1.1"
             continues = true
             cache_marks = false
+            api = "chat"
             [gateway]
             first_content_limit = 0.5
             shadow = "always"
@@ -457,6 +478,7 @@ mod tests {
         assert_eq!((first.http, second.http), (HttpVersion::Negotiated, HttpVersion::Http1));
         assert_eq!((first.continues, second.continues), (None, Some(true)));
         assert_eq!((first.cache_marks, second.cache_marks), (true, false));
+        assert_eq!((first.api, second.api), (OpenAiApi::Chat, OpenAiApi::Chat));
         assert_eq!((second.port, second.base_path.as_str(), second.kind), (8443, "/team", Kind::Openai));
         assert_eq!(second.key, Credential::Own(ApiKey::new("sk-second".to_owned())));
         assert!(second.takes("gpt-4") && second.takes("o3") && !second.takes("o3-mini") && first.takes("anything"));
@@ -477,6 +499,9 @@ mod tests {
             ("[[upstream]]\nkind = 'anthropic'", "missing field `url`"),
             ("[[upstream]]\nurl = 'https://x'\nkind = 'cohere'", "unknown variant `cohere`"),
             ("[[upstream]]\nurl = 'https://x'\nhttp = '3'", "unknown variant `3`"),
+            ("[[upstream]]\nurl = 'https://x'\napi = 'assistants'", "unknown variant `assistants`"),
+            ("[[upstream]]\nurl = 'https://x'\nkind = 'anthropic'\napi = 'chat'", "only upstreams of kind \"openai\""),
+            ("[[upstream]]\nurl = 'https://x'\napi = 'responses'\ncontinues = true", "does not go on"),
             ("[[upstream]]\nurl = 'https://x'\nkye = 'x'", "unknown field `kye`"),
             ("[[upstream]]\nurl = 'https://x'\nkey_env = 'GONE'", "the variable GONE is not set"),
             ("[[upstream]]\nurl = 'https://x'\nkey_file = 'gone'", "key_file: gone: no such file"),

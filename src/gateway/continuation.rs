@@ -16,8 +16,7 @@ use super::passage::Passage;
 use super::protocol::Protocol;
 use super::relayed::Relayed;
 use super::sessions::{self, SessionKey, Spoken};
-use super::up::Up;
-use crate::config::gateway::Kind;
+use super::up::{Up, spoken};
 
 /// The rest of a reply, from its first content on.
 #[derive(Debug)]
@@ -115,10 +114,7 @@ pub struct Handover {
 
 /// Said so in the configuration, or known of its model.
 fn goes_on(tier: &Tier, asked: &Asked<'_>, is_known: &(dyn Fn(Protocol, &str) -> bool + Sync)) -> bool {
-    let protocol = match tier.config.kind {
-        Kind::Anthropic => Protocol::AnthropicMessages,
-        Kind::Openai => Protocol::OpenAiChat,
-    };
+    let (protocol, _) = spoken(&tier.config);
     let model = tier.config.model.as_deref().unwrap_or(&asked.about.model);
     tier.config.continues.unwrap_or_else(|| is_known(protocol, model))
 }

@@ -11,10 +11,19 @@ use super::door::{Asked, Tier, Wanted};
 use super::forwarding;
 use super::passage::Passage;
 use super::protocol::Protocol;
-use crate::config::gateway::{Credential, Kind};
+use crate::config::gateway::{self as config, Credential, Kind, OpenAiApi};
 
 /// Of the API that we write requests for.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
+
+/// In which protocol requests are written for an upstream, and where they go.
+pub fn spoken(config: &config::Upstream) -> (Protocol, &'static str) {
+    match (config.kind, config.api) {
+        (Kind::Anthropic, _) => (Protocol::AnthropicMessages, "/v1/messages"),
+        (Kind::Openai, OpenAiApi::Chat) => (Protocol::OpenAiChat, "/v1/chat/completions"),
+        (Kind::Openai, OpenAiApi::Responses) => (Protocol::OpenAiResponses, "/v1/responses"),
+    }
+}
 
 /// A request as one upstream gets it.
 pub struct Up {
@@ -38,7 +47,9 @@ impl Up {
             Protocol::AnthropicMessages => Kind::Anthropic,
             _ => Kind::Openai,
         };
-        if speaks == config.kind {
+        // A chat is no response, though both are OpenAI's.
+        let is_written_anew = config.api == OpenAiApi::Responses && asked.protocol == Protocol::OpenAiChat;
+        if speaks == config.kind && !is_written_anew {
             let body = match &config.model {
                 Some(model) => asked.about.with_model(&asked.body, model),
                 None => asked.body.clone(),
@@ -61,10 +72,7 @@ impl Up {
             return None;
         }
         let model = config.model.as_deref().unwrap_or(&asked.about.model);
-        let (protocol, path) = match config.kind {
-            Kind::Anthropic => (Protocol::AnthropicMessages, "/v1/messages"),
-            Kind::Openai => (Protocol::OpenAiChat, "/v1/chat/completions"),
-        };
+        let (protocol, path) = spoken(config);
         let body = (asked.translate)(Wanted { protocol, model, cache_marks: config.cache_marks })?;
         Some(Self { protocol, translated: Some(protocol), path: path.to_owned(), body, model: model.into() })
     }

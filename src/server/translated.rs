@@ -58,7 +58,8 @@ pub fn outgoing_of(protocol: Protocol) -> Option<Outgoing> {
     match protocol {
         Protocol::AnthropicMessages => Some(Outgoing::AnthropicMessages),
         Protocol::OpenAiChat => Some(Outgoing::OpenAiChat),
-        Protocol::OpenAiCompletions | Protocol::OpenAiResponses => None,
+        Protocol::OpenAiResponses => Some(Outgoing::OpenAiResponses),
+        Protocol::OpenAiCompletions => None,
     }
 }
 

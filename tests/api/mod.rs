@@ -19,6 +19,7 @@ mod outgoing_both_ways;
 mod outgoing_cache_marks;
 mod outgoing_continuing;
 mod outgoing_replies;
+mod outgoing_responses;
 mod responses;
 mod responses_kept;
 mod responses_requests;

@@ -72,6 +72,7 @@ pub fn write(protocol: Protocol, request: &Request, begun: &BegunReply, model: &
     let request = Request { prompts: vec![Prompt::Conversation(conversation)], tokens_max, begun: None, ..request.clone() };
     match protocol {
         Protocol::OpenAiChat => openai_chat::write_continuing(&request, model),
+        Protocol::OpenAiResponses => Err(cannot("messages", "a response does not go on where an assistant's message ends")),
         Protocol::AnthropicMessages => anthropic_messages::write_continuing(&request, model),
     }
 }

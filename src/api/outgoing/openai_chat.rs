@@ -192,7 +192,7 @@ fn output_format(format: &OutputFormat) -> Result<Option<Value>, CannotTranslate
 }
 
 /// What is asked of a model that thinks. None of OpenAI's can be told not to in the same words as the others: `low` is known to all.
-fn effort(thinking: &Thinking, kind: OpenAi) -> Option<&'static str> {
+pub(super) fn effort(thinking: &Thinking, kind: OpenAi) -> Option<&'static str> {
     let of_budget = |tokens| match tokens {
         tokens if tokens <= LOW_BUDGET_TOKENS => Effort::Low,
         tokens if tokens <= MEDIUM_BUDGET_TOKENS => Effort::Medium,
