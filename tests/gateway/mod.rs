@@ -141,6 +141,7 @@ cases! {
     second_cloud_goes_on_across_protocols => second_cloud::goes_on_across_protocols,
     second_cloud_only_where_it_is_known_to => second_cloud::only_where_it_is_known_to,
     second_cloud_fails_and_the_local_model_goes_on => second_cloud::fails_and_the_local_model_goes_on,
+    second_cloud_refuses_and_is_none_the_worse => second_cloud::refuses_and_is_none_the_worse,
     second_cloud_is_not_asked_while_it_rests => second_cloud::is_not_asked_while_it_rests,
     second_cloud_never_within_arguments => second_cloud::never_within_arguments,
     second_cloud_breaks_off_as_well => second_cloud::breaks_off_as_well,

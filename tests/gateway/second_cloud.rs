@@ -135,6 +135,21 @@ pub fn fails_and_the_local_model_goes_on() {
     }
 }
 
+/// That it takes no beginning is no fault of its own: it is asked again, and is well for whoever asks it for a whole reply.
+pub fn refuses_and_is_none_the_worse() {
+    let dialect = Dialect::AnthropicMessages;
+    let refuses = Plan::healthy().with_expect(Expect { no_prefill: true, ..Expect::default() });
+    let door = door(two(dialect, breaks_off(), refuses, CONTINUES));
+    for asked in 1..=2 {
+        door.upstream().set_plan(breaks_off());
+        is_gone_on_with_by(LOCAL, dialect, &door.exchange(&request_of(&format!("broken {asked}"), dialect)));
+        assert_eq!(door.upstreams[1].generations().len(), asked);
+        door.upstream().set_plan(Plan::healthy());
+        whole(dialect, &door.exchange(&request_of(&format!("whole {asked}"), dialect))).is_cloud();
+    }
+    assert_eq!(status(&door).upstreams[1].state, State::Well);
+}
+
 /// A cloud that rests is not asked in the middle of somebody's sentence.
 pub fn is_not_asked_while_it_rests() {
     let dialect = Dialect::AnthropicMessages;
