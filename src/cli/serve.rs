@@ -15,9 +15,10 @@ use super::print;
 use super::state_folder;
 use crate::api::openai_models::ModelCard;
 use crate::config::{Config, DiskCache, LogFormat, Server};
-use crate::gateway::door::{Gateway, Rules};
+use crate::gateway::door::Gateway;
 use crate::gateway::edge_probe;
 use crate::gateway::journal::Journal;
+use crate::gateway::rules::Rules;
 use crate::server::config::{ApiKeys, ServerConfig};
 use crate::server::{self, AppState, Served, signals};
 

@@ -38,6 +38,12 @@ pub struct Upstream {
     /// Sent in place of the model that the client names.
     pub model: Option<String>,
     pub key: Credential,
+    /// Whether it goes on where an assistant's message at the end of a request ends; `None`: where its model is known to.
+    pub continues: Option<bool>,
+    /// Whether what is written anew for it is marked for its prompt cache: Anthropic's alone has marks.
+    pub cache_marks: bool,
+    /// In which of OpenAI's APIs requests are written anew for it.
+    pub api: OpenAiApi,
     /// A login of a subscription may be relayed.
     pub subscription_login: bool,
     pub http: HttpVersion,
@@ -55,6 +61,15 @@ pub enum HttpVersion {
     /// Without asking.
     #[serde(rename = "2")]
     Http2,
+}
+
+/// OpenAI's two APIs for conversations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpenAiApi {
+    #[default]
+    Chat,
+    Responses,
 }
 
 /// Which protocol it speaks.
@@ -163,6 +178,9 @@ struct UpstreamTable {
     #[serde(default)]
     models: Vec<String>,
     model: Option<String>,
+    continues: Option<bool>,
+    cache_marks: Option<bool>,
+    api: Option<OpenAiApi>,
     key_env: Option<String>,
     key_file: Option<String>,
     #[serde(default)]
@@ -245,6 +263,9 @@ impl Tables {
                 url,
                 models: Vec::new(),
                 model: None,
+                continues: None,
+                cache_marks: None,
+                api: None,
                 key_env: None,
                 key_file: None,
                 relay_subscription_login: false,
@@ -349,6 +370,12 @@ fn upstream(table: UpstreamTable, keys: &Keys<'_>) -> Result<Upstream, TableErro
         }
     };
     let kind = table.kind.unwrap_or(if host.contains("anthropic") || host.contains("claude") { Kind::Anthropic } else { Kind::Openai });
+    if table.api.is_some() && kind != Kind::Openai {
+        return Err(TableError::new("api: only upstreams of kind \"openai\" have two of them"));
+    }
+    if table.api == Some(OpenAiApi::Responses) && table.continues == Some(true) {
+        return Err(TableError::new("continues: a response does not go on where an assistant's message ends"));
+    }
     Ok(Upstream {
         name: table.name.unwrap_or_else(|| host.clone()),
         kind,
@@ -358,6 +385,9 @@ fn upstream(table: UpstreamTable, keys: &Keys<'_>) -> Result<Upstream, TableErro
         models: table.models,
         model: table.model,
         key,
+        continues: table.continues,
+        cache_marks: table.cache_marks.unwrap_or(true),
+        api: table.api.unwrap_or_default(),
         subscription_login: table.relay_subscription_login,
         http: table.http.unwrap_or_default(),
         host,
@@ -429,6 +459,9 @@ mod tests {
             model = "gpt-5"
             key_env = "SECOND_KEY"
             http = "1.1"
+            continues = true
+            cache_marks = false
+            api = "chat"
             [gateway]
             first_content_limit = 0.5
             shadow = "always"
@@ -443,6 +476,9 @@ mod tests {
         );
         assert_eq!(first.key, Credential::OfClient);
         assert_eq!((first.http, second.http), (HttpVersion::Negotiated, HttpVersion::Http1));
+        assert_eq!((first.continues, second.continues), (None, Some(true)));
+        assert_eq!((first.cache_marks, second.cache_marks), (true, false));
+        assert_eq!((first.api, second.api), (OpenAiApi::Chat, OpenAiApi::Chat));
         assert_eq!((second.port, second.base_path.as_str(), second.kind), (8443, "/team", Kind::Openai));
         assert_eq!(second.key, Credential::Own(ApiKey::new("sk-second".to_owned())));
         assert!(second.takes("gpt-4") && second.takes("o3") && !second.takes("o3-mini") && first.takes("anything"));
@@ -463,6 +499,9 @@ mod tests {
             ("[[upstream]]\nkind = 'anthropic'", "missing field `url`"),
             ("[[upstream]]\nurl = 'https://x'\nkind = 'cohere'", "unknown variant `cohere`"),
             ("[[upstream]]\nurl = 'https://x'\nhttp = '3'", "unknown variant `3`"),
+            ("[[upstream]]\nurl = 'https://x'\napi = 'assistants'", "unknown variant `assistants`"),
+            ("[[upstream]]\nurl = 'https://x'\nkind = 'anthropic'\napi = 'chat'", "only upstreams of kind \"openai\""),
+            ("[[upstream]]\nurl = 'https://x'\napi = 'responses'\ncontinues = true", "does not go on"),
             ("[[upstream]]\nurl = 'https://x'\nkye = 'x'", "unknown field `kye`"),
             ("[[upstream]]\nurl = 'https://x'\nkey_env = 'GONE'", "the variable GONE is not set"),
             ("[[upstream]]\nurl = 'https://x'\nkey_file = 'gone'", "key_file: gone: no such file"),

@@ -141,6 +141,10 @@ pub async fn attempt(upstream: &Upstream, request: http::Request<Full<Bytes>>, r
     let limit = if reads.stream { patience.first_content } else { patience.whole_reply };
     match opened(upstream, request, reads, patience, started, started + limit).await {
         Ok(attempted) => attempted,
+        // Of a reply in one piece the first content is the last.
+        Err(Fault::FirstContentLimit) if !reads.stream => {
+            Attempted::Failed { fault: Fault::WholeReplyLimit, retry_after: None, original: None }
+        }
         Err(fault) => Attempted::Failed { fault, retry_after: None, original: None },
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::circuit_breaker::{BreakerState, EdgeAnswer, Outcome, ScopeKey};
+use super::continuation::Handover;
 use super::door::{Gateway, LocalTurn, Tier};
 use super::fault::Fault;
 use super::journal::line::{Event, Evidence, Outcome as Counted, ProbeKind};
@@ -102,14 +103,16 @@ impl Gateway {
         });
     }
 
-    /// A reply broke off, and the local model went on so long after it, or nobody could.
-    pub fn note_takeover(&self, upstream: &str, fault: Fault, after: Option<Duration>) {
+    /// A reply broke off, and somebody went on so long after it, or nobody could.
+    pub fn note_takeover(&self, handover: &Handover, after: Option<Duration>) {
+        let Handover { upstream, fault, by } = handover;
         if after.is_some() {
             self.0.journal.count(upstream, Counted::Saved);
         }
         self.0.journal.note(Event::Takeover {
-            upstream: upstream.to_owned(),
+            upstream: upstream.to_string(),
             reason: fault.name().to_owned(),
+            by: by.as_ref().map(|by| by.to_string()),
             saved: after.is_some(),
             after_ms: after.map(|after| after.as_millis() as u64),
             evidence: Evidence::default(),

@@ -31,7 +31,7 @@ pub struct BreakerConfig {
     pub window_failure_share: f64,
     /// After the first opening; doubles with each that follows.
     pub cooldown_first: Duration,
-    /// Where a failed probe makes somebody wait: silences in the middle, cuts.
+    /// Where a failed probe makes somebody wait: silences in the middle, cuts, replies that are not streamed and do not come.
     pub cooldown_max: Duration,
     /// Where a failed probe costs nothing, or the few seconds that a stream may wait for its first content: people are back sooner. With its
     /// jitter and those seconds below 30 s.
@@ -111,7 +111,7 @@ impl BreakerConfig {
 /// Whether a probe that fails so keeps nobody waiting for long.
 fn is_cheap(fault: Fault) -> bool {
     use Fault::*;
-    !matches!(fault, TooSlow | ByteSilence | NoProgress | Cut | Malformed | TooLarge)
+    !matches!(fault, WholeReplyLimit | TooSlow | ByteSilence | NoProgress | Cut | Malformed | TooLarge)
 }
 
 /// A credential as it is known here: a hash under a key of this process alone, so that nothing leads back to it.

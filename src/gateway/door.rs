@@ -15,23 +15,22 @@ use tokio::time::Instant;
 use super::asked::About;
 use super::attempt::{Attempted, Original, Patience, Reads, attempt};
 use super::auth_outage::AuthHistory;
-use super::circuit_breaker::{self, BreakerConfig, Breakers, EdgeAnswer, Outcome, Permit};
+use super::circuit_breaker::{self, Breakers, EdgeAnswer, Outcome, Permit};
 use super::duty::Duty;
 use super::fault::Fault;
 use super::forwarding;
 use super::history::{self, Departure, Ledger, UnknownThinking};
 use super::journal::Journal;
-use super::journal::line::Evidence;
-use super::latency::{Latencies, LatencyConfig, LatencyKey, SizeBucket};
+use super::latency::Latencies;
 use super::limits::{Delivery, Limits};
-use super::pace::Floor;
 use super::passage::Passage;
 use super::power;
 use super::protocol::Protocol;
 use super::reason::Reason;
 use super::relayed::Relayed;
 use super::retry::{Failure, Next, RetryBudget, RetryPolicy};
-use super::sessions::{self, SessionConfig, SessionKey, Sessions, Spoken, Switch, Turn};
+use super::rules::Rules;
+use super::sessions::{self, SessionKey, Sessions, Spoken, Switch, Turn};
 use super::status::Use;
 use super::takeover::{TakeoverConfig, aborts_are_retried};
 use super::up::Up;
@@ -68,45 +67,6 @@ pub(super) struct Shared {
     pub(super) takeovers: AtomicU64,
 }
 
-/// All that the decisions go by.
-#[derive(Debug, Clone, Default)]
-pub struct Rules {
-    pub limits: Limits,
-    pub retry: RetryPolicy,
-    pub breakers: BreakerConfig,
-    pub sessions: SessionConfig,
-}
-
-impl Rules {
-    /// All times divided: for tests with sockets.
-    pub fn scaled(self, divisor: u32) -> Self {
-        Self {
-            limits: self.limits.scaled(divisor),
-            retry: self.retry.scaled(divisor),
-            breakers: self.breakers.scaled(divisor),
-            sessions: self.sessions.scaled(divisor),
-        }
-    }
-
-    /// With the limits that a configuration names.
-    pub fn of(config: &config::Gateway) -> Self {
-        let told = config.limits;
-        let limits = Limits {
-            connect: told.connect,
-            first_content: told.first_content,
-            first_content_max: told.first_content_max,
-            whole_reply_max: told.whole_reply,
-            byte_silence: told.byte_silence,
-            progress_text: told.progress_text,
-            progress_thinking: told.progress_other,
-            progress_tool: told.progress_other,
-            text_floor: Floor { tokens_per_s: told.slow_below, window: told.slow },
-            ..Limits::default()
-        };
-        Self { limits, ..Self::default() }
-    }
-}
-
 /// An upstream and the way to it.
 #[derive(Debug)]
 pub struct Tier {
@@ -120,8 +80,8 @@ pub struct Tier {
 #[derive(Debug)]
 pub(super) struct Brain {
     pub(super) breakers: Breakers,
-    latencies: Latencies,
-    sessions: Sessions,
+    pub(super) latencies: Latencies,
+    pub(super) sessions: Sessions,
     budget: RetryBudget,
     pub(super) auth: AuthHistory,
     duty: Duty,
@@ -150,7 +110,16 @@ pub struct Asked<'a> {
     /// A local model could answer.
     pub local: bool,
     /// The body in another protocol, for an upstream that speaks only that; `None`: it cannot be said there.
-    pub translate: &'a (dyn Fn(Protocol, &str) -> Option<Bytes> + Sync),
+    pub translate: &'a (dyn Fn(Wanted<'_>) -> Option<Bytes> + Sync),
+}
+
+/// How a request is to be written anew.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub protocol: Protocol,
+    pub model: &'a str,
+    /// With marks for the prompt cache, where the protocol has them.
+    pub cache_marks: bool,
 }
 
 /// Who answers.
@@ -202,11 +171,11 @@ pub struct Said {
 
 impl Gateway {
     pub fn new(config: config::Gateway, rules: Rules, journal: Journal, seed: u64) -> Self {
-        let Rules { limits, retry, breakers, sessions } = rules;
+        let Rules { limits, retry, breakers, sessions, latencies } = rules;
         let tiers = config.upstreams.iter().map(|upstream| Arc::new(Tier::new(upstream, limits.connect))).collect();
         let brain = Brain {
             breakers: Breakers::new(breakers, seed),
-            latencies: Latencies::new(LatencyConfig::default()),
+            latencies: Latencies::new(latencies),
             sessions: Sessions::new(sessions),
             budget: RetryBudget::default(),
             auth: AuthHistory::default(),
@@ -309,22 +278,7 @@ impl Gateway {
                 }
                 Permit::ToldLocal => return Answer::Local(Away { reason: Reason::Told, upstream: None, ..away }),
             }
-            let mut passage = Passage {
-                gateway: self.clone(),
-                tier: tier.clone(),
-                index,
-                latency: LatencyKey {
-                    upstream: tier.name.clone(),
-                    model: target.model.clone(),
-                    size: SizeBucket::of_tokens(asked.about.rough_tokens as u64),
-                },
-                target,
-                probe: permit.probe(),
-                stream: asked.about.stream,
-                began: self.now(),
-                is_told: false,
-                evidence: Evidence::default(),
-            };
+            let mut passage = Passage::begin(self, (index, tier), (target, permit.probe()), asked.about);
             match self.through(&mut passage, &up, asked, began, &mut slow).await {
                 Through::Stream(mut committed) => {
                     let headers = forwarding::downwards(std::mem::take(&mut committed.headers), false);
@@ -375,7 +329,7 @@ impl Gateway {
         switch
     }
 
-    fn local_tier(&self) -> sessions::Tier {
+    pub(super) fn local_tier(&self) -> sessions::Tier {
         sessions::Tier(self.0.tiers.len())
     }
 
@@ -521,16 +475,6 @@ impl Gateway {
         LocalTurn { reason, upstream, is_switch }
     }
 
-    /// The local model goes on with what the upstream began.
-    pub fn taken_over(&self, session: SessionKey, upstream: &str, fault: Fault) {
-        self.0.takeovers.fetch_add(1, Ordering::Relaxed);
-        let now = self.now();
-        let began = self.0.tiers.iter().position(|tier| &*tier.name == upstream).unwrap_or(0);
-        let spoken = Spoken { began: sessions::Tier(began), ended: self.local_tier() };
-        self.brain().sessions.spoke(session, spoken, now);
-        tracing::info!(upstream, fault = fault.name(), "the local model goes on with a reply that broke off");
-    }
-
     /// Whether the local model may read along now: as it is configured, while an upstream is not well, on mains, within its balance.
     pub fn may_shadow(&self) -> bool {
         let wanted = match self.0.config.shadow {
@@ -592,6 +536,6 @@ impl Brain {
     }
 }
 
-fn unix_s() -> u64 {
+pub(super) fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -15,6 +15,8 @@ pub enum Fault {
     ClosedEarly,
     /// No content within its limit, with or without headers.
     FirstContentLimit,
+    /// No whole reply within its limit, where it was not to be streamed.
+    WholeReplyLimit,
     /// Content, but slower than anyone reads.
     TooSlow,
     /// No byte for the limit, after the first content.
@@ -72,6 +74,7 @@ impl Fault {
             Self::Tls => "tls",
             Self::ClosedEarly => "closed_early",
             Self::FirstContentLimit => "first_content_limit",
+            Self::WholeReplyLimit => "whole_reply_limit",
             Self::TooSlow => "too_slow",
             Self::ByteSilence => "byte_silence",
             Self::NoProgress => "no_progress",

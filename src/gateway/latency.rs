@@ -29,6 +29,13 @@ impl Default for LatencyConfig {
     }
 }
 
+impl LatencyConfig {
+    /// All times divided: for tests with sockets.
+    pub fn scaled(self, divisor: u32) -> Self {
+        Self { settled_after: self.settled_after / divisor, spacing: self.spacing / divisor, ..self }
+    }
+}
+
 /// Prompts of about one size: each four times as long as those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SizeBucket(u8);

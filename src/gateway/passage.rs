@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::asked::About;
 use super::circuit_breaker::{Outcome, ProbeId, Target};
 use super::door::{Gateway, Tier};
 use super::fault::Fault;
 use super::history::Author;
 use super::journal::line::Evidence;
-use super::latency::LatencyKey;
+use super::latency::{LatencyKey, SizeBucket};
 use super::tap::Seen;
 
 /// A request on its way through one upstream. What became of it is told once; dropped before, it speaks against nobody.
@@ -30,6 +31,28 @@ pub struct Passage {
 }
 
 impl Passage {
+    /// To an upstream at its place in the order, with the permit that the breakers gave for this target.
+    pub(super) fn begin(
+        gateway: &Gateway,
+        (index, tier): (usize, &Arc<Tier>),
+        (target, probe): (Target, Option<ProbeId>),
+        about: &About,
+    ) -> Self {
+        let size = SizeBucket::of_tokens(about.rough_tokens as u64);
+        Self {
+            latency: LatencyKey { upstream: tier.name.clone(), model: target.model.clone(), size },
+            gateway: gateway.clone(),
+            tier: tier.clone(),
+            index,
+            target,
+            probe,
+            stream: about.stream,
+            began: gateway.now(),
+            is_told: false,
+            evidence: Evidence::default(),
+        }
+    }
+
     pub fn upstream(&self) -> &Arc<str> {
         &self.tier.name
     }

@@ -180,6 +180,7 @@ mod tests {
             NameUnknown,
             Tls,
             FirstContentLimit,
+            WholeReplyLimit,
             TooSlow,
             ByteSilence,
             NoProgress,

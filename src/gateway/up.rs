@@ -3,14 +3,27 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http_body_util::Full;
 
 use super::circuit_breaker::{CredentialId, Target};
-use super::door::{Asked, Tier};
+use super::door::{Asked, Tier, Wanted};
 use super::forwarding;
 use super::passage::Passage;
 use super::protocol::Protocol;
-use crate::config::gateway::{Credential, Kind};
+use crate::config::gateway::{self as config, Credential, Kind, OpenAiApi};
+
+/// Of the API that we write requests for.
+const ANTHROPIC_VERSION: &str = "2023-06-01";
+
+/// In which protocol requests are written for an upstream, and where they go.
+pub fn spoken(config: &config::Upstream) -> (Protocol, &'static str) {
+    match (config.kind, config.api) {
+        (Kind::Anthropic, _) => (Protocol::AnthropicMessages, "/v1/messages"),
+        (Kind::Openai, OpenAiApi::Chat) => (Protocol::OpenAiChat, "/v1/chat/completions"),
+        (Kind::Openai, OpenAiApi::Responses) => (Protocol::OpenAiResponses, "/v1/responses"),
+    }
+}
 
 /// A request as one upstream gets it.
 pub struct Up {
@@ -34,7 +47,9 @@ impl Up {
             Protocol::AnthropicMessages => Kind::Anthropic,
             _ => Kind::Openai,
         };
-        if speaks == config.kind {
+        // A chat is no response, though both are OpenAI's.
+        let is_written_anew = config.api == OpenAiApi::Responses && asked.protocol == Protocol::OpenAiChat;
+        if speaks == config.kind && !is_written_anew {
             let body = match &config.model {
                 Some(model) => asked.about.with_model(&asked.body, model),
                 None => asked.body.clone(),
@@ -47,11 +62,18 @@ impl Up {
                 model: model.into(),
             });
         }
-        let (protocol, path) = match config.kind {
-            Kind::Anthropic => (Protocol::AnthropicMessages, "/v1/messages"),
-            Kind::Openai => (Protocol::OpenAiChat, "/v1/chat/completions"),
-        };
-        let body = (asked.translate)(protocol, model)?;
+        Self::anew(tier, asked)
+    }
+
+    /// The request as it is written anew, also where the upstream speaks the client's protocol.
+    pub fn anew(tier: &Tier, asked: &Asked<'_>) -> Option<Self> {
+        let config = &tier.config;
+        if !config.takes(&asked.about.model) {
+            return None;
+        }
+        let model = config.model.as_deref().unwrap_or(&asked.about.model);
+        let (protocol, path) = spoken(config);
+        let body = (asked.translate)(Wanted { protocol, model, cache_marks: config.cache_marks })?;
         Some(Self { protocol, translated: Some(protocol), path: path.to_owned(), body, model: model.into() })
     }
 
@@ -76,6 +98,10 @@ impl Up {
         // A path that came in as one goes out as one.
         *request.uri_mut() = path.parse().unwrap_or_else(|_| http::Uri::from_static("/"));
         *request.headers_mut() = forwarding::upwards(asked.headers, tier.config.kind, &tier.config.key);
+        if self.translated == Some(Protocol::AnthropicMessages) {
+            // Its API demands it, and clients of another one do not send it.
+            request.headers_mut().entry("anthropic-version").or_insert(HeaderValue::from_static(ANTHROPIC_VERSION));
+        }
         if let Ok(host) = tier.connections.origin().authority().parse() {
             request.headers_mut().insert(http::header::HOST, host);
         }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -15,12 +16,13 @@ use futures_util::stream::{BoxStream, unfold};
 use serde_json::Value;
 
 use super::body::HeldBody;
+use super::continuation::{BrokenOff, by_another_cloud};
 use super::edge::{OWN_KEY, shows_our_key};
-use super::generate::{self, Opening};
+use super::generate::{self, Opening, Rest};
 use super::relays::Relay;
 use super::request_id::RequestId;
 use super::request_log::{Outcome, RequestLog};
-use super::translated::{self, Source};
+use super::translated::{self, Asker, Source};
 use super::{AppState, Phase as Life, body, shadow};
 use crate::api::Dialect;
 use crate::api::anthropic_messages::AnthropicMessages;
@@ -31,8 +33,8 @@ use crate::api::openai_responses::OpenAiResponses;
 use crate::chat::begun::BegunReply;
 use crate::gateway::asked::About;
 use crate::gateway::attempt::Original;
-use crate::gateway::door::{Answer, Asked, Away, Gateway, Said};
-use crate::gateway::fault::Fault;
+use crate::gateway::continuation::Handover;
+use crate::gateway::door::{Answer, Asked, Away, Gateway, Said, Wanted};
 use crate::gateway::forwarding;
 use crate::gateway::protocol::Protocol;
 use crate::gateway::relayed::{Interruption, Relayed, Step};
@@ -125,13 +127,15 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
         }
         Answer::Stream { relayed, translated: Some(protocol), .. } => {
             let served_by = relayed.upstream().clone();
-            let source = Source { protocol, gateway, session: visitor.session, relay };
-            let mut response = translated::stream::<D>(state, visitor.body, source, *relayed, log).await;
+            let Visitor { parts, body, about, session, .. } = visitor;
+            let asker = Asker { headers: parts.headers, about, prefill: shadow::prefill_request::<D> };
+            let source = Source { protocol, gateway, session, relay, asker: Some(asker) };
+            let mut response = translated::stream::<D>(state, body, source, *relayed, log).await;
             said_by(response.headers_mut(), &served_by, None);
             response
         }
         Answer::Whole { original, upstream, translated: Some(protocol) } if original.status == 200 => {
-            let source = Source { protocol, gateway, session: visitor.session, relay };
+            let source = Source { protocol, gateway, session: visitor.session, relay, asker: None };
             let mut response = translated::whole::<D>(state, visitor.body, source, &original, &upstream, log).await;
             said_by(response.headers_mut(), &upstream, None);
             response
@@ -161,7 +165,7 @@ fn is_ours(state: &AppState, headers: &HeaderMap, about: &About) -> bool {
 }
 
 async fn ask<D: Dialect>(state: &AppState, gateway: &Gateway, protocol: Protocol, visitor: &Visitor) -> Answer {
-    let translate = |protocol: Protocol, model: &str| translated::request::<D>(state, &visitor.body.bytes, protocol, model);
+    let translate = |wanted: Wanted<'_>| translated::request::<D>(state, &visitor.body.bytes, wanted);
     let asked = Asked {
         protocol,
         method: visitor.parts.method.clone(),
@@ -273,14 +277,14 @@ fn outcome(status: u16) -> Outcome {
     }
 }
 
-/// A stream that a cloud begins, and the local model ends where the cloud does not.
+/// A stream that a cloud begins, and that another one or the local model ends where that cloud does not.
 struct FrontStream<D> {
     state: AppState,
     gateway: Gateway,
     visitor: Visitor,
     /// A server that stops waits for it.
     _relay: Relay,
-    /// `None`: the local model has it.
+    /// `None`: whoever goes on has it.
     log: Option<RequestLog>,
     phase: Phase,
     /// Until the next word.
@@ -288,16 +292,16 @@ struct FrontStream<D> {
     dialect: PhantomData<fn() -> D>,
 }
 
-/// Who broke off, why and when.
+/// Who broke off, why, who goes on, and since when.
 struct Seam {
-    upstream: String,
-    fault: Fault,
+    handover: Handover,
     since: Instant,
 }
 
 enum Phase {
     Relayed(Box<Relayed>),
-    Local(BoxStream<'static, Bytes>),
+    /// Somebody else goes on.
+    Rest(BoxStream<'static, Bytes>),
     /// Frames that end it.
     Last(std::vec::IntoIter<Bytes>),
     /// The connection ends without a last chunk.
@@ -346,10 +350,10 @@ impl<D: Dialect> FrontStream<D> {
                         }
                     }
                 },
-                Phase::Local(bytes) => match bytes.next().await {
+                Phase::Rest(bytes) => match bytes.next().await {
                     Some(bytes) => {
-                        if let Some(Seam { upstream, fault, since }) = self.seam.take() {
-                            self.gateway.note_takeover(&upstream, fault, Some(since.elapsed()));
+                        if let Some(Seam { handover, since }) = self.seam.take() {
+                            self.gateway.note_takeover(&handover, Some(since.elapsed()));
                         }
                         return Some(Ok(bytes));
                     }
@@ -399,62 +403,88 @@ impl<D: Dialect> FrontStream<D> {
             Takeover::ContinueText { first } | Takeover::FreshText { first } => first,
             Takeover::PlainSwitch | Takeover::ContinueToolCall { .. } => Vec::new(),
         };
-        let upstream = if let Phase::Relayed(relayed) = &self.phase { relayed.upstream().to_string() } else { String::new() };
-        let Ok((model, rest)) = self.go_on(begun).await else {
-            tracing::warn!(upstream, fault = fault.name(), "nobody can go on with a reply that broke off");
+        let Phase::Relayed(relayed) = &self.phase else { unreachable!("only what is relayed is interrupted") };
+        let upstream = relayed.upstream().clone();
+        let Ok(GoesOn { by, name, rest }) = self.go_on(&upstream, begun).await else {
+            tracing::warn!(%upstream, fault = fault.name(), "nobody can go on with a reply that broke off");
             self.ended(broken_off());
-            self.gateway.note_takeover(&upstream, fault, None);
+            self.gateway.note_takeover(&Handover { upstream, fault, by: None }, None);
             self.phase = Phase::Last(failed.into_iter());
             return None;
         };
-        self.gateway.taken_over(self.visitor.session, &upstream, fault);
-        Some(self.seam(Seam { upstream, fault, since }, &model, rest, &first))
+        let handover = Handover { upstream, fault, by };
+        self.gateway.taken_over(self.visitor.session, &handover);
+        Some(self.seam(Seam { handover, since }, &name, rest, &first))
     }
 
     /// Whoever is faster goes on with a text that trickles. Where nobody can, it is better than none.
     async fn trickles(&mut self) -> Option<Bytes> {
         let Phase::Relayed(relayed) = &mut self.phase else { return None };
         let Interruption { fault, begun, .. } = relayed.handed_over()?;
-        let (upstream, since, body) = (relayed.upstream().to_string(), Instant::now(), self.visitor.body.bytes.clone());
-        let went_on = self.go_on(begun).await;
+        let (upstream, since, body) = (relayed.upstream().clone(), Instant::now(), self.visitor.body.bytes.clone());
+        let went_on = self.go_on(&upstream, begun).await;
         let Phase::Relayed(relayed) = &mut self.phase else { return None };
-        let Ok((model, rest)) = went_on else {
+        let Ok(GoesOn { by, name, rest }) = went_on else {
             relayed.put_up_with();
             self.visitor.body = HeldBody::uncounted(body);
             return None;
         };
         relayed.leave(fault);
-        self.gateway.taken_over(self.visitor.session, &upstream, fault);
-        Some(self.seam(Seam { upstream, fault, since }, &model, rest, &[]))
+        let handover = Handover { upstream, fault, by };
+        self.gateway.taken_over(self.visitor.session, &handover);
+        Some(self.seam(Seam { handover, since }, &name, rest, &[]))
     }
 
     /// A line that says who goes on, and the frames that lead over.
-    fn seam(&mut self, seam: Seam, model: &str, rest: BoxStream<'static, Bytes>, first: &[Bytes]) -> Bytes {
-        let fault = seam.fault;
+    fn seam(&mut self, seam: Seam, name: &str, rest: BoxStream<'static, Bytes>, first: &[Bytes]) -> Bytes {
+        let fault = seam.handover.fault;
         self.seam = Some(seam);
-        self.phase = Phase::Local(rest);
-        let mut bytes = format!(": understudy: {model} goes on from here ({})\n\n", fault.name()).into_bytes();
+        self.phase = Phase::Rest(rest);
+        let mut bytes = format!(": understudy: {name} goes on from here ({})\n\n", fault.name()).into_bytes();
         first.iter().for_each(|frame| bytes.extend_from_slice(frame));
         Bytes::from(bytes)
     }
 
-    /// The local model's name, and the rest of the reply.
-    async fn go_on(&mut self, begun: BegunReply) -> Result<(String, BoxStream<'static, Bytes>), ()> {
-        if !self.gateway.config().local || !D::resumes() {
+    /// Another cloud where one goes on, else the local model.
+    async fn go_on(&mut self, upstream: &str, begun: BegunReply) -> Result<GoesOn, ()> {
+        if !D::resumes() {
             return Err(());
         }
-        let model = self.state.served().map_err(drop)?.card.id.clone();
         let body = std::mem::replace(&mut self.visitor.body, HeldBody::empty());
         let read = generate::read_aside(&self.state, body, |state, body| D::parse_with(body, state.replies())).await;
         let call =
             read.inspect_err(|error| tracing::debug!(error = error.message.as_str(), "the request cannot be read here")).map_err(drop)?;
+        let broken = BrokenOff {
+            gateway: &self.gateway,
+            upstream,
+            headers: &self.visitor.parts.headers,
+            about: &self.visitor.about,
+            session: self.visitor.session,
+            prefill: shadow::prefill_request::<D>,
+            relay: self.state.relays().begin(),
+        };
+        let cloud = by_another_cloud(&self.state, broken, &call.request, &begun).await;
+        let name = match &cloud {
+            Some((by, _)) => by.to_string(),
+            None if !self.gateway.config().local => return Err(()),
+            None => self.state.served().map_err(drop)?.card.id.clone(),
+        };
+        let (by, listener) = cloud.unzip();
         let log = self.log.take().ok_or(())?;
-        match generate::begin_with::<D>(&self.state, call, begun, log).await {
-            Ok(rest) => Ok((model, rest.boxed())),
+        match generate::begin_with::<D>(&self.state, call, Rest { begun, by: listener }, log).await {
+            Ok(rest) => Ok(GoesOn { by, name, rest: rest.boxed() }),
             Err(cannot) => {
                 tracing::warn!(error = cannot.error.message.as_str(), "the local model cannot go on");
                 Err(())
             }
         }
     }
+}
+
+/// Who goes on with a reply.
+struct GoesOn {
+    /// Another cloud; `None`: the local model.
+    by: Option<Arc<str>>,
+    name: String,
+    rest: BoxStream<'static, Bytes>,
 }

@@ -100,21 +100,28 @@ pub async fn answer<D: Dialect>(state: AppState, headers: &HeaderMap, body: Held
     response
 }
 
-/// The rest of a reply that somebody else has begun, as bytes of the stream that the client has been reading. Whether the call names this
-/// model is not asked.
+/// A reply that somebody else has begun, and who goes on with it.
+pub struct Rest {
+    pub begun: BegunReply,
+    /// Another cloud; `None`: the local model.
+    pub by: Option<Listener>,
+}
+
+/// The rest of a reply as bytes of the stream that the client has been reading. Whether the call names this model is not asked.
 pub async fn begin_with<D: Dialect>(
     state: &AppState,
     mut call: Call<D>,
-    begun: BegunReply,
+    Rest { begun, by }: Rest,
     mut log: RequestLog,
 ) -> Result<impl Stream<Item = Bytes> + Send + use<D>, CannotGoOn> {
     assert!(D::resumes(), "{} resumes nothing", D::NAME);
     let (lacks_only_its_end, usage) = (begun.lacks_only_its_end(), begun.usage);
     call.dialect.resume(&begun);
     call.request.begun = Some(begun);
-    let reply = match lacks_only_its_end {
-        true => head(state, &[], 1).map(|head| Listener::Gone { head }),
-        false => go_on::<D>(state, call.request).await,
+    let reply = match by {
+        Some(by) => Ok(by),
+        None if lacks_only_its_end => head(state, &[], 1).map(|head| Listener::Gone { head }),
+        None => go_on::<D>(state, call.request).await,
     };
     let mut frames = Vec::new();
     let reply = reply.map_err(|error| {
@@ -124,7 +131,7 @@ pub async fn begin_with<D: Dialect>(
         CannotGoOn { error, told: sse::encode(&frames) }
     })?;
     (log.stream, log.clocks) = (true, reply.clocks());
-    let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin(record));
+    let registration = call.dialect.record(reply.head()).map(|record| state.replies().begin_of_upstream(record));
     let mut begun = Begun::from_elsewhere(call.dialect, true, reply, registration);
     let mut frames = Vec::new();
     if lacks_only_its_end {

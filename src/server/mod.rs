@@ -3,6 +3,7 @@
 //! Invariant: decides nothing about text or tokens. Bytes go to a dialect of `api/`, tokens come from the engine.
 
 pub mod choices;
+pub mod continuation;
 pub mod count_tokens;
 pub mod embeddings;
 pub mod front_door;

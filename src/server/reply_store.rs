@@ -25,7 +25,10 @@ pub struct ReplyStore(Arc<Mutex<Store>>);
 #[derive(Debug)]
 struct Store {
     limits: Limits,
-    running: HashMap<String, Running>,
+    /// By id; several where upstreams have named replies alike.
+    running: HashMap<String, Vec<Running>>,
+    /// Replies that began: the number of the last.
+    begun: u64,
     kept: HashMap<String, Kept>,
     /// Ids of those that can be asked for, oldest first.
     listed: VecDeque<String>,
@@ -35,10 +38,23 @@ struct Store {
 
 #[derive(Debug)]
 struct Running {
+    /// Its own, whatever its id is.
+    number: u64,
+    named_by: NamedBy,
+    /// Another has its id, or had it. Whoever asks by that id may mean either, so that neither is found by it.
+    is_ambiguous: bool,
     record: Record,
     cancel: watch::Sender<bool>,
     /// Requests that hear this reply: one, or more where it was sent again.
     listeners: usize,
+}
+
+/// Whose word an id is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NamedBy {
+    /// No two replies have it.
+    Us,
+    Upstream,
 }
 
 #[derive(Debug)]
@@ -52,28 +68,40 @@ struct Kept {
 
 impl ReplyStore {
     pub fn new(limits: Limits) -> Self {
-        let store = Store { limits, running: HashMap::new(), kept: HashMap::new(), listed: VecDeque::new(), bytes: 0 };
+        let store = Store { limits, running: HashMap::new(), begun: 0, kept: HashMap::new(), listed: VecDeque::new(), bytes: 0 };
         Self(Arc::new(Mutex::new(store)))
     }
 
-    /// A reply begins, or is heard once more.
+    /// A reply begins that has its id from us, or is heard once more.
     pub fn begin(&self, record: Record) -> Registration {
         let mut store = self.lock();
         let id = record.exchange.id.clone();
-        let cancelled = match store.running.get_mut(&id) {
+        let is_over = store.listed(&id).is_some();
+        let of_this_id = store.running.get_mut(&id).into_iter().flatten();
+        let (number, cancelled) = match of_this_id.into_iter().find(|running| running.named_by == NamedBy::Us) {
             Some(running) => {
                 running.listeners += 1;
-                running.cancel.subscribe()
+                (running.number, running.cancel.subscribe())
             }
-            None => store.start(record),
+            // Whoever was to hear it once more came when it had just ended: it is kept, and this one has nothing to add.
+            None if is_over => (0, watch::Sender::new(false).subscribe()),
+            None => store.start(record, NamedBy::Us),
         };
-        Registration { store: self.clone(), id, cancelled }
+        Registration { store: self.clone(), id, number, cancelled }
+    }
+
+    /// A reply goes on that an upstream has begun and named: another one of this id is another reply.
+    pub fn begin_of_upstream(&self, record: Record) -> Registration {
+        let mut store = self.lock();
+        let id = record.exchange.id.clone();
+        let (number, cancelled) = store.start(record, NamedBy::Upstream);
+        Registration { store: self.clone(), id, number, cancelled }
     }
 
     /// The reply as the client got it, or as far as it is.
     pub fn reply(&self, id: &str) -> Option<String> {
         let store = self.lock();
-        match store.running.get(id) {
+        match store.running(id) {
             Some(running) => running.record.keep.then(|| running.record.exchange.reply.clone()),
             None => store.listed(id).map(|kept| kept.exchange.reply.clone()),
         }
@@ -82,7 +110,7 @@ impl ReplyStore {
     /// Whether there was one to forget. One that runs goes on.
     pub fn delete(&self, id: &str) -> bool {
         let mut store = self.lock();
-        if let Some(running) = store.running.get_mut(id) {
+        if let Some(running) = store.running_mut(id) {
             return std::mem::take(&mut running.record.keep);
         }
         store.withdraw(id)
@@ -92,7 +120,7 @@ impl ReplyStore {
     /// this id runs.
     pub fn cancel(&self, id: &str, as_cancelled: impl FnOnce(&str) -> String) -> Option<String> {
         let mut store = self.lock();
-        let running = store.running.get_mut(id)?;
+        let running = store.running_mut(id)?;
         if !running.cancel.send_replace(true) {
             running.record.exchange.reply = as_cancelled(&running.record.exchange.reply);
         }
@@ -113,7 +141,7 @@ impl ReplyStore {
 impl Memory for ReplyStore {
     fn recall(&self, id: &str) -> Recall {
         let store = self.lock();
-        if store.running.get(id).is_some_and(|running| running.record.keep) {
+        if store.running(id).is_some_and(|running| running.record.keep) {
             return Recall::Running;
         }
         let mut exchanges = Vec::new();
@@ -128,7 +156,8 @@ impl Memory for ReplyStore {
 }
 
 impl Store {
-    fn start(&mut self, mut record: Record) -> watch::Receiver<bool> {
+    /// Its number, and what tells that it is cancelled.
+    fn start(&mut self, mut record: Record, named_by: NamedBy) -> (u64, watch::Receiver<bool>) {
         if let Some(previous) = &record.previous {
             match self.kept.get_mut(previous) {
                 Some(kept) => kept.followers += 1,
@@ -136,10 +165,38 @@ impl Store {
                 None => (record.previous, record.keep) = (None, false),
             }
         }
+        let id = record.exchange.id.clone();
+        let is_ambiguous = self.withdraw(&id) || self.running.contains_key(&id);
+        record.keep &= !is_ambiguous;
+        let of_this_id = self.running.entry(id).or_default();
+        for other in of_this_id.iter_mut() {
+            (other.is_ambiguous, other.record.keep) = (true, false);
+        }
         let cancel = watch::Sender::new(false);
         let cancelled = cancel.subscribe();
-        self.running.insert(record.exchange.id.clone(), Running { record, cancel, listeners: 1 });
-        cancelled
+        self.begun += 1;
+        of_this_id.push(Running { number: self.begun, named_by, is_ambiguous, record, cancel, listeners: 1 });
+        (self.begun, cancelled)
+    }
+
+    /// The one that is meant by this id.
+    fn running(&self, id: &str) -> Option<&Running> {
+        self.running.get(id)?.first().filter(|running| !running.is_ambiguous)
+    }
+
+    fn running_mut(&mut self, id: &str) -> Option<&mut Running> {
+        self.running.get_mut(id)?.first_mut().filter(|running| !running.is_ambiguous)
+    }
+
+    /// It runs no more.
+    fn take(&mut self, id: &str, number: u64) -> Option<Running> {
+        let of_this_id = self.running.get_mut(id)?;
+        let at = of_this_id.iter().position(|running| running.number == number)?;
+        let taken = of_this_id.swap_remove(at);
+        if of_this_id.is_empty() {
+            self.running.remove(id);
+        }
+        Some(taken)
     }
 
     /// A running reply has ended.
@@ -214,6 +271,7 @@ impl Store {
 pub struct Registration {
     store: ReplyStore,
     id: String,
+    number: u64,
     cancelled: watch::Receiver<bool>,
 }
 
@@ -230,7 +288,7 @@ impl Registration {
     pub fn finish(&self, reply: impl FnOnce() -> String) {
         let mut store = self.store.lock();
         // Another that heard it may have come to the end before.
-        let Some(mut running) = store.running.remove(&self.id) else { return };
+        let Some(mut running) = store.take(&self.id, self.number) else { return };
         if running.record.keep {
             running.record.exchange.reply = reply();
         }
@@ -241,12 +299,13 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut store = self.store.lock();
-        let Some(running) = store.running.get_mut(&self.id) else { return };
+        let of_this_id = store.running.get_mut(&self.id).into_iter().flatten();
+        let Some(running) = of_this_id.into_iter().find(|running| running.number == self.number) else { return };
         running.listeners -= 1;
         if running.listeners > 0 {
             return;
         }
-        let mut running = store.running.remove(&self.id).expect("it was there a moment ago");
+        let mut running = store.take(&self.id, self.number).expect("it was there a moment ago");
         running.record.keep &= *running.cancel.borrow();
         store.end(running);
     }
@@ -254,6 +313,8 @@ impl Drop for Registration {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn store(replies: usize, bytes: usize) -> ReplyStore {
@@ -277,7 +338,7 @@ mod tests {
         assert_eq!(store.bytes, store.kept.values().map(|kept| kept.exchange.bytes()).sum::<usize>());
         let follows = |id: &String| {
             let kept = store.kept.values().filter(|kept| kept.previous.as_ref() == Some(id)).count();
-            kept + store.running.values().filter(|running| running.record.previous.as_ref() == Some(id)).count()
+            kept + store.running.values().flatten().filter(|running| running.record.previous.as_ref() == Some(id)).count()
         };
         for (id, kept) in &store.kept {
             assert_eq!(kept.followers, follows(id), "{id}");
@@ -298,17 +359,54 @@ mod tests {
     #[test]
     fn an_id_that_comes_twice_is_nobody_s() {
         let store = store(3, 1000);
-        give(&store, "a", None);
-        give(&store, "b", Some("a"));
-        give(&store, "a", Some("b"));
+        let again = |id: &str, previous: Option<&str>| {
+            store.begin_of_upstream(record(id, previous)).finish(|| "{\"a\": 1}".into());
+            check(&store);
+        };
+        again("a", None);
+        again("b", Some("a"));
+        again("a", Some("b"));
         assert_eq!((store.reply("a"), store.reply("b").is_some()), (None, true));
-        give(&store, "a", None);
-        give(&store, "b", None);
+        again("a", None);
+        again("b", None);
         assert_eq!((store.reply("a"), store.reply("b"), store.size()), (None, None, (0, 0)));
         for id in ["a", "c", "d", "e", "f"] {
             give(&store, id, None);
         }
         assert_eq!((store.reply("a"), store.size().0), (None, 3));
+    }
+
+    /// Two clients hear two replies, of which the upstream has given both the same name.
+    #[test]
+    fn two_that_run_under_one_id_are_two() {
+        let store = store(3, 1_000);
+        let mut first = store.begin_of_upstream(record("a", None));
+        assert_eq!(store.recall("a"), Recall::Running);
+        let mut second = store.begin_of_upstream(record("a", None));
+        assert_eq!((store.recall("a"), store.reply("a"), store.delete("a")), (Recall::Unknown, None, false));
+        assert_eq!(store.cancel("a", |_| unreachable!("which one is meant?")), None);
+        assert!(first.cancelled().now_or_never().is_none() && second.cancelled().now_or_never().is_none());
+        // The first one's end is not the second's, and makes nobody's id of it either.
+        first.finish(|| unreachable!("nobody can ask for it"));
+        drop(first);
+        assert_eq!((store.cancel("a", str::to_owned), store.reply("a")), (None, None));
+        assert_eq!(store.lock().running["a"].len(), 1, "the second runs on");
+        drop(second);
+        check(&store);
+        assert_eq!((store.reply("a"), store.size(), store.lock().running.len()), (None, (0, 0), 0));
+    }
+
+    #[test]
+    fn one_that_begins_under_the_id_of_one_that_is_kept_is_another() {
+        let store = store(3, 1_000);
+        give(&store, "a", None);
+        give(&store, "b", Some("a"));
+        let second = store.begin_of_upstream(record("a", None));
+        check(&store);
+        assert_eq!((store.reply("a"), store.cancel("a", str::to_owned)), (None, None));
+        second.finish(|| unreachable!("nobody can ask for it"));
+        check(&store);
+        assert_eq!(conversation(&store, "b"), ["a", "b"], "what others go on from stays");
     }
 
     #[test]
@@ -391,6 +489,12 @@ mod tests {
         drop((second, third));
         check(&store);
         assert_eq!(store.reply("a"), Some("{\"by\": 2}".into()));
+        // Somebody joined it while it ran, and is told here of it when it is over.
+        let late = store.begin(record("a", None));
+        late.finish(|| "{\"by\": 4}".into());
+        drop(late);
+        check(&store);
+        assert_eq!(store.reply("a"), Some("{\"by\": 2}".into()), "it ended once");
     }
 
     #[test]

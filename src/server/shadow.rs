@@ -10,7 +10,7 @@ use super::AppState;
 use super::generate::read_prompts;
 use crate::api::Dialect;
 use crate::chat::begun::{BegunContent, BegunReply};
-use crate::chat::{Message, Part, Prompt, Role, ToolCall};
+use crate::chat::{self, Message, Part, Prompt, Role, ToolCall};
 use crate::engine::Priority;
 use crate::gateway::door::Gateway;
 
@@ -30,6 +30,12 @@ pub fn prefill<D: Dialect>(state: &AppState, body: Bytes) -> Prefill {
     Prefill(tokio::spawn(async move { read::<D>(&state, body, None).await }).abort_handle())
 }
 
+/// The same of a request that has been read.
+pub fn prefill_request<D: Dialect>(state: &AppState, request: chat::Request) -> Prefill {
+    let state = state.clone();
+    Prefill(tokio::spawn(async move { submit::<D>(&state, move |_| Some(request)).await }).abort_handle())
+}
+
 /// After a turn of a cloud: reads the conversation with its reply, if the configuration, the battery and the balance allow.
 pub fn follow<D: Dialect>(state: &AppState, gateway: &Gateway, body: &Bytes, reply: Option<&BegunReply>) {
     let Some(reply) = reply else { return };
@@ -46,18 +52,24 @@ pub fn follow<D: Dialect>(state: &AppState, gateway: &Gateway, body: &Bytes, rep
 }
 
 async fn read<D: Dialect>(state: &AppState, body: Bytes, reply: Option<BegunReply>) {
+    submit::<D>(state, move |state| {
+        let mut call = D::parse_with(&body, state.replies()).ok()?;
+        if let (Some(reply), [Prompt::Conversation(conversation)]) = (reply, &mut call.request.prompts[..]) {
+            conversation.messages.push(spoken(reply));
+        }
+        Some(call.request)
+    })
+    .await;
+}
+
+async fn submit<D: Dialect>(state: &AppState, request: impl FnOnce(&AppState) -> Option<chat::Request> + Send + 'static) {
     let turn = state.turn_to_prepare().await;
     let of_task = state.clone();
     // Large prompts are tokenized away from the threads that serve sockets.
     let submitted = tokio::task::spawn_blocking(move || {
-        let mut call = D::parse_with(&body, of_task.replies()).ok()?;
-        if let (Some(reply), [Prompt::Conversation(conversation)]) = (reply, &mut call.request.prompts[..]) {
-            conversation.messages.push(spoken(reply));
-        }
-        call.request.priority = Priority::Shadow;
-        call.request.tokens_max = Some(0);
-        call.request.choices_per_prompt = 1;
-        let choices = read_prompts::<D>(&of_task, &call.request);
+        let request = request(&of_task)?;
+        let request = chat::Request { priority: Priority::Shadow, tokens_max: Some(0), choices_per_prompt: 1, ..request };
+        let choices = read_prompts::<D>(&of_task, &request);
         drop(turn);
         choices
     });

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -12,19 +13,24 @@ use futures_util::future::BoxFuture;
 use super::AppState;
 use super::body::HeldBody;
 use super::choices::Told;
+use super::continuation::{BrokenOff, by_another_cloud};
 use super::generate::{self, go_on};
 use super::relays::Relay;
 use super::request_id::random_name;
 use super::request_log::{Outcome, RequestLog};
 use super::run::Listener;
+use super::shadow::Prefill;
 use crate::api::errors::{ApiError, ErrorKind};
 use crate::api::outgoing::reply::Reader;
 use crate::api::outgoing::{self, Protocol as Outgoing};
+use crate::api::outgoing::{cache_marks, continuing};
 use crate::api::{Call, Dialect, ReplyHead};
+use crate::chat::begun::BegunReply;
 use crate::chat::{self, Event, Prompt, ToolDefinition, Usage};
+use crate::gateway::asked::About;
 use crate::gateway::attempt::Original;
-use crate::gateway::door::Gateway;
-use crate::gateway::fault::Fault;
+use crate::gateway::continuation::Handover;
+use crate::gateway::door::{Gateway, Wanted};
 use crate::gateway::protocol::Protocol;
 use crate::gateway::relayed::{Interruption, Relayed, Step};
 use crate::gateway::sessions::SessionKey;
@@ -32,10 +38,15 @@ use crate::gateway::sse_splitter::SseEvent;
 use crate::gateway::takeover::Takeover;
 
 /// The request in another protocol; `None`: it cannot be said there, or is none.
-pub fn request<D: Dialect>(state: &AppState, body: &[u8], protocol: Protocol, model: &str) -> Option<Bytes> {
+pub fn request<D: Dialect>(state: &AppState, body: &[u8], wanted: Wanted<'_>) -> Option<Bytes> {
     let call = D::parse_with(body, state.replies()).ok()?;
-    match outgoing::write(outgoing_of(protocol)?, &call.request, model, call.stream) {
-        Ok(body) => Some(Bytes::from(body.to_string())),
+    match outgoing::write(outgoing_of(wanted.protocol)?, &call.request, wanted.model, call.stream) {
+        Ok(mut body) => {
+            if wanted.cache_marks && wanted.protocol == Protocol::AnthropicMessages {
+                cache_marks::add(&mut body);
+            }
+            Some(Bytes::from(body.to_string()))
+        }
         Err(cannot) => {
             tracing::debug!(%cannot, "this request is not asked in another protocol");
             None
@@ -43,11 +54,12 @@ pub fn request<D: Dialect>(state: &AppState, body: &[u8], protocol: Protocol, mo
     }
 }
 
-fn outgoing_of(protocol: Protocol) -> Option<Outgoing> {
+pub fn outgoing_of(protocol: Protocol) -> Option<Outgoing> {
     match protocol {
         Protocol::AnthropicMessages => Some(Outgoing::AnthropicMessages),
         Protocol::OpenAiChat => Some(Outgoing::OpenAiChat),
-        Protocol::OpenAiCompletions | Protocol::OpenAiResponses => None,
+        Protocol::OpenAiResponses => Some(Outgoing::OpenAiResponses),
+        Protocol::OpenAiCompletions => None,
     }
 }
 
@@ -58,6 +70,15 @@ pub struct Source {
     pub session: SessionKey,
     /// It lives as long as the reply.
     pub relay: Relay,
+    /// For another cloud that may go on; `None`: none may.
+    pub asker: Option<Asker>,
+}
+
+/// What another cloud is told of who asks.
+pub struct Asker {
+    pub headers: HeaderMap,
+    pub about: About,
+    pub prefill: fn(&AppState, chat::Request) -> Prefill,
 }
 
 /// A stream in the client's dialect.
@@ -109,7 +130,7 @@ async fn respond<D: Dialect>(state: AppState, call: Call<D>, head: ReplyHead, re
     generate::respond(state, call, Listener::Remote { head, remote: Box::new(remote) }, log).await
 }
 
-fn head(state: &AppState, model: &str, upstream: &str) -> ReplyHead {
+pub fn head(state: &AppState, model: &str, upstream: &str) -> ReplyHead {
     let model = if model.is_empty() { upstream } else { model };
     ReplyHead { id: random_name(), created_unix_s: state.now_unix_s(), model: model.to_owned(), choices: 1, prompt_tokens: 0 }
 }
@@ -121,7 +142,7 @@ fn tools(request: &chat::Request) -> &[ToolDefinition] {
     }
 }
 
-type GoOn = Box<dyn Fn(AppState, chat::Request) -> BoxFuture<'static, Result<Listener, ApiError>> + Send>;
+type GoOn = Option<Box<dyn Fn(AppState, chat::Request) -> BoxFuture<'static, Result<Listener, ApiError>> + Send>>;
 
 /// The events of a reply from elsewhere.
 pub struct Remote {
@@ -133,13 +154,17 @@ pub struct Remote {
     coming: Coming,
     usage: Usage,
     go_on: GoOn,
-    /// Who broke off, why and when, until the local model's next word.
-    seam: Option<(Arc<str>, Fault, Instant)>,
+    /// Who broke off, why, who goes on and since when, until the next word.
+    seam: Option<(Handover, Instant)>,
+    /// Of a reply that another cloud began: white space that the client has and that may come once more.
+    unshown: String,
+    /// And what was counted of it.
+    before: Option<Usage>,
 }
 
 enum Coming {
     Stream(Box<Relayed>),
-    /// The local model has taken over.
+    /// The local model has taken over, or another cloud.
     Local(Box<Listener>),
     Nothing,
 }
@@ -147,9 +172,27 @@ enum Coming {
 impl Remote {
     fn new<D: Dialect>(state: AppState, call: &Call<D>, source: Source, coming: Coming) -> Self {
         let reader = outgoing_of(source.protocol).map(|protocol| Reader::new(protocol).with_tools(tools(&call.request)));
-        let go_on: GoOn = Box::new(|state, request| Box::pin(async move { go_on::<D>(&state, request).await }));
+        let go_on: GoOn = Some(Box::new(|state, request| Box::pin(async move { go_on::<D>(&state, request).await })));
         let request = call.request.clone();
-        Self { state, source, request, reader, ready: VecDeque::new(), coming, usage: Usage::default(), go_on, seam: None }
+        let (ready, usage) = (VecDeque::new(), Usage::default());
+        Self { state, source, request, reader, ready, coming, usage, go_on, seam: None, unshown: String::new(), before: None }
+    }
+
+    /// The rest of a reply that another cloud began. Nobody goes on with this one: once is enough.
+    pub fn continuing(state: AppState, source: Source, request: &chat::Request, relayed: Relayed, begun: &BegunReply) -> Self {
+        Self {
+            reader: outgoing_of(source.protocol).map(|protocol| Reader::new(protocol).with_tools(tools(request))),
+            state,
+            source,
+            request: request.clone(),
+            ready: VecDeque::new(),
+            coming: Coming::Stream(Box::new(relayed)),
+            usage: begun.usage,
+            go_on: None,
+            seam: None,
+            unshown: continuing::unshown(begun).to_owned(),
+            before: Some(Usage { completion_tokens: continuing::tokens_said(begun), ..begun.usage }),
+        }
     }
 
     /// The next event; `None` when the reply has ended. Loses nothing when it is dropped half-way, but for a takeover that is being begun.
@@ -165,8 +208,8 @@ impl Remote {
                 Coming::Nothing => return None,
                 Coming::Local(listener) => {
                     let told = Box::pin(listener.next()).await;
-                    if let Some((upstream, fault, since)) = self.seam.take() {
-                        self.source.gateway.note_takeover(&upstream, fault, Some(since.elapsed()));
+                    if let Some((handover, since)) = self.seam.take() {
+                        self.source.gateway.note_takeover(&handover, Some(since.elapsed()));
                     }
                     return told;
                 }
@@ -186,7 +229,7 @@ impl Remote {
         let (Some(reader), data) = (&mut self.reader, data.to_owned()) else { return };
         let mut events = Vec::new();
         let read = reader.event(&data, &mut events);
-        self.ready.extend(events);
+        self.take(events);
         if let Err(error) = read {
             self.fail(error.to_string());
         }
@@ -195,10 +238,33 @@ impl Remote {
     fn end(&mut self) {
         let mut events = Vec::new();
         let ended = self.reader.as_mut().map_or(Ok(()), |reader| reader.finish(&mut events));
-        self.ready.extend(events);
+        self.take(events);
         match ended {
             Ok(()) => self.coming = Coming::Nothing,
             Err(error) => self.fail(error.to_string()),
+        }
+    }
+
+    /// Events of the reply, as they follow what the client has.
+    fn take(&mut self, events: Vec<Event>) {
+        for mut event in events {
+            match &mut event {
+                Event::Text(delta) if !self.unshown.is_empty() => {
+                    let again = delta.text.bytes().zip(self.unshown.bytes()).take_while(|(one, other)| one == other).count();
+                    // White space may be longer than a byte, and half of one is another.
+                    let again = (0..=again).rev().find(|at| delta.text.is_char_boundary(*at)).unwrap_or(0);
+                    let is_over = again < delta.text.len();
+                    delta.text.drain(..again);
+                    self.unshown.drain(..if is_over { self.unshown.len() } else { again });
+                }
+                Event::Finished { usage, .. } => {
+                    if let Some(before) = self.before {
+                        *usage = whole_usage(before, *usage);
+                    }
+                }
+                _ => {}
+            }
+            self.ready.push_back(event);
         }
     }
 
@@ -210,13 +276,16 @@ impl Remote {
     /// Whoever is faster goes on with a text that trickles. Where nobody can, it is better than none.
     async fn trickles(&mut self) {
         let Coming::Stream(relayed) = &mut self.coming else { return };
-        let Some(Interruption { fault, begun, .. }) = relayed.handed_over() else { return };
-        let (request, since) = (chat::Request { begun: Some(begun), ..self.request.clone() }, Instant::now());
-        match (self.go_on)(self.state.clone(), request).await {
-            Ok(listener) => {
+        let Some(Interruption { fault, begun, .. }) = relayed.handed_over().filter(|_| self.go_on.is_some()) else {
+            return relayed.put_up_with();
+        };
+        let (upstream, since) = (relayed.upstream().clone(), Instant::now());
+        let went_on = self.somebody_goes_on(&upstream, begun).await;
+        let Coming::Stream(relayed) = &mut self.coming else { return };
+        match went_on {
+            Ok((by, listener)) => {
                 relayed.leave(fault);
-                let upstream = relayed.upstream().clone();
-                self.taken_over(upstream, fault, since, listener);
+                self.taken_over(Handover { upstream, fault, by }, since, listener);
             }
             Err(error) => {
                 tracing::debug!(error = error.message.as_str(), "nobody can go on with a reply that trickles");
@@ -233,14 +302,18 @@ impl Remote {
                 self.end();
             }
             Takeover::InBandError(_) | Takeover::Abort => self.fail(format!("the upstream broke off ({})", fault.name())),
+            // A reply is taken over once.
+            _ if self.go_on.is_none() => {
+                let Coming::Stream(relayed) = &self.coming else { unreachable!("only a stream is interrupted") };
+                self.fail(format!("{}, which went on with this reply, broke off as well ({})", relayed.upstream(), fault.name()));
+            }
             Takeover::PlainSwitch | Takeover::ContinueText { .. } | Takeover::ContinueToolCall { .. } | Takeover::FreshText { .. } => {
                 let Coming::Stream(relayed) = &self.coming else { unreachable!("only a stream is interrupted") };
                 let (upstream, since) = (relayed.upstream().clone(), Instant::now());
-                let request = chat::Request { begun: Some(begun), ..self.request.clone() };
-                match (self.go_on)(self.state.clone(), request).await {
-                    Ok(listener) => self.taken_over(upstream, fault, since, listener),
+                match self.somebody_goes_on(&upstream, begun).await {
+                    Ok((by, listener)) => self.taken_over(Handover { upstream, fault, by }, since, listener),
                     Err(error) => {
-                        self.source.gateway.note_takeover(&upstream, fault, None);
+                        self.source.gateway.note_takeover(&Handover { upstream, fault, by: None }, None);
                         tracing::warn!(error = error.message.as_str(), "the local model cannot go on with a translated reply");
                         self.fail(format!("the upstream broke off ({}), and the local model cannot go on", fault.name()));
                     }
@@ -249,9 +322,40 @@ impl Remote {
         }
     }
 
-    fn taken_over(&mut self, upstream: Arc<str>, fault: Fault, since: Instant, listener: Listener) {
-        self.source.gateway.taken_over(self.source.session, &upstream, fault);
-        self.seam = Some((upstream, fault, since));
+    /// Another cloud where one goes on, else the local model.
+    async fn somebody_goes_on(&mut self, upstream: &Arc<str>, begun: BegunReply) -> Result<(Option<Arc<str>>, Listener), ApiError> {
+        let Source { gateway, session, asker, .. } = &self.source;
+        if let Some(Asker { headers, about, prefill }) = asker {
+            let relay = self.state.relays().begin();
+            let broken = BrokenOff { gateway, upstream, headers, about, session: *session, prefill: *prefill, relay };
+            if let Some((by, listener)) = by_another_cloud(&self.state, broken, &self.request, &begun).await {
+                return Ok((Some(by), listener));
+            }
+        }
+        if !gateway.config().local {
+            return Err(ApiError::new(ErrorKind::Unavailable, "the local model may not go on"));
+        }
+        let go_on = self.go_on.as_ref().expect("asked only where somebody may go on");
+        let request = chat::Request { begun: Some(begun), ..self.request.clone() };
+        go_on(self.state.clone(), request).await.map(|listener| (None, listener))
+    }
+
+    fn taken_over(&mut self, handover: Handover, since: Instant, listener: Listener) {
+        self.source.gateway.taken_over(self.source.session, &handover);
+        self.seam = Some((handover, since));
         self.coming = Coming::Local(Box::new(listener));
+    }
+}
+
+/// Of a reply that two wrote. The second one counts what it was shown of the first as its prompt.
+fn whole_usage(before: Usage, rest: Usage) -> Usage {
+    let prompt = match before.prompt_tokens {
+        0 => Usage { prompt_tokens: rest.prompt_tokens.saturating_sub(before.completion_tokens), ..rest },
+        _ => before,
+    };
+    Usage {
+        completion_tokens: before.completion_tokens + rest.completion_tokens,
+        thinking_tokens: before.thinking_tokens + rest.thinking_tokens,
+        ..prompt
     }
 }

@@ -6,10 +6,11 @@ use proptest::test_runner::{RngSeed, TestCaseError};
 use serde_json::{Value, json};
 use understudy::api::anthropic_messages::AnthropicMessages;
 use understudy::api::openai_chat::OpenAiChat;
+use understudy::api::openai_responses::OpenAiResponses;
 use understudy::api::outgoing::closed_schema::{closed, is_strict};
 use understudy::api::outgoing::names::{openai_call_id, tool_name};
 use understudy::api::outgoing::reply::{ReadError, Reader};
-use understudy::api::outgoing::{Protocol, anthropic_messages, openai_chat};
+use understudy::api::outgoing::{Protocol, anthropic_messages, openai_chat, openai_responses};
 use understudy::api::{Dialect, Frame, ReplyHead};
 use understudy::chat::reply::Reply;
 use understudy::chat::{
@@ -249,6 +250,36 @@ proptest! {
         prop_assert!(after.thinking.wanted == Some(false) || before.thinking.wanted != Some(false));
     }
 
+    #[test]
+    fn responses_keep_a_request(request in requests::request()) {
+        // There are no stop strings, and no log-probabilities.
+        let request = Request { stop: Vec::new(), top_logprobs: None, ..request };
+        let body = openai_responses::write(&request, OPENAI_MODEL, true).expect("it can be carried");
+        prop_assert_eq!(&body["store"], &json!(false));
+        let mut before = conversation(&request).clone();
+        // A message without a word or a call is no item.
+        before.messages.retain(|message| message.role != Role::Assistant || !message.content.is_empty() || !message.tool_calls.is_empty());
+        let (once, before) = (parse::<OpenAiResponses>(&body), &before);
+        let after = conversation(&once);
+        prop_assert_eq!(said(after), said(before));
+        let (tools, tool_choice) = shown_tools(before);
+        let expected = tools.into_iter().map(|tool| {
+            let parameters = tool.parameters.unwrap_or_else(|| json!({"type": "object", "properties": {}}));
+            ToolDefinition { name: tool_name(&tool.name).into(), strict: tool.strict && is_strict(&parameters), parameters: Some(parameters), ..tool }
+        });
+        prop_assert_eq!(&after.tools, &expected.collect::<Vec<_>>());
+        prop_assert_eq!(&after.tool_choice, &tool_choice);
+        prop_assert_eq!(after.parallel_tool_calls, before.parallel_tool_calls || after.tools.is_empty());
+        prop_assert_eq!(&once.output_format, &request.output_format);
+        prop_assert_eq!(once.tokens_max, request.tokens_max.map(|tokens| tokens.max(16)));
+        let SamplingOptions { temperature, top_p, .. } = request.sampling;
+        prop_assert_eq!(&once.sampling, &SamplingOptions { temperature, top_p, ..SamplingOptions::default() });
+        prop_assert_eq!(after.thinking.effort, before.thinking.effort);
+        // A second journey loses nothing more.
+        let again = parse::<OpenAiResponses>(&openai_responses::write(&once, OPENAI_MODEL, true).expect("it can be carried"));
+        prop_assert_eq!(&again, &once);
+    }
+
     /// A client of chat completions, an upstream that speaks messages, and the other way round: nobody sees the difference.
     #[test]
     fn chat_to_messages_to_chat(request in requests::request()) {
@@ -310,6 +341,27 @@ proptest! {
         let expected: Vec<Event> = expected.collect();
         check_stream::<AnthropicMessages>(Protocol::AnthropicMessages, &body, &events, &expected)?;
         check_whole::<AnthropicMessages>(Protocol::AnthropicMessages, &body, &expected)?;
+    }
+
+    #[test]
+    fn replies_of_responses_are_read_as_they_were_written(events in requests::reply()) {
+        let body = json!({"input": "x"});
+        let calls = events.iter().any(|event| matches!(event, Event::ToolCallStarted { .. }));
+        let expected = events.iter().filter_map(|event| match event {
+            Event::Text(delta) if delta.text.is_empty() => None,
+            Event::Thinking(text) if text.is_empty() => None,
+            // They are not read.
+            Event::Text(delta) => Some(Event::Text(understudy::chat::TextDelta { text: delta.text.clone(), tokens: Vec::new() })),
+            // Whole is whole.
+            Event::Finished { reason: FinishReason::StopString(_), usage } => {
+                let reason = if calls { FinishReason::ToolCalls } else { FinishReason::EndOfTurn };
+                Some(Event::Finished { reason, usage: *usage })
+            }
+            other => Some(other.clone()),
+        });
+        let expected: Vec<Event> = expected.collect();
+        check_stream::<OpenAiResponses>(Protocol::OpenAiResponses, &body, &events, &expected)?;
+        check_whole::<OpenAiResponses>(Protocol::OpenAiResponses, &body, &expected)?;
     }
 }
 

@@ -114,9 +114,8 @@ fn the_narrowest_scope_is_avoided() {
 
 #[test]
 fn cooldowns_double_up_to_what_a_failure_costs() {
-    for (fault, expected) in
-        [(Fault::FirstContentLimit, [5.0, 10.0, 20.0, 22.0, 22.0, 22.0]), (Fault::ByteSilence, [5.0, 10.0, 20.0, 40.0, 60.0, 60.0])]
-    {
+    let (cheap, dear) = ([5.0, 10.0, 20.0, 22.0, 22.0, 22.0], [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]);
+    for (fault, expected) in [(Fault::FirstContentLimit, cheap), (Fault::ByteSilence, dear), (Fault::WholeReplyLimit, dear)] {
         let (mut breakers, target) = (plain(), target("large", 1));
         request(&mut breakers, &target, failed(fault), s(0.0));
         let mut now = s(0.0);

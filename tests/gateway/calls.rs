@@ -7,7 +7,8 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::RawRequest;
 use understudy::gateway::status::Use;
 
-use super::invariants::{DIALECTS, Expected, ask_with, door, next_is_answered, settled, status};
+use super::doors::{DIALECTS, unscaled};
+use super::outcome::{Expected, ask_with, next_is_answered, settled, status};
 use super::strict_client::Ended;
 use crate::support::front_door::CLOUD;
 
@@ -55,7 +56,7 @@ pub fn cut_in_tool_arguments() {
     let within = |part: &str, bytes: usize| WEATHER.find(part).expect("a part of the arguments") + bytes;
     let places = [within("{", 1), within("Ålesund", 3), within("\\n", 1), within("12.5", 3), within("true", 2), WEATHER.len()];
     for (number, dialect) in DIALECTS.into_iter().enumerate() {
-        let door = door(dialect, Plan::healthy());
+        let door = unscaled(dialect, Plan::healthy());
         // Cuts speak against the upstream, and it is asked all the same.
         door.gateway.set_use(Use::Cloud);
         let asked = |arguments| request_with_tools(dialect, &[("weather", arguments)], &["weather"]);
@@ -65,21 +66,21 @@ pub fn cut_in_tool_arguments() {
         for bytes in cuts.iter().copied() {
             door.upstream().set_plan(cut_at(WEATHER, bytes));
             let turn = ask_with(&door, dialect, asked(WEATHER), expected);
-            assert_eq!(turn.folded.calls[0].arguments, WEATHER, "cut after {bytes} bytes: {}", turn.exchange.text());
-            assert!(turn.folded.calls[0].is_whole, "cut after {bytes} bytes: {}", turn.exchange.text());
+            assert_eq!(turn.told.calls[0].arguments, WEATHER, "cut after {bytes} bytes: {}", turn.exchange.text());
+            assert!(turn.told.calls[0].is_whole, "cut after {bytes} bytes: {}", turn.exchange.text());
         }
         assert_eq!(door.attempts().len(), cuts.len());
         // A character that stands as an escape, or as two: what is begun is made whole, and whoever likes escapes goes on to write them.
         for bytes in (number..=ESCAPED.len()).step_by(3) {
             door.upstream().set_plan(cut_at(ESCAPED, bytes));
             let turn = ask_with(&door, dialect, asked(ESCAPED), Expected { text: "", calls: &[("weather", value(ESCAPED))] });
-            let call = &turn.folded.calls[0];
+            let call = &turn.told.calls[0];
             assert!(call.is_whole && call.arguments == ESCAPED, "cut after {bytes} bytes: {}", turn.exchange.text());
         }
         // Of a tool that the request does not offer nobody knows the arguments: the call stays open, and the reply says that it failed.
         door.upstream().set_plan(cut_at(WEATHER, 20));
         let turn = ask_with(&door, dialect, request_with_tools(dialect, &[("weather", WEATHER)], &["clock"]), expected);
-        assert!(matches!(turn.folded.end, Ended::Failed(_)) && !turn.folded.calls[0].is_whole, "{}", turn.exchange.text());
+        assert!(matches!(turn.told.end, Ended::Failed(_)) && !turn.told.calls[0].is_whole, "{}", turn.exchange.text());
         door.upstream().set_plan(Plan::healthy());
         next_is_answered(&door, dialect);
     }
@@ -91,7 +92,7 @@ pub fn cut_between_tool_calls() {
     for dialect in DIALECTS {
         let tools = || request_with_tools(dialect, &both, &["weather", "clock"]);
         let cut = |at| Plan::always(Answer::saying(calls.clone()).and_wrong(Misbehaviour::Cut { at, how: Ending::Fin }));
-        let door_between = door(dialect, cut(Point::Calls(1)));
+        let door_between = unscaled(dialect, cut(Point::Calls(1)));
         let first = Expected { text: "", calls: &[("weather", value(WEATHER))] };
         let turn = ask_with(&door_between, dialect, tools(), first);
         let reason = if dialect == Dialect::AnthropicMessages {
@@ -101,15 +102,15 @@ pub fn cut_between_tool_calls() {
         } else {
             "completed"
         };
-        assert_eq!(turn.folded.end, Ended::Well(reason.to_owned()), "{}", turn.exchange.text());
-        assert_eq!(status(&door_between)["takeovers"], 0, "the client executes what it has");
+        assert_eq!(turn.told.end, Ended::Well(reason.to_owned()), "{}", turn.exchange.text());
+        assert_eq!(status(&door_between).takeovers, 0, "the client executes what it has");
         door_between.upstream().set_plan(Plan::healthy());
         settled(&door_between, dialect, 1);
         // Within the second one it is worth going on.
-        let door_within = door(dialect, cut(Point::Arguments { call: 1, bytes: 12 }));
+        let door_within = unscaled(dialect, cut(Point::Arguments { call: 1, bytes: 12 }));
         let turn =
             ask_with(&door_within, dialect, tools(), Expected { text: "", calls: &both.map(|(name, arguments)| (name, value(arguments))) });
-        turn.assert_taken_over("cut");
-        assert_eq!(turn.folded.end, Ended::Well(reason.to_owned()), "{}", turn.exchange.text());
+        turn.is_taken_over("cut");
+        assert_eq!(turn.told.end, Ended::Well(reason.to_owned()), "{}", turn.exchange.text());
     }
 }

@@ -9,7 +9,8 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::journal::Journal;
 use understudy::gateway::journal::line::{Event, Line, ProbeKind};
 
-use super::invariants::{ask, kind};
+use super::doors::kind;
+use super::outcome::ask;
 use crate::support::front_door::{FrontDoor, HANGS, Setup};
 
 const MESSAGES: Dialect = Dialect::AnthropicMessages;
@@ -44,7 +45,7 @@ fn a_switch_is_away_from_whoever_failed() {
     let plans = vec![Plan::healthy(), Plan::always(Answer::error(ErrorKind::Overloaded))];
     let setup = Setup { plans, upstream: "models = [\"another-*\"]", journal, kind: kind(MESSAGES), scale: 1, ..Setup::default() };
     let door = FrontDoor::start(setup);
-    ask(&door, MESSAGES).assert_local("overloaded");
+    ask(&door, MESSAGES).is_local("overloaded");
     let (from, reason) = line(&lines, |event| match event {
         Event::Switch { from, reason, .. } => Some((from, reason)),
         _ => None,
@@ -61,12 +62,12 @@ fn a_probe_says_how_long_it_took() {
     // Breakers scaled, limits as users have them.
     let door = FrontDoor::start_with(setup, |rules| rules.limits = understudy::gateway::limits::Limits::default());
     for _ in 0..2 {
-        ask(&door, MESSAGES).assert_local("overloaded");
+        ask(&door, MESSAGES).is_local("overloaded");
     }
     let pace = Pace { first_token_ms: 60, ..Pace::default() };
     door.upstream().set_plan(Plan::always(Answer::healthy().with_pace(pace)));
     let mut tries = 0;
-    while ask(&door, MESSAGES).is_local() {
+    while ask(&door, MESSAGES).by_this_machine() {
         tries += 1;
         assert!(tries < 10_000, "it is never asked again");
     }
@@ -75,6 +76,19 @@ fn a_probe_says_how_long_it_took() {
         _ => None,
     });
     assert!((60..HANGS.as_millis() as u64).contains(&took_ms), "{took_ms} ms");
+}
+
+#[test]
+fn a_takeover_by_another_cloud_says_by_whom() {
+    let (journal, lines) = journal();
+    let plans = vec![Plan::always(Answer::cut(Point::Tokens(20), Ending::Fin)), Plan::healthy()];
+    let door = FrontDoor::start(Setup { plans, others: "continues = true", journal, kind: kind(MESSAGES), scale: 1, ..Setup::default() });
+    let text = door.ask(MESSAGES).text();
+    let (upstream, by, saved) = line(&lines, |event| match event {
+        Event::Takeover { upstream, by, saved, .. } => Some((upstream, by, saved)),
+        _ => None,
+    });
+    assert_eq!((upstream.as_str(), by.as_deref(), saved), ("cloud-0", Some("cloud-1"), true), "{text}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Clients that leave, ask twice, or ask when there is no room; and a server that is told to stop while it speaks.
 
+use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{End, Exchange, RawClient, RawRequest};
 
+use super::doors::{DIALECTS, door, kind, setup};
 use super::outcome::{
-    BRIEF, DIALECTS, FIRST, PATIENCE, as_it_came, asked, attempts_when, brief_question, briefly, directly, door, eventually, held, is_down,
-    is_well, kind, question, reply_to, request_of, sent, setup, told_as_failed, whole, whole_saying, with,
+    BRIEF, FIRST, PATIENCE, as_it_came, asked, attempts_when, brief_question, briefly, directly, eventually, held, is_down, is_well,
+    question, reply_to, request_of, sent, told_as_failed, whole, whole_saying, with,
 };
+use super::raw_upstream::{RawUpstream, read_request};
 use crate::support::front_door::{FrontDoor, HANGS, LOCAL, Setup};
 use crate::support::test_app::Options;
 
@@ -112,6 +115,36 @@ pub fn sent_twice() {
         assert_eq!(door.app.stats().finished_total, 1, "{dialect:?}: one run for both");
         held(&door);
     }
+}
+
+/// Two replies to which the cloud has given one id, both gone on with here: who asks by that id means one of them, and nobody knows which.
+pub fn two_replies_under_one_id() {
+    let dialect = Dialect::OpenaiResponses;
+    let source = door(setup(dialect, Plan::healthy()));
+    let healthy = directly(&source, source.upstream(), &question(dialect));
+    let id = healthy.events()[0].json()["response"]["id"].as_str().expect("a response has an id").to_owned();
+    let upstream = RawUpstream::start(move |stream| {
+        if read_request(stream).is_some() {
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 1000000\r\n\r\n";
+            let begun = [head.as_bytes(), &healthy.body[..healthy.body.len() / 2]].concat();
+            // Who has left needs no reply.
+            let _ = stream.write_all(&begun);
+        }
+    });
+    let options = Options { pace: Duration::from_millis(20), ..Options::default() };
+    let door = door(Setup { plans: Vec::new(), urls: vec![upstream.url()], options, ..setup(dialect, Plan::healthy()) });
+    let replies = ["one", "two"].map(|session| sent(&door, request_of(session, dialect)));
+    door.app.wait_until("both are gone on with", |stats| stats.running == 2);
+    for (method, of_it) in [("GET", ""), ("DELETE", ""), ("POST", "/cancel")] {
+        let about = door.app.send(method, &format!("/v1/responses/{id}{of_it}"), &[], b"");
+        assert_eq!(about.status(), 404, "{method} {of_it}: {}", about.text());
+    }
+    for reply in replies {
+        let exchange = reply_to(&door, reply);
+        assert!(exchange.text().contains(": understudy: ") && exchange.text().contains(&id), "{}", exchange.text());
+        whole(dialect, &exchange);
+    }
+    assert_eq!(door.app.get(&format!("/v1/responses/{id}")).status(), 404, "nor is either kept");
 }
 
 fn with_retry_after(error: ErrorKind) -> Plan {

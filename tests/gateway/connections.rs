@@ -17,8 +17,10 @@ use understudy::gateway::drill::fault_upstream::FaultUpstream;
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{Exchange, RawClient};
+use understudy::gateway::status::State;
 
-use super::invariants::{DIALECTS, ask, ask_whole, door, door_to, next_is_answered, settled, upstream_state};
+use super::doors::{DIALECTS, door_to, unscaled};
+use super::outcome::{ask, ask_whole, next_is_answered, settled, upstream_state};
 use crate::support::front_door::{HANGS, Setup, request, text};
 use crate::support::program::Program;
 
@@ -34,11 +36,11 @@ pub fn connection_refused() {
         // Held, so that nobody else gets the port, and not listened on.
         let (_held, address) = port_of_our_own();
         let door = door_to(dialect, format!("http://{address}"), Setup::default());
-        ask(&door, dialect).assert_local("refused");
-        assert_eq!(upstream_state(&door), ("well".to_owned(), None), "one refusal may be a restart");
-        ask_whole(&door, dialect).assert_local("refused");
-        assert_eq!(upstream_state(&door), ("down".to_owned(), Some("refused".to_owned())));
-        ask(&door, dialect).assert_local("refused");
+        ask(&door, dialect).is_local("refused");
+        assert_eq!(upstream_state(&door), (State::Well, None), "one refusal may be a restart");
+        ask_whole(&door, dialect).is_local("refused");
+        assert_eq!(upstream_state(&door), (State::Down, Some("refused".to_owned())));
+        ask(&door, dialect).is_local("refused");
         next_is_answered(&door, dialect);
     }
 }
@@ -61,7 +63,7 @@ pub fn syn_blackhole() {
     let setup = Setup { gateway: "connect_limit = 1.5", ..Setup::default() };
     let door = door_to(Dialect::AnthropicMessages, format!("http://{address}"), setup);
     let turn = ask(&door, Dialect::AnthropicMessages);
-    turn.assert_local("connect_timeout");
+    turn.is_local("connect_timeout");
     // Nobody is there to count the attempts: their time has to do.
     assert!((limit..limit * 2).contains(&turn.exchange.ended_after), "one attempt: {:?}", turn.exchange.ended_after);
     next_is_answered(&door, Dialect::AnthropicMessages);
@@ -78,11 +80,11 @@ pub fn closed_before_headers() {
 fn ends_before_headers(how: Ending) {
     for dialect in DIALECTS {
         let answer = Answer::wrong(Misbehaviour::EndBeforeHeaders { how });
-        let door_of_accident = door(dialect, Plan::first(1, answer.clone()));
-        ask(&door_of_accident, dialect).assert_relayed();
+        let door_of_accident = unscaled(dialect, Plan::first(1, answer.clone()));
+        ask(&door_of_accident, dialect).is_cloud();
         settled(&door_of_accident, dialect, 2);
-        let door_of_outage = door(dialect, Plan::always(answer));
-        ask(&door_of_outage, dialect).assert_local("closed_early");
+        let door_of_outage = unscaled(dialect, Plan::always(answer));
+        ask(&door_of_outage, dialect).is_local("closed_early");
         settled(&door_of_outage, dialect, 2);
     }
 }
@@ -91,9 +93,9 @@ fn ends_before_headers(how: Ending) {
 pub fn name_unknown() {
     let setup = Setup { upstream: "plain_http = true", ..Setup::default() };
     let door = door_to(Dialect::AnthropicMessages, "http://nobody.invalid".to_owned(), setup);
-    ask(&door, Dialect::AnthropicMessages).assert_local("name_unknown");
+    ask(&door, Dialect::AnthropicMessages).is_local("name_unknown");
     next_is_answered(&door, Dialect::AnthropicMessages);
-    assert_eq!(upstream_state(&door), ("down".to_owned(), Some("name_unknown".to_owned())));
+    assert_eq!(upstream_state(&door), (State::Down, Some("name_unknown".to_owned())));
 }
 
 /// The real program: which authorities are trusted is read from its environment.

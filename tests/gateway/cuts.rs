@@ -10,7 +10,8 @@ use understudy::gateway::drill::raw_client::{End, RawClient};
 use understudy::gateway::history::local_signature;
 use understudy::gateway::status::Use;
 
-use super::invariants::{DIALECTS, WORDS, ask, ask_whole, ask_with, door, door_to, settled, status};
+use super::doors::{DIALECTS, door_to, unscaled};
+use super::outcome::{WORDS, ask, ask_whole, ask_with, settled, status};
 use super::relay::without_ids;
 use super::strict_client::Ended;
 use crate::support::front_door::{FrontDoor, HANGS, Setup, request};
@@ -19,13 +20,13 @@ use crate::support::front_door::{FrontDoor, HANGS, Setup, request};
 fn cut_in_the_text(how: Ending) {
     for dialect in DIALECTS {
         for tokens in [1, 17, 60] {
-            let door = door(dialect, Plan::always(Answer::cut(Point::Tokens(tokens), how)));
-            ask(&door, dialect).assert_taken_over("cut");
+            let door = unscaled(dialect, Plan::always(Answer::cut(Point::Tokens(tokens), how)));
+            ask(&door, dialect).is_taken_over("cut");
             settled(&door, dialect, 1);
-            assert_eq!(status(&door)["takeovers"], 2, "the next request was one more");
+            assert_eq!(status(&door).takeovers, 2, "the next request was one more");
         }
-        let door = door(dialect, Plan::always(Answer::cut(Point::Tokens(17), how)));
-        ask_whole(&door, dialect).assert_local("cut");
+        let door = unscaled(dialect, Plan::always(Answer::cut(Point::Tokens(17), how)));
+        ask_whole(&door, dialect).is_local("cut");
         settled(&door, dialect, 1);
     }
 }
@@ -35,7 +36,7 @@ pub fn reset_mid_text() {
     // Told not to go on, the door says that it cannot.
     let plan = Plan::always(Answer::cut(Point::Tokens(17), Ending::Reset));
     let door = FrontDoor::start(Setup { plans: vec![plan], gateway: "takeover = false", scale: 1, ..Setup::default() });
-    let failed = ask(&door, Dialect::AnthropicMessages).folded;
+    let failed = ask(&door, Dialect::AnthropicMessages).told;
     assert!(matches!(failed.end, Ended::Failed(_)) && SIXTY_WORDS.len() > failed.text.len(), "{failed:?}");
 }
 
@@ -43,13 +44,13 @@ pub fn closed_without_last_chunk() {
     cut_in_the_text(Ending::Fin);
     // At any byte, within words of several bytes and within frames: what the client has in the end is the whole reply, once.
     for dialect in DIALECTS {
-        let door = door(dialect, Plan::healthy());
+        let door = unscaled(dialect, Plan::healthy());
         door.gateway.set_use(Use::Cloud);
         let length = ask(&door, dialect).exchange.body.len();
         for bytes in (1..length).step_by(length / 13) {
             door.upstream().set_plan(Plan::always(Answer::cut(Point::Bytes(bytes), Ending::Fin)));
             let turn = ask(&door, dialect);
-            assert!(matches!(turn.folded.end, Ended::Well(_)), "cut at byte {bytes} of {length}: {}", turn.exchange.text());
+            assert!(matches!(turn.told.end, Ended::Well(_)), "cut at byte {bytes} of {length}: {}", turn.exchange.text());
         }
     }
 }
@@ -59,8 +60,8 @@ pub fn clean_end_without_finish() {
     cut_in_the_text(Ending::Clean);
     for dialect in DIALECTS {
         for point in [Point::Headers, Point::Start] {
-            let door = door(dialect, Plan::always(Answer::cut(point, Ending::Clean)));
-            ask(&door, dialect).assert_local("cut");
+            let door = unscaled(dialect, Plan::always(Answer::cut(point, Ending::Clean)));
+            ask(&door, dialect).is_local("cut");
             settled(&door, dialect, 1);
         }
     }
@@ -68,19 +69,19 @@ pub fn clean_end_without_finish() {
 
 pub fn content_length_longer_than_body() {
     for dialect in DIALECTS {
-        let door_of_bodies = door(dialect, Plan::always(Answer::wrong(Misbehaviour::ShortBody { missing_bytes: 10 })));
-        ask_whole(&door_of_bodies, dialect).assert_local("cut");
+        let door_of_bodies = unscaled(dialect, Plan::always(Answer::wrong(Misbehaviour::ShortBody { missing_bytes: 10 })));
+        ask_whole(&door_of_bodies, dialect).is_local("cut");
         assert_eq!(door_of_bodies.attempts().len(), 1);
         // A stream that has come to its last event is whole, whatever length it promised.
         door_of_bodies.gateway.set_use(Use::Cloud);
-        ask(&door_of_bodies, dialect).assert_relayed();
+        ask(&door_of_bodies, dialect).is_cloud();
         settled(&door_of_bodies, dialect, 2);
 
-        let source = door(dialect, Plan::healthy());
+        let source = unscaled(dialect, Plan::healthy());
         let address = source.upstream().address();
         let healthy = source.app.runtime().block_on(RawClient::exchange(address, &request(dialect, true), HANGS)).body;
         let half = door_to(dialect, promises_twice_as_much(&healthy[..healthy.len() / 2]), Setup::default());
-        ask(&half, dialect).assert_taken_over("cut");
+        ask(&half, dialect).is_taken_over("cut");
     }
 }
 
@@ -109,10 +110,10 @@ pub fn cut_in_thinking() {
         Answer::saying(Reply::default().with_thinking("The lamp, the doorman, the gallery: in which order, and how many words?"));
     let cut = thoughtful.and_wrong(Misbehaviour::Cut { at: Point::ThinkingTokens(5), how: Ending::Reset });
     for dialect in DIALECTS {
-        let door = door(dialect, Plan::always(cut.clone()));
+        let door = unscaled(dialect, Plan::always(cut.clone()));
         let turn = ask(&door, dialect);
-        turn.assert_taken_over("cut");
-        let [thought] = &turn.folded.thoughts[..] else { panic!("one thought, and none of the local model's: {:?}", turn.folded) };
+        turn.is_taken_over("cut");
+        let [thought] = &turn.told.thoughts[..] else { panic!("one thought, and none of the local model's: {:?}", turn.told) };
         assert_eq!(thought.text, "The lamp, the doorman, the");
         if dialect == Dialect::AnthropicMessages {
             assert_eq!(thought.signature, local_signature(&thought.text), "signed as what must not go up again");
@@ -120,26 +121,26 @@ pub fn cut_in_thinking() {
         settled(&door, dialect, 1);
     }
     // Claude Code asks again where a stream ends within a thought, and so it is given that end.
-    let door = door(Dialect::AnthropicMessages, Plan::always(cut));
+    let door = unscaled(Dialect::AnthropicMessages, Plan::always(cut));
     let as_claude_code = || request(Dialect::AnthropicMessages, true).header("user-agent", "claude-cli/2.1.9 (external, cli)");
     let turn = ask_with(&door, Dialect::AnthropicMessages, as_claude_code(), WORDS);
-    assert!(matches!((&turn.folded.end, &turn.exchange.end), (Ended::Never, End::Cut(_))), "{}", turn.exchange.text());
+    assert!(matches!((&turn.told.end, &turn.exchange.end), (Ended::Never, End::Cut(_))), "{}", turn.exchange.text());
     // What it asks again, whoever broke off is not asked.
-    ask_with(&door, Dialect::AnthropicMessages, as_claude_code(), WORDS).assert_local("cut");
+    ask_with(&door, Dialect::AnthropicMessages, as_claude_code(), WORDS).is_local("cut");
     settled(&door, Dialect::AnthropicMessages, 1);
 }
 
 /// All has been said, and only the last event is missing: nobody generates anything for that.
 pub fn cut_before_the_last_event() {
     for dialect in DIALECTS {
-        let whole = door(dialect, Plan::healthy());
+        let whole = unscaled(dialect, Plan::healthy());
         let healthy = ask(&whole, dialect).exchange.text();
-        let door = door(dialect, Plan::always(Answer::cut(Point::BeforeEnd, Ending::Fin)));
+        let door = unscaled(dialect, Plan::always(Answer::cut(Point::BeforeEnd, Ending::Fin)));
         let turn = ask(&door, dialect);
-        assert!(matches!(turn.folded.end, Ended::Well(_)), "{dialect:?}: {}", turn.exchange.text());
+        assert!(matches!(turn.told.end, Ended::Well(_)), "{dialect:?}: {}", turn.exchange.text());
         if dialect != Dialect::OpenaiResponses {
             assert_eq!(without_ids(&turn.exchange.text()), without_ids(&healthy), "{dialect:?}");
-            assert_eq!(status(&door)["takeovers"], 0);
+            assert_eq!(status(&door).takeovers, 0);
         }
         settled(&door, dialect, 1);
     }

@@ -4,10 +4,11 @@ use understudy::gateway::drill::answer::{Answer, Call, Ending, ErrorKind, LineEn
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::RawClient;
-use understudy::gateway::status::Use;
+use understudy::gateway::status::{State, Use};
 
 use super::calls::{WEATHER, request_with_tools, value};
-use super::invariants::{DIALECTS, Expected, ask, ask_whole, ask_with, door, settled, status, upstream_state};
+use super::doors::{DIALECTS, unscaled};
+use super::outcome::{Expected, ask, ask_whole, ask_with, settled, status, upstream_state};
 use super::relay::without_ids;
 use super::strict_client::Ended;
 use crate::support::front_door::{HANGS, request};
@@ -17,23 +18,23 @@ pub fn malformed_events() {
     for dialect in DIALECTS {
         let malformed = |count| Plan::always(Answer::wrong(Misbehaviour::MalformedEvents { at: Point::Tokens(17), count }));
         for count in [1, 2] {
-            let door = door(dialect, malformed(count));
-            ask(&door, dialect).assert_relayed();
+            let door = unscaled(dialect, malformed(count));
+            ask(&door, dialect).is_cloud();
             settled(&door, dialect, 1);
-            assert_eq!(upstream_state(&door).0, "well");
+            assert_eq!(upstream_state(&door).0, State::Well);
         }
-        let door = door(dialect, malformed(3));
-        ask(&door, dialect).assert_taken_over("malformed");
+        let door = unscaled(dialect, malformed(3));
+        ask(&door, dialect).is_taken_over("malformed");
         settled(&door, dialect, 1);
     }
     // A hole in a text is a pity; in the arguments of a call it may be a command that nobody meant.
     for dialect in DIALECTS {
         let calls = Reply::calls(vec![Call::new("weather", WEATHER)]);
         let wrong = Misbehaviour::MalformedEvents { at: Point::Arguments { call: 0, bytes: 14 }, count: 1 };
-        let door = door(dialect, Plan::always(Answer::saying(calls).and_wrong(wrong)));
+        let door = unscaled(dialect, Plan::always(Answer::saying(calls).and_wrong(wrong)));
         let expected = Expected { text: "", calls: &[("weather", value(WEATHER))] };
         let turn = ask_with(&door, dialect, request_with_tools(dialect, &[("weather", WEATHER)], &["weather"]), expected);
-        turn.assert_taken_over("malformed");
+        turn.is_taken_over("malformed");
         door.upstream().set_plan(Plan::healthy());
         settled(&door, dialect, 1);
     }
@@ -41,14 +42,14 @@ pub fn malformed_events() {
 
 /// Some providers never send it. Their replies are whole all the same, and nothing speaks against them.
 pub fn missing_done() {
-    let door = door(Dialect::OpenaiChat, Plan::always(Answer::cut(Point::BeforeEnd, Ending::Clean)));
+    let door = unscaled(Dialect::OpenaiChat, Plan::always(Answer::cut(Point::BeforeEnd, Ending::Clean)));
     for asked in 1..=5 {
         let turn = ask(&door, Dialect::OpenaiChat);
-        turn.assert_relayed();
-        assert_eq!(turn.folded.end, Ended::Well("stop".to_owned()), "the end is written for them");
+        turn.is_cloud();
+        assert_eq!(turn.told.end, Ended::Well("stop".to_owned()), "the end is written for them");
         assert_eq!(door.attempts().len(), asked);
     }
-    assert_eq!((&status(&door)["local_turns"], upstream_state(&door).0.as_str()), (&0.into(), "well"));
+    assert_eq!((status(&door).local_turns, upstream_state(&door).0), (0, State::Well));
     settled(&door, Dialect::OpenaiChat, 5);
 }
 
@@ -63,7 +64,7 @@ pub fn forms_of_event_streams() {
         Wire { line_ends: LineEnds::Mixed, bom: true, comments: true, split_data: true, chunk_bytes: Some(7), ..Wire::default() },
     ];
     for dialect in DIALECTS {
-        let door = door(dialect, Plan::healthy());
+        let door = unscaled(dialect, Plan::healthy());
         // Cuts speak against the upstream, and it is asked all the same.
         door.gateway.set_use(Use::Cloud);
         for wire in lines.into_iter().chain(pieces).chain(others) {
@@ -72,13 +73,13 @@ pub fn forms_of_event_streams() {
             let address = door.upstream().address();
             let direct = door.app.runtime().block_on(RawClient::exchange(address, &request(dialect, true), HANGS));
             let turn = ask(&door, dialect);
-            turn.assert_relayed();
+            turn.is_cloud();
             // The second half of the very last line end may come when all has been said, and is not waited for.
             let (through, direct) = (without_ids(&turn.exchange.text()), without_ids(&direct.text()));
             assert!(through == direct || format!("{through}\n") == direct, "{dialect:?} {wire:?}: {through}");
             let cut = Misbehaviour::Cut { at: Point::Tokens(17), how: Ending::Fin };
             door.upstream().set_plan(Plan::always(answer.and_wrong(cut)));
-            ask(&door, dialect).assert_taken_over("cut");
+            ask(&door, dialect).is_taken_over("cut");
         }
     }
 }
@@ -87,10 +88,10 @@ pub fn forms_of_event_streams() {
 fn error_without_content(at: Point) {
     for dialect in DIALECTS {
         for (error, reason) in [(ErrorKind::Overloaded, "overloaded"), (ErrorKind::Internal, "error_event")] {
-            let door = door(dialect, Plan::always(Answer::wrong(Misbehaviour::ErrorEvent { at, error })));
-            ask(&door, dialect).assert_local(reason);
+            let door = unscaled(dialect, Plan::always(Answer::wrong(Misbehaviour::ErrorEvent { at, error })));
+            ask(&door, dialect).is_local(reason);
             settled(&door, dialect, 1);
-            assert_eq!(upstream_state(&door), ("down".to_owned(), Some(reason.to_owned())), "two in a row");
+            assert_eq!(upstream_state(&door), (State::Down, Some(reason.to_owned())), "two in a row");
         }
     }
 }
@@ -106,9 +107,9 @@ pub fn error_after_the_start() {
 pub fn error_mid_text() {
     for dialect in DIALECTS {
         for (error, reason) in [(ErrorKind::Overloaded, "overloaded"), (ErrorKind::Internal, "error_event")] {
-            let door = door(dialect, Plan::always(Answer::wrong(Misbehaviour::ErrorEvent { at: Point::Tokens(17), error })));
+            let door = unscaled(dialect, Plan::always(Answer::wrong(Misbehaviour::ErrorEvent { at: Point::Tokens(17), error })));
             let turn = ask(&door, dialect);
-            turn.assert_taken_over(reason);
+            turn.is_taken_over(reason);
             assert!(!turn.exchange.text().contains("rror\":{"), "the client sees no error: {}", turn.exchange.text());
             settled(&door, dialect, 1);
         }
@@ -124,12 +125,12 @@ pub fn successes_that_are_none() {
             let empty = if stream { "cut" } else { "not_the_api" };
             let wrongs = [(Misbehaviour::Page { status: 200 }, "not_the_api"), (Misbehaviour::Empty, empty)];
             for (wrong, reason) in wrongs.into_iter().chain([typed("text/plain"), typed("text/html")].map(|wrong| (wrong, "not_the_api"))) {
-                let door = door(dialect, Plan::always(Answer::wrong(wrong.clone())));
+                let door = unscaled(dialect, Plan::always(Answer::wrong(wrong.clone())));
                 let turn = if stream { ask(&door, dialect) } else { ask_whole(&door, dialect) };
-                turn.assert_local(reason);
+                turn.is_local(reason);
                 settled(&door, dialect, 1);
                 if wrong != Misbehaviour::Empty {
-                    assert_eq!(upstream_state(&door), ("down".to_owned(), Some(reason.to_owned())), "{wrong:?}");
+                    assert_eq!(upstream_state(&door), (State::Down, Some(reason.to_owned())), "{wrong:?}");
                 }
             }
         }

@@ -11,13 +11,13 @@ use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::{Plan, Rule, TimeWindow};
 use understudy::gateway::drill::raw_client::{Broken, End, Exchange, RawClient, RawRequest, sse_events};
 
+use super::doors::DIALECTS;
+
 /// What ends, ends sooner.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Long enough to believe that nothing comes.
 const SILENCE: Duration = Duration::from_millis(60);
-
-const DIALECTS: [Dialect; 3] = [Dialect::AnthropicMessages, Dialect::OpenaiChat, Dialect::OpenaiResponses];
 
 #[tokio::test]
 async fn a_healthy_stream_says_sixty_words_in_every_dialect() {

@@ -8,11 +8,12 @@ use understudy::gateway::drill::answer::SIXTY_WORDS;
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::raw_client::{End, Exchange, RawClient};
 use understudy::gateway::limits::Limits;
+use understudy::gateway::status::State;
 
 use super::connections::TlsFront;
+use super::doors::{DIALECTS, limited_in};
 use super::http2_upstream::{Http2Upstream, Wrong};
-use super::invariants::{DIALECTS, ask, ask_whole, door_of, next_is_answered, upstream_state};
-use super::outcome::eventually;
+use super::outcome::{ask, ask_whole, eventually, next_is_answered, upstream_state};
 use crate::support::front_door::{FrontDoor, HANGS, LOCAL, Setup, request, text};
 
 const MESSAGES: Dialect = Dialect::AnthropicMessages;
@@ -24,7 +25,7 @@ fn before(dialect: Dialect, upstream: &Http2Upstream) -> FrontDoor {
 /// It is told that the upstream speaks HTTP/2: without TLS it could not ask. What is tried again is so within the time that users give it,
 /// however busy the machine.
 fn before_with(dialect: Dialect, upstream: &Http2Upstream, choose: impl FnOnce(&mut Limits, &Limits)) -> FrontDoor {
-    door_of(dialect, Setup { urls: vec![upstream.url()], upstream: "http = \"2\"", scale: 1, ..Setup::default() }, choose)
+    limited_in(dialect, Setup { urls: vec![upstream.url()], upstream: "http = \"2\"", scale: 1, ..Setup::default() }, choose)
 }
 
 fn sent(door: &FrontDoor, number: usize) -> JoinHandle<Exchange> {
@@ -47,19 +48,19 @@ pub fn healthy() {
     for dialect in DIALECTS {
         let upstream = Http2Upstream::start(&[]);
         let door = before(dialect, &upstream);
-        ask(&door, dialect).assert_relayed();
-        ask_whole(&door, dialect).assert_relayed();
+        ask(&door, dialect).is_cloud();
+        ask_whole(&door, dialect).is_cloud();
         next_is_answered(&door, dialect);
         assert_eq!((upstream.connections(), upstream.requests()), (1, 3), "{dialect:?}");
     }
     // Many at once share what there is.
     let upstream = Http2Upstream::start(&[]);
     let door = before(MESSAGES, &upstream);
-    ask(&door, MESSAGES).assert_relayed();
+    ask(&door, MESSAGES).is_cloud();
     let tasks = (0..20).map(|number| sent(&door, number)).collect();
     replies(&door, tasks).iter().for_each(is_whole);
     assert_eq!((upstream.connections(), upstream.requests()), (1, 21));
-    assert_eq!(upstream_state(&door).0, "well");
+    assert_eq!(upstream_state(&door).0, State::Well);
 }
 
 /// The real program, over TLS: HTTP/2 where the upstream offers it and no setting says otherwise.
@@ -86,20 +87,20 @@ pub fn stream_refused() {
     for dialect in DIALECTS {
         let upstream = Http2Upstream::start(&[Wrong::Refused(Reason::REFUSED_STREAM), Wrong::Nothing]);
         let door = before(dialect, &upstream);
-        ask(&door, dialect).assert_relayed();
+        ask(&door, dialect).is_cloud();
         assert_eq!(upstream.requests(), 2, "{dialect:?}: tried again at once");
-        assert_eq!(upstream_state(&door).0, "well");
+        assert_eq!(upstream_state(&door).0, State::Well);
     }
     // On a connection that others have used.
     let upstream = Http2Upstream::start(&[Wrong::Nothing, Wrong::Refused(Reason::REFUSED_STREAM), Wrong::Nothing]);
     let door = before(MESSAGES, &upstream);
-    ask(&door, MESSAGES).assert_relayed();
-    ask(&door, MESSAGES).assert_relayed();
+    ask(&door, MESSAGES).is_cloud();
+    ask(&door, MESSAGES).is_cloud();
     assert_eq!(upstream.requests(), 3);
     // For ever.
     let upstream = Http2Upstream::start(&[Wrong::Refused(Reason::REFUSED_STREAM)]);
     let door = before(MESSAGES, &upstream);
-    ask(&door, MESSAGES).assert_local("closed_early");
+    ask(&door, MESSAGES).is_local("closed_early");
     assert_eq!(upstream.requests(), 2);
 }
 
@@ -107,7 +108,7 @@ pub fn stream_refused() {
 pub fn overloaded() {
     let upstream = Http2Upstream::start(&[Wrong::Refused(Reason::ENHANCE_YOUR_CALM)]);
     let door = before(MESSAGES, &upstream);
-    ask(&door, MESSAGES).assert_local("overloaded");
+    ask(&door, MESSAGES).is_local("overloaded");
     assert_eq!(upstream.requests(), 1);
 }
 
@@ -116,7 +117,7 @@ pub fn wants_http_1() {
     let upstream = Http2Upstream::start(&[Wrong::Refused(Reason::HTTP_1_1_REQUIRED)]);
     let door = before(MESSAGES, &upstream);
     // This one speaks nothing else: that the second try is none of HTTP/2's is all there is to see.
-    assert!(ask(&door, MESSAGES).is_local());
+    assert!(ask(&door, MESSAGES).by_this_machine());
     assert_eq!(upstream.requests(), 1);
     assert!(upstream.connections() >= 2);
 }
@@ -126,10 +127,10 @@ pub fn goes_away_in_mid_stream() {
     for dialect in DIALECTS {
         let upstream = Http2Upstream::start(&[Wrong::GoesAway(20), Wrong::Nothing]);
         let door = before(dialect, &upstream);
-        ask(&door, dialect).assert_relayed();
-        ask(&door, dialect).assert_relayed();
+        ask(&door, dialect).is_cloud();
+        ask(&door, dialect).is_cloud();
         assert_eq!((upstream.connections(), upstream.requests()), (2, 2), "{dialect:?}");
-        assert_eq!(upstream_state(&door).0, "well");
+        assert_eq!(upstream_state(&door).0, State::Well);
     }
 }
 
@@ -138,16 +139,16 @@ pub fn goes_away_while_idle() {
     let upstream = Http2Upstream::start(&[Wrong::GoesAway(60), Wrong::GoesAway(60), Wrong::Nothing]);
     let door = before(MESSAGES, &upstream);
     for _ in 0..3 {
-        ask(&door, MESSAGES).assert_relayed();
+        ask(&door, MESSAGES).is_cloud();
     }
-    assert_eq!(upstream_state(&door).0, "well", "an accident of nobody's");
+    assert_eq!(upstream_state(&door).0, State::Well, "an accident of nobody's");
 }
 
 pub fn stream_reset() {
     for (reason, dialect) in [Reason::INTERNAL_ERROR, Reason::CANCEL, Reason::NO_ERROR].into_iter().zip(DIALECTS) {
         let upstream = Http2Upstream::start(&[Wrong::Reset(20, reason), Wrong::Nothing]);
         let door = before(dialect, &upstream);
-        ask(&door, dialect).assert_taken_over("cut");
+        ask(&door, dialect).is_taken_over("cut");
         next_is_answered(&door, dialect);
     }
     // Of a whole reply nobody has anything yet. If not even its head has come, it is asked for again.
@@ -155,8 +156,8 @@ pub fn stream_reset() {
     let door = before(MESSAGES, &upstream);
     let turn = ask_whole(&door, MESSAGES);
     match upstream.requests() {
-        1 => turn.assert_local("cut"),
-        requests => assert_eq!((requests, turn.is_local()), (2, false)),
+        1 => turn.is_local("cut"),
+        requests => assert_eq!((requests, turn.by_this_machine()), (2, false)),
     }
 }
 
@@ -165,7 +166,7 @@ pub fn connection_dies_with_many_streams() {
     let wrongs = [&[Wrong::Nothing][..], &[Wrong::Stalls(20); 5], &[Wrong::Dies(20)]].concat();
     let upstream = Http2Upstream::start(&wrongs);
     let door = before(MESSAGES, &upstream);
-    ask(&door, MESSAGES).assert_relayed();
+    ask(&door, MESSAGES).is_cloud();
     let mut tasks: Vec<_> = (0..5).map(|number| sent(&door, number)).collect();
     eventually("all are under way", || upstream.requests() == 6);
     tasks.push(sent(&door, 5));
@@ -181,10 +182,10 @@ pub fn connection_dies_with_many_streams() {
 pub fn one_stream_stalls() {
     let upstream = Http2Upstream::start(&[Wrong::Nothing, Wrong::Stalls(20), Wrong::Nothing]);
     let door = before_with(MESSAGES, &upstream, |limits, _| limits.byte_silence = Duration::from_millis(750));
-    ask(&door, MESSAGES).assert_relayed();
+    ask(&door, MESSAGES).is_cloud();
     let stalled = sent(&door, 0);
     eventually("it is under way", || upstream.requests() == 2);
-    ask(&door, MESSAGES).assert_relayed();
+    ask(&door, MESSAGES).is_cloud();
     let exchange = &replies(&door, vec![stalled])[0];
     is_whole(exchange);
     assert!(exchange.text().contains("goes on from here (byte_silence)"), "{}", exchange.text());
@@ -197,7 +198,7 @@ pub fn ping_is_not_answered() {
     let upstream = Http2Upstream::start(&[Wrong::Deaf(20)]);
     let door = before_with(MESSAGES, &upstream, |limits, _| limits.connect = Duration::from_millis(100));
     let turn = ask(&door, MESSAGES);
-    turn.assert_taken_over("cut");
+    turn.is_taken_over("cut");
     assert!(turn.exchange.ended_after < HANGS / 2, "{:?}", turn.exchange.ended_after);
 }
 
@@ -213,7 +214,7 @@ pub fn client_that_does_not_read() {
     });
     eventually("it is flooded", || upstream.flooded() > 256 << 10);
     for _ in 0..3 {
-        ask(&door, MESSAGES).assert_relayed();
+        ask(&door, MESSAGES).is_cloud();
     }
     assert_eq!(upstream.connections(), 1, "on the same connection");
     assert!(upstream.flooded() < 32 << 20, "{} bytes are held for nobody", upstream.flooded());
@@ -232,7 +233,7 @@ pub fn client_leaves() {
     });
     drop(client);
     eventually("the upstream is told", || upstream.resets() == 1);
-    assert_eq!(upstream_state(&door).0, "well");
-    ask(&door, MESSAGES).assert_relayed();
+    assert_eq!(upstream_state(&door).0, State::Well);
+    ask(&door, MESSAGES).is_cloud();
     assert_eq!(upstream.connections(), 1, "the connection is good for others");
 }

@@ -69,6 +69,9 @@ cases! {
     fault_44_brownout => recovery::brownout,
     fault_44_one_probe_at_a_time => recovery::one_probe_at_a_time,
     fault_44_damping => recovery::damping,
+    fault_44_probe_waits_for_what_was_usual => probes::waits_for_what_was_usual,
+    fault_44_probe_is_read_along_with => probes::is_read_along_with,
+    fault_44_probe_in_one_piece => probes::in_one_piece_is_not_asked_for_again_soon,
     fault_45_in_the_middle_of_a_tool_loop => recovery::in_the_middle_of_a_tool_loop,
     fault_45_after_a_long_silence_in_a_tool_loop => recovery::after_a_long_silence_in_a_tool_loop,
     fault_46_history_of_this_machine => recovery::history_of_this_machine,
@@ -98,6 +101,7 @@ cases! {
     fault_51_leaves_the_local_model => clients::leaves_the_local_model,
     fault_51_leaves_after_a_takeover => clients::leaves_after_a_takeover,
     fault_52_sent_twice => clients::sent_twice,
+    fault_52_two_replies_under_one_id => clients::two_replies_under_one_id,
     fault_53_no_local_model_yet => clients::no_local_model_yet,
     fault_53_no_room_at_the_local_model => clients::no_room_at_the_local_model,
     fault_53_queue_of_the_last_resort => clients::queue_of_the_last_resort,
@@ -133,6 +137,16 @@ cases! {
     scenario_s14_second_cloud_refuses_to_go_on => scenarios::s14_second_cloud_refuses_to_go_on,
     scenario_s15_outage_of_a_minute => scenarios::s15_outage_of_a_minute,
     scenario_s16_name_of_the_fallback => scenarios::s16_name_of_the_fallback,
+    second_cloud_goes_on_within_a_text => second_cloud::goes_on_within_a_text,
+    second_cloud_goes_on_across_protocols => second_cloud::goes_on_across_protocols,
+    second_cloud_only_where_it_is_known_to => second_cloud::only_where_it_is_known_to,
+    second_cloud_fails_and_the_local_model_goes_on => second_cloud::fails_and_the_local_model_goes_on,
+    second_cloud_refuses_and_is_none_the_worse => second_cloud::refuses_and_is_none_the_worse,
+    second_cloud_is_not_asked_while_it_rests => second_cloud::is_not_asked_while_it_rests,
+    second_cloud_never_within_arguments => second_cloud::never_within_arguments,
+    second_cloud_breaks_off_as_well => second_cloud::breaks_off_as_well,
+    second_cloud_white_space_at_the_seam => second_cloud::white_space_at_the_seam,
+    second_cloud_goes_on_with_a_text_that_trickles => second_cloud::goes_on_with_a_text_that_trickles,
 }
 
 mod breaker;
@@ -143,17 +157,18 @@ mod classify;
 mod clients;
 mod connections;
 mod cuts;
+mod doors;
 mod event_streams;
 mod fault_plans;
 mod fault_upstream;
 mod history;
 mod http2;
 mod http2_upstream;
-mod invariants;
 mod journal;
 mod limits;
 mod outcome;
 mod passing;
+mod probes;
 mod raw_upstream;
 mod recovery;
 mod relay;
@@ -165,6 +180,7 @@ mod seam;
 mod seam_escapes;
 mod seam_streams;
 mod seam_tokens;
+mod second_cloud;
 mod sessions;
 mod silences;
 mod sse_splitter;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::raw_client::{Broken, End, Exchange, RawClient, RawRequest};
+use understudy::gateway::status::State;
 
-use super::invariants::{door_of, upstream_state};
-use super::outcome::eventually;
+use super::doors::limited_in;
+use super::outcome::{eventually, upstream_state};
 use super::raw_upstream::{RawUpstream, read_head, read_request, reply};
 use crate::support::front_door::{FrontDoor, HANGS, Setup};
 
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const PATH: &str = "/v1/files";
 
 fn before(upstream: &RawUpstream) -> FrontDoor {
-    door_of(Dialect::OpenaiChat, Setup { urls: vec![upstream.url()], ..Setup::default() }, |_, _| {})
+    limited_in(Dialect::OpenaiChat, Setup { urls: vec![upstream.url()], ..Setup::default() }, |_, _| {})
 }
 
 /// A word from the upstream's thread to the test, and back.
@@ -172,7 +173,7 @@ fn an_early_answer_comes_down() {
         client.reply(HANGS).await
     });
     assert_eq!((exchange.status(), exchange.text().as_str()), (Some(413), "{\"error\": {}}"));
-    assert_eq!(upstream_state(&door).0, "well");
+    assert_eq!(upstream_state(&door).0, State::Well);
 }
 
 /// Who breaks off on the way up speaks against nobody, and the upstream is told.
@@ -193,7 +194,7 @@ fn a_client_breaks_off_on_its_way_up() {
         });
         assert!(LEFT.hear() < WHOLE);
     }
-    assert_eq!(upstream_state(&door).0, "well");
+    assert_eq!(upstream_state(&door).0, State::Well);
 }
 
 /// A small body is held: a kept connection that was closed meanwhile costs nobody anything.

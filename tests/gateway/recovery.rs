@@ -10,9 +10,10 @@ use understudy::gateway::drill::plan::{Expect, Flapping, Plan, Rule, TimeWindow}
 use understudy::gateway::drill::raw_client::{Exchange, RawRequest};
 use understudy::gateway::history::local_signature;
 
+use super::doors::{door, door_with, setup};
 use super::outcome::{
-    Answered, BRIEF, FIRST, attempts_when, briefly, directly, door, door_with, eventually, held, is_down, reply_to, request_of, sent,
-    setup, until_the_cloud_answers, whole,
+    Answered, BRIEF, FIRST, attempts_when, briefly, directly, eventually, held, is_down, reply_to, request_of, sent,
+    until_the_cloud_answers, whole,
 };
 use crate::support::front_door::{CLOUD, FrontDoor, LOCAL, Setup};
 

@@ -1,19 +1,16 @@
 //! While an upstream is well, nobody notices the front door; and when it is not, the local model goes on.
 
 use serde_json::{Value, json};
-use understudy::gateway::drill::answer::{Answer, Ending, ErrorKind, Point, SIXTY_WORDS};
+use understudy::gateway::drill::answer::{Answer, Call, Ending, ErrorKind, Misbehaviour, Point, Reply, SIXTY_WORDS};
 use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{End, RawClient, RawRequest};
 use understudy::gateway::status::Use;
 
+use super::calls::{WEATHER, request_with_tools, value};
+use super::doors::{DIALECTS, kind};
+use super::outcome::{Expected, ask_with};
 use crate::support::front_door::{CLOUD, FrontDoor, HANGS, LOCAL, Setup, request, text};
-
-const DIALECTS: [Dialect; 3] = [Dialect::AnthropicMessages, Dialect::OpenaiChat, Dialect::OpenaiResponses];
-
-fn kind(dialect: Dialect) -> &'static str {
-    if dialect == Dialect::AnthropicMessages { "anthropic" } else { "openai" }
-}
 
 /// The upstream numbers its replies: sixteen hexadecimal digits, each time others.
 pub fn without_ids(text: &str) -> String {
@@ -98,6 +95,61 @@ fn an_upstream_of_another_protocol_answers_in_the_client_s() {
     }
 }
 
+/// `api = "responses"`: for a client of Responses it changes nothing, all others are carried there.
+#[test]
+fn an_upstream_is_spoken_to_in_responses() {
+    let start = |answer: Answer| {
+        FrontDoor::start(Setup {
+            plans: vec![Plan::always(answer)],
+            kind: "openai",
+            upstream: "api = \"responses\"",
+            scale: 1,
+            ..Setup::default()
+        })
+    };
+    for dialect in DIALECTS {
+        let door = start(Answer::healthy());
+        let exchange = door.ask(dialect);
+        assert_eq!(text(dialect, &exchange), SIXTY_WORDS, "{dialect:?}: {}", exchange.text());
+        assert_eq!((exchange.header("x-understudy-served-by"), &exchange.end), (Some("cloud-0"), &End::Whole));
+        let whole = door.exchange(&request(dialect, false));
+        assert!(whole.status() == Some(200) && whole.json().to_string().contains("mid-sentence"), "{dialect:?}: {}", whole.text());
+        let attempts = door.attempts();
+        assert!(attempts.iter().all(|attempt| attempt.path == "/v1/responses"), "{attempts:?}");
+        let is_ours = dialect != Dialect::OpenaiResponses;
+        assert_eq!(attempts[0].json()["store"] == false, is_ours, "what is carried there is not kept there");
+        if is_ours {
+            // In the middle of a text, and of a call; and what it says against a request.
+            let door = start(Answer::cut(Point::Tokens(17), Ending::Reset));
+            let exchange = door.ask(dialect);
+            assert_eq!(text(dialect, &exchange), SIXTY_WORDS, "{dialect:?}: {}", exchange.text());
+            assert_eq!((&exchange.end, door.gateway.status(None).takeovers), (&End::Whole, 1));
+            let refused = start(Answer::error(ErrorKind::InvalidRequest)).ask(dialect);
+            assert_eq!((refused.status(), refused.json()["error"]["message"].is_string()), (Some(400), true), "{}", refused.text());
+        }
+    }
+}
+
+#[test]
+fn calls_of_an_upstream_that_speaks_responses() {
+    for dialect in [Dialect::AnthropicMessages, Dialect::OpenaiChat] {
+        for cut in [None, Some(30)] {
+            let calls = Answer::saying(Reply::calls(vec![Call::new("weather", WEATHER)]));
+            let answer = match cut {
+                None => calls,
+                Some(bytes) => calls.and_wrong(Misbehaviour::Cut { at: Point::Arguments { call: 0, bytes }, how: Ending::Fin }),
+            };
+            let upstream = "api = \"responses\"";
+            let door =
+                FrontDoor::start(Setup { plans: vec![Plan::always(answer)], kind: "openai", upstream, scale: 1, ..Setup::default() });
+            let expected = Expected { text: "", calls: &[("weather", value(WEATHER))] };
+            let answered = ask_with(&door, dialect, request_with_tools(dialect, &[("weather", WEATHER)], &["weather"]), expected);
+            answered.is_whole();
+            assert_eq!(answered.told.calls[0].arguments, WEATHER, "{dialect:?} {cut:?}");
+        }
+    }
+}
+
 #[test]
 fn a_translated_reply_that_is_cut_goes_on_without_a_seam() {
     for dialect in DIALECTS {
@@ -107,6 +159,26 @@ fn a_translated_reply_that_is_cut_goes_on_without_a_seam() {
         assert_eq!(exchange.end, End::Whole, "{dialect:?}");
         assert_eq!(door.gateway.status(None).takeovers, 1, "{dialect:?}");
     }
+}
+
+/// Its cache has to be asked for: a client of another protocol cannot, and one of its own has done so as it likes.
+#[test]
+fn what_is_translated_for_anthropic_is_marked_for_its_cache() {
+    for (dialect, upstream, marks) in [
+        (Dialect::OpenaiChat, "", 1),
+        (Dialect::OpenaiResponses, "", 1),
+        (Dialect::OpenaiChat, "cache_marks = false", 0),
+        (Dialect::AnthropicMessages, "", 0),
+    ] {
+        let door = FrontDoor::start(Setup { plans: vec![Plan::healthy()], upstream, scale: 1, ..Setup::default() });
+        assert_eq!(text(dialect, &door.ask(dialect)), SIXTY_WORDS);
+        let body = String::from_utf8(door.attempts()[0].body.clone()).expect("JSON");
+        assert_eq!(body.matches("cache_control").count(), marks, "{dialect:?} {upstream}: {body}");
+    }
+    // Towards OpenAI there are no such marks.
+    let door = across(Dialect::AnthropicMessages, Answer::healthy());
+    door.ask(Dialect::AnthropicMessages);
+    assert!(!String::from_utf8_lossy(&door.attempts()[0].body).contains("cache_control"));
 }
 
 #[test]

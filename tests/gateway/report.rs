@@ -94,6 +94,7 @@ fn saves_and_their_times() {
         evidence: Evidence::default(),
     };
     let takeover = |saved, after_ms| Event::Takeover {
+        by: None,
         upstream: "claude".into(),
         reason: "cut".into(),
         saved,

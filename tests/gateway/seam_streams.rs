@@ -10,7 +10,7 @@ use understudy::api::openai_responses::OpenAiResponses;
 use understudy::api::{Dialect, Frame, ReplyHead};
 use understudy::chat::begun::{BegunContent, BegunReply};
 use understudy::chat::{Event, FinishReason, Request, TextDelta, Usage};
-use understudy::server::generate::{CannotGoOn, begin_with};
+use understudy::server::generate::{CannotGoOn, Rest, begin_with};
 use understudy::server::request_log::RequestLog;
 
 use super::seam::{TEXT, begun, call, events, finish_of, piece, text};
@@ -26,7 +26,7 @@ fn from_server(app: &TestApp, body: &Value, begun: BegunReply) -> Result<String,
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     let call = AnthropicMessages::parse(body.to_string().as_bytes()).expect("a good body");
     runtime.block_on(async {
-        let stream = begin_with(&app.state, call, begun, RequestLog::new("r".into(), AnthropicMessages::NAME)).await?;
+        let stream = begin_with(&app.state, call, Rest { begun, by: None }, RequestLog::new("r".into(), AnthropicMessages::NAME)).await?;
         let parts: Vec<Bytes> = stream.collect().await;
         Ok(String::from_utf8(parts.concat()).expect("the stream is text"))
     })
@@ -79,7 +79,8 @@ fn a_client_that_goes_away_ends_what_was_gone_on_with() {
     let call = AnthropicMessages::parse(body.to_string().as_bytes()).expect("a good body");
     runtime.block_on(async {
         let log = RequestLog::new("r".into(), AnthropicMessages::NAME);
-        let stream = begin_with(&app.state, call, begun(vec![piece(text("abc"), true)]), log).await.expect("it goes on");
+        let stream =
+            begin_with(&app.state, call, Rest { begun: begun(vec![piece(text("abc"), true)]), by: None }, log).await.expect("it goes on");
         let mut stream = std::pin::pin!(stream);
         assert!(stream.next().await.is_some());
         assert!(app.stats().running + app.stats().waiting > 0);

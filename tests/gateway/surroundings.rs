@@ -5,9 +5,9 @@ use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::{Plan, Rule};
 use understudy::gateway::drill::raw_client::RawRequest;
 
+use super::doors::{DIALECTS, door, setup};
 use super::outcome::{
-    DIALECTS, asked, briefly, door, eventually, held, is_down, is_well, question, request_of, setup, text_in_one_piece,
-    until_the_cloud_answers, whole, with,
+    asked, briefly, eventually, held, is_down, is_well, question, request_of, text_in_one_piece, until_the_cloud_answers, whole, with,
 };
 use crate::support::front_door::{Setup, request};
 use crate::support::temp_dir::TempDir;

@@ -14,9 +14,10 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{End, Exchange};
 use understudy::gateway::status::State;
 
+use super::doors::{DIALECTS, door, setup};
 use super::outcome::{
-    DIALECTS, FIRST, asked, attempts_when, briefly, directly, door, eventually, first_status, held, in_every_dialect, is_down, is_well,
-    question, setup, text_in_one_piece, whole, with,
+    FIRST, asked, attempts_when, briefly, directly, eventually, first_status, held, in_every_dialect, is_down, is_well, question,
+    text_in_one_piece, whole, with,
 };
 use super::raw_upstream::{RawUpstream, read_head, read_request, reply};
 use crate::support::front_door::{FrontDoor, LOCAL, Setup, request};

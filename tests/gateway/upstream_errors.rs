@@ -9,9 +9,10 @@ use understudy::gateway::drill::http::Dialect;
 use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::RawRequest;
 
+use super::doors::{DIALECTS, door, door_with, setup};
 use super::outcome::{
-    DIALECTS, FIRST, as_it_came, asked, briefly, directly, door, door_with, held, in_every_dialect, is_down, is_well, question, reply_to,
-    sent, setup, text_in_one_piece, until_the_cloud_answers, whole,
+    FIRST, as_it_came, asked, briefly, directly, held, in_every_dialect, is_down, is_well, question, reply_to, sent, text_in_one_piece,
+    until_the_cloud_answers, whole,
 };
 use super::raw_upstream::{RawUpstream, read_request, reply};
 use super::strict_client::{Ended, read};

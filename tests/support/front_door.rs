@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use understudy::config::gateway::{Keys, Tables};
-use understudy::gateway::door::{Gateway, Rules};
+use understudy::gateway::door::Gateway;
 use understudy::gateway::drill::answer::SIXTY_WORDS;
 use understudy::gateway::drill::fault_upstream::{Attempt, FaultUpstream};
 use understudy::gateway::drill::http::Dialect;
@@ -14,6 +14,7 @@ use understudy::gateway::drill::plan::Plan;
 use understudy::gateway::drill::raw_client::{Exchange, RawClient, RawRequest, SseEvent};
 use understudy::gateway::edge_probe;
 use understudy::gateway::journal::Journal;
+use understudy::gateway::rules::Rules;
 
 use super::test_app::{MODEL, Options, TestApp};
 
@@ -42,6 +43,10 @@ pub struct Setup {
     pub gateway: &'static str,
     /// Lines for the first upstream.
     pub upstream: &'static str,
+    /// Of the others, where it is another than the first one's.
+    pub others_kind: Option<&'static str>,
+    /// Lines for the others, beside their key.
+    pub others: &'static str,
     /// 1: the limits that users have.
     pub scale: u32,
     pub journal: Journal,
@@ -56,6 +61,8 @@ impl Default for Setup {
             kind: "anthropic",
             gateway: "",
             upstream: "",
+            others_kind: None,
+            others: "",
             scale: SCALE,
             journal: Journal::off(),
             options: Options::default(),
@@ -78,8 +85,11 @@ impl FrontDoor {
             }
             let mut file = format!("[gateway]\n{}\n", setup.gateway);
             for (index, url) in upstreams.iter().map(FaultUpstream::url).chain(setup.urls).enumerate() {
-                let more = if index == 0 { setup.upstream } else { "key_env = \"SECOND\"" };
-                file += &format!("[[upstream]]\nname = \"cloud-{index}\"\nkind = \"{}\"\nurl = \"{url}\"\n{more}\n", setup.kind);
+                let (kind, more) = match index {
+                    0 => (setup.kind, setup.upstream.to_owned()),
+                    _ => (setup.others_kind.unwrap_or(setup.kind), format!("key_env = \"SECOND\"\n{}", setup.others)),
+                };
+                file += &format!("[[upstream]]\nname = \"cloud-{index}\"\nkind = \"{kind}\"\nurl = \"{url}\"\n{more}\n");
             }
             let keys = Keys { variable: &|_| Some("second-key".to_owned()), file: &|path| std::fs::read_to_string(path) };
             let config = Tables::parse(&file, false).and_then(|tables| tables.resolve(&[], &keys)).expect("the setup is a configuration");

@@ -22,12 +22,21 @@ const SILENCE: &str = "...";
 
 pub fn write(request: &Request, model: &str, stream: bool) -> Result<Value, CannotTranslate> {
     let conversation = conversation_of(request, TO)?;
+    if conversation.continues_last && !Claude::named(model).continues_messages() {
+        return Err(cannot("messages", "this model does not go on where an assistant's message ends"));
+    }
+    body_of(conversation, request, model, stream)
+}
+
+/// A stream that goes on where the assistant's message at the end ends. Whether the model does so is not asked here.
+pub fn write_continuing(request: &Request, model: &str) -> Result<Value, CannotTranslate> {
+    body_of(conversation_of(request, TO)?, request, model, true)
+}
+
+fn body_of(conversation: &Conversation, request: &Request, model: &str, stream: bool) -> Result<Value, CannotTranslate> {
     let claude = Claude::named(model);
     if request.top_logprobs.is_some() {
         return Err(cannot("logprobs", "there are none"));
-    }
-    if conversation.continues_last && !claude.continues_messages() {
-        return Err(cannot("messages", "this model does not go on where an assistant's message ends"));
     }
     let tokens_max = request.tokens_max.unwrap_or(claude.tokens_max_default());
     let (tools, choice) = tools_and_choice(conversation);

@@ -6,7 +6,11 @@
 
 pub mod anthropic_messages;
 pub mod openai_chat;
+pub mod openai_responses;
 pub mod reply;
+
+pub mod cache_marks;
+pub mod continuing;
 
 pub mod closed_schema;
 pub mod model_names;
@@ -20,6 +24,7 @@ use crate::chat::{Conversation, Message, Prompt, Request, Role, ToolChoice, Tool
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     OpenAiChat,
+    OpenAiResponses,
     AnthropicMessages,
 }
 
@@ -28,6 +33,7 @@ impl Protocol {
     pub fn path(self) -> &'static str {
         match self {
             Self::OpenAiChat => "/v1/chat/completions",
+            Self::OpenAiResponses => "/v1/responses",
             Self::AnthropicMessages => "/v1/messages",
         }
     }
@@ -47,6 +53,7 @@ pub struct CannotTranslate {
 pub fn write(protocol: Protocol, request: &Request, model: &str, stream: bool) -> Result<Value, CannotTranslate> {
     match protocol {
         Protocol::OpenAiChat => openai_chat::write(request, model, stream),
+        Protocol::OpenAiResponses => openai_responses::write(request, model, stream),
         Protocol::AnthropicMessages => anthropic_messages::write(request, model, stream),
     }
 }

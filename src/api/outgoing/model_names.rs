@@ -32,6 +32,11 @@ impl Claude {
         self.until((4, 6))
     }
 
+    /// The same, and nobody has to guess: a name alone says nothing of another provider's model.
+    pub fn is_known_to_continue(self) -> bool {
+        self.version.is_some() && self.continues_messages()
+    }
+
     /// Temperature and its kin.
     pub fn samples(self) -> bool {
         self.until((4, 7))
@@ -141,6 +146,20 @@ mod tests {
         assert_eq!(takes("claude-opus-4-6"), [false, true, false, true, true]);
         assert_eq!(takes("claude-sonnet-5"), [false, false, false, true, true]);
         assert_eq!(takes("kimi-k2"), [true, true, true, false, true]);
+    }
+
+    #[test]
+    fn only_older_claudes_are_known_to_go_on() {
+        for (name, known) in [
+            ("claude-sonnet-4-5", true),
+            ("claude-3-5-haiku-20241022", true),
+            ("claude-opus-4-6", false),
+            ("claude-of-tomorrow", false),
+            ("kimi-k2", false),
+            ("gpt-4o", false),
+        ] {
+            assert_eq!(Claude::named(name).is_known_to_continue(), known, "{name}");
+        }
     }
 
     #[test]

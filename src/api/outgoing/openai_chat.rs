@@ -25,6 +25,19 @@ pub fn write(request: &Request, model: &str, stream: bool) -> Result<Value, Cann
     if conversation.continues_last {
         return Err(cannot("messages", "a reply does not go on where an assistant's message ends"));
     }
+    body_of(conversation, request, model, stream).map(Value::Object)
+}
+
+/// A stream that goes on where the assistant's message at the end ends, as vLLM and SGLang are asked for it. Servers that do so unasked
+/// (llama.cpp's) leave out what they do not know; OpenAI's own API does not go on.
+pub fn write_continuing(request: &Request, model: &str) -> Result<Value, CannotTranslate> {
+    let mut body = body_of(conversation_of(request, TO)?, request, model, true)?;
+    body.insert("continue_final_message".into(), true.into());
+    body.insert("add_generation_prompt".into(), false.into());
+    Ok(Value::Object(body))
+}
+
+fn body_of(conversation: &Conversation, request: &Request, model: &str, stream: bool) -> Result<Map<String, Value>, CannotTranslate> {
     let kind = OpenAi::named(model);
     let mut body = Map::new();
     body.insert("model".into(), model.into());
@@ -38,7 +51,7 @@ pub fn write(request: &Request, model: &str, stream: bool) -> Result<Value, Cann
         body.insert("stream".into(), true.into());
         body.insert("stream_options".into(), json!({"include_usage": true}));
     }
-    Ok(Value::Object(body))
+    Ok(body)
 }
 
 fn cannot(field: &'static str, reason: &'static str) -> CannotTranslate {
@@ -179,7 +192,7 @@ fn output_format(format: &OutputFormat) -> Result<Option<Value>, CannotTranslate
 }
 
 /// What is asked of a model that thinks. None of OpenAI's can be told not to in the same words as the others: `low` is known to all.
-fn effort(thinking: &Thinking, kind: OpenAi) -> Option<&'static str> {
+pub(super) fn effort(thinking: &Thinking, kind: OpenAi) -> Option<&'static str> {
     let of_budget = |tokens| match tokens {
         tokens if tokens <= LOW_BUDGET_TOKENS => Effort::Low,
         tokens if tokens <= MEDIUM_BUDGET_TOKENS => Effort::Medium,

@@ -41,6 +41,9 @@ pub enum Event {
     Takeover {
         upstream: String,
         reason: String,
+        /// Another cloud that went on; `None`: the local model did, or nobody.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
         /// `false`: nobody could, and the client was told so.
         saved: bool,
         /// From when the fault could be seen to the next word.

@@ -3,6 +3,7 @@
 
 pub mod chat_completions;
 pub mod messages;
+pub mod responses;
 
 use serde_json::Value;
 
@@ -10,6 +11,7 @@ use super::{Protocol, names};
 use crate::chat::{Event, FinishReason, ToolDefinition, Usage};
 use chat_completions::ChatCompletions;
 use messages::Messages;
+use responses::Responses;
 
 /// One reply, as far as it has come.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub struct Reader {
 enum Format {
     ChatCompletions(ChatCompletions),
     Messages(Messages),
+    Responses(Responses),
 }
 
 /// Why a reply cannot be read on.
@@ -50,6 +53,7 @@ impl Reader {
         let format = match protocol {
             Protocol::OpenAiChat => Format::ChatCompletions(ChatCompletions::default()),
             Protocol::AnthropicMessages => Format::Messages(Messages::default()),
+            Protocol::OpenAiResponses => Format::Responses(Responses::default()),
         };
         Self { format, tools: Vec::new() }
     }
@@ -65,6 +69,7 @@ impl Reader {
         let read = match &mut self.format {
             Format::ChatCompletions(reply) => reply.data(data, events),
             Format::Messages(reply) => parse(data.as_bytes()).and_then(|event| reply.event(&event, events)),
+            Format::Responses(reply) => parse(data.as_bytes()).and_then(|event| reply.event(&event, events)),
         };
         self.restore_names(&mut events[first..]);
         read
@@ -76,6 +81,7 @@ impl Reader {
         let read = match &mut self.format {
             Format::ChatCompletions(reply) => reply.finish(events),
             Format::Messages(reply) => reply.finish(events),
+            Format::Responses(reply) => reply.finish(events),
         };
         self.restore_names(&mut events[first..]);
         read
@@ -86,6 +92,7 @@ impl Reader {
         match &self.format {
             Format::ChatCompletions(reply) => reply.is_finished(),
             Format::Messages(reply) => reply.is_finished(),
+            Format::Responses(reply) => reply.is_finished(),
         }
     }
 
@@ -96,6 +103,7 @@ impl Reader {
         match &mut self.format {
             Format::ChatCompletions(reply) => reply.whole(&body, &mut events)?,
             Format::Messages(reply) => reply.whole(&body, &mut events)?,
+            Format::Responses(reply) => reply.whole(&body, &mut events)?,
         }
         self.restore_names(&mut events);
         Ok(events)
