@@ -29,8 +29,7 @@ fn main() {
     if let Some(threads) = threads {
         pool::set_threads(threads);
     }
-    if std::env::var("NOPIN").is_err() { pool::set_pinned(); }
-    if std::env::var("KNOBS").is_ok() { return knobs(); }
+    pool::set_pinned();
     let one = NonZeroUsize::MIN;
     let sets: Vec<Isa> = Isa::available().into_iter().filter(|isa| !matches!(isa, Isa::Scalar | Isa::Emulated512)).collect();
     println!("medians (best) of {ROUNDS} rounds; {} threads where it says memory", pool::pool().threads());
@@ -38,7 +37,9 @@ fn main() {
         true => matches!(ty, GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K | GgmlType::Q8_0),
         false => wanted.iter().any(|w| w == ty.name()),
     });
-    println!("| type | set | rows | cache, one thread, GB/s | Gop/s | memory, GB/s | a sum beside it, GB/s |\n|---|---|---|---|---|---|---|");
+    println!(
+        "| type | set | rows | cache, one thread, GB/s | Gop/s | memory, GB/s | a sum beside it, GB/s |\n|---|---|---|---|---|---|---|"
+    );
     for ty in types {
         let (small, large) = (matrix(ty, OUTPUTS_CACHED), matrix(ty, OUTPUTS));
         let bytes = |weight: &Weight| weight.bytes().as_slice().len();
@@ -60,7 +61,12 @@ fn main() {
             }
             for (at, isa) in sets.iter().enumerate() {
                 let gops = 2.0 * (m * OUTPUTS_CACHED * WIDTH) as f64 / bytes(&small) as f64 * median(&mut cached[at]);
-                println!("| {ty} | {isa} | {m} | {} | {gops:.0} | {} | {} |", shown(&mut cached[at]), shown(&mut memory[at]), shown(&mut sums));
+                println!(
+                    "| {ty} | {isa} | {m} | {} | {gops:.0} | {} | {} |",
+                    shown(&mut cached[at]),
+                    shown(&mut memory[at]),
+                    shown(&mut sums)
+                );
             }
         }
     }
@@ -111,36 +117,4 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn shown(values: &mut [f64]) -> String {
     format!("{:.1} ({:.1})", median(values), values[values.len() - 1])
-}
-
-fn knobs() {
-    let t = std::env::var("KNOBS").unwrap();
-    let ty = GgmlType::COMPUTED.into_iter().find(|ty| ty.name() == t).unwrap();
-    let large = matrix(ty, OUTPUTS);
-    let bytes = |weight: &Weight| weight.bytes().as_slice().len();
-    let copies: Vec<Weight> = (0..MEMORY_BYTES.div_ceil(bytes(&large))).map(|_| copy(&large)).collect();
-    let giant = matrix(ty, OUTPUTS * copies.len());
-    for m in [1usize, 2, 4] {
-        let x = rows(m);
-        let run = |weight: &Weight| drop(linear(&x, weight, None).expect("shapes fit"));
-        let aheads = [0usize, 144, 288, 432, 576, 864, 1152];
-        let mut out = vec![Vec::new(); aheads.len() + 3];
-        for _ in 0..11 {
-            for (i, a) in aheads.iter().enumerate() {
-                kernels::cpu::avx512_few::AHEAD_RT.store(*a, std::sync::atomic::Ordering::Relaxed);
-                out[i].push((bytes(&large) * copies.len() * 2) as f64 / time(|| (0..2).for_each(|_| copies.iter().for_each(run))) / 1e9);
-            }
-            kernels::cpu::avx512_few::AHEAD_RT.store(288, std::sync::atomic::Ordering::Relaxed);
-            let k = aheads.len();
-            out[k].push((2 * bytes(&giant)) as f64 / time(|| (0..2).for_each(|_| run(&giant))) / 1e9);
-            out[k + 1].push((bytes(&large) * copies.len() * 2) as f64 / with_isa(Isa::Avx2, || time(|| (0..2).for_each(|_| copies.iter().for_each(run)))) / 1e9);
-            out[k + 2].push(peak::read_gb_per_second(MEMORY_BYTES));
-        }
-        print!("{ty} m={m}");
-        for (i, o) in out.iter_mut().enumerate() {
-            let name = aheads.get(i).map_or(["giant 288", "avx2 576", "sum"][i.saturating_sub(aheads.len())].to_string(), |a| a.to_string());
-            print!(" | {name}: {}", shown(o));
-        }
-        println!();
-    }
 }

@@ -26,7 +26,7 @@ pub(crate) const ROWS_MAX: usize = 6;
 pub(super) const COLUMNS: usize = 8;
 /// Bytes of each column asked for ahead. Measured on 2026-11-27, two threads of a Zen 3, GB/s of one row with 0, 144, 288, 576, 1,152 and 2,304:
 /// Q4_K 13.3, 14.4, 12.4, 15.5, 16.2, 13.2; Q6_K 7.9, 15.3, 15.6, 17.7, 13.7, 11.6.
-pub(super) const AHEAD: usize = 576;
+const AHEAD: usize = 576;
 
 thread_local! {
     /// Unpacked columns, kept between calls: clearing them was 6 % of the built-in model's decoding.
@@ -266,7 +266,7 @@ fn finish<F: Format, const R: usize>(sums: &Sums<R>, heads: &Heads, x: &[&Activa
 /// The sum of the eight numbers of register `i`, in lane `i`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn sum_each(v: &[__m256i; 8]) -> __m256i {
+fn sum_each(v: &[__m256i; 8]) -> __m256i {
     let two = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
     let four = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
     let low = four(two(v[0], v[1]), two(v[2], v[3]));

@@ -1,7 +1,7 @@
 //! The 512-bit bodies: sixteen rows a panel, and four byte products with their sum are one instruction (VNNI), which
 //! does not saturate. Signed weights pass as `w + 128`.
 //!
-//! Up to eight rows run on 256-bit bodies (`avx2_few`, `avx_vnni`). What these methods promise is what `row_lanes::Emulated` does; the algorithm above them is
+//! Up to four rows run on `avx512_few`'s body or `avx2_few`'s, up to eight on `avx_vnni`'s. What these methods promise is what `row_lanes::Emulated` does; the algorithm above them is
 //! tested with that one on any machine.
 
 use std::arch::x86_64::*;

@@ -2,16 +2,14 @@
 //!
 //! Columns, streams and the end of a chunk are as there. Between, 64 levels are unpacked at a time as they lie in the block, and the rows are
 //! put into the order that this leaves them in ([`Wide::ORDER`]), once a chunk. `vpdpbusd` adds four products of levels and
-//! activations, at most 4 * 63 * 127, so that two registers of such sums fit one of 16-bit numbers; `vpdpwssd` multiplies these
-//! by their scales and adds two neighbours. An offset of the levels comes off beforehand: a sum begins with what is too much.
-//!
-//! On a Zen 4 (2026-11-28) a block of Q4_K takes 9.3 cycles so far, 12.9 on AVX2's registers, both in assembler alone; the multipliers allow 6.
+//! activations, at most 4 * 63 * 127, so that such sums of two neighbouring columns fit one register of 16-bit numbers; `vpdpwssd`
+//! multiplies these by their scales and adds two. An offset of the levels comes off beforehand: a sum begins with what is too much.
 
 use std::arch::x86_64::*;
 
 use super::activation::{Activation, Activations};
-use super::avx2_few::{self, AHEAD, COLUMNS, sum_each};
-use super::avx512_unpack::{Heads, Wide};
+use super::avx2_few::{self, COLUMNS};
+use super::avx512_unpack::{Heads, Places, Wide};
 use super::column::Correction;
 use super::formats::{Q4K, Q5K, Q6K};
 use super::product::Block;
@@ -22,9 +20,16 @@ use crate::{GgmlType, Weight};
 /// Rows up to which this body is the faster one.
 pub(crate) const ROWS_MAX: usize = 4;
 
-/// What eight columns leave of one chunk for `R` rows, each in sixteen sums.
+/// Bytes of each column asked for ahead. Measured on 2026-11-28, two threads of a Zen 4, GB/s with 0, 144, 288, 432, 576, 864 and 1,152, one row of
+/// Q4_K: 34.2, 34.3, 36.1, 37.0, 36.6, 35.3, 34.6; of Q6_K: 29.2, 34.4, 35.1, 35.9, 33.4, 28.9, 26.8; four rows of Q6_K: 13.3, 21.5, 22.5, 24.2, 24.3, 22.6, 22.2.
+const AHEAD: usize = 432;
+
+/// Columns that share a register of sums.
+const PAIRS: usize = COLUMNS / 2;
+
+/// What pairs of columns leave of one chunk for `R` rows: in each 128 bits two sums of the first column and two of the second.
 #[repr(C, align(64))]
-struct Sums<const R: usize>([[__m512i; COLUMNS]; R]);
+struct Sums<const R: usize>([[__m512i; PAIRS]; R]);
 
 /// A chunk of a row as the levels of a format meet it.
 #[derive(Clone, Copy)]
@@ -61,12 +66,9 @@ fn rows<F: Wide>(weight: &Weight, x: &Activations, block: &Block, out: &mut Targ
 fn columns<F: Wide, const R: usize>(weight: &Weight, x: &Activations, block: &Block, out: &mut Target<'_>) {
     let blocks = weight.blocks();
     // Where the compiler sees these places it makes several shuffles of each.
-    let places = std::hint::black_box(&F::PLACES);
-    // SAFETY: 64 bytes each.
-    let places = unsafe { [load(places[0].as_ptr().cast()), load(places[1].as_ptr().cast())] };
+    let places = std::hint::black_box(&Places::<F>::OF);
     let mut heads = Heads::empty();
-    let ahead = AHEAD_RT.load(std::sync::atomic::Ordering::Relaxed);
-    let mut sums = Sums([[_mm512_setzero_si512(); COLUMNS]; R]);
+    let mut sums = Sums([[_mm512_setzero_si512(); PAIRS]; R]);
     let count = block.rows.len();
     let each = block.columns.len().div_ceil(COLUMNS);
     for nth in 0..each {
@@ -91,10 +93,11 @@ fn columns<F: Wide, const R: usize>(weight: &Weight, x: &Activations, block: &Bl
             // SAFETY: this function runs only where the CPU has the instruction set; each lane's row has a block for each chunk.
             unsafe {
                 F::heads(&at, &mut heads);
-                for lane in 0..COLUMNS {
-                    prefetch(at[lane].wrapping_add(ahead), F::BYTES);
-                    meet::<F, R>(at[lane], &heads, &places, &rows, lane, &mut sums);
-                    at[lane] = at[lane].add(F::BYTES);
+                for (pair, at) in at.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    prefetch(at[0].wrapping_add(AHEAD), F::BYTES);
+                    prefetch(at[1].wrapping_add(AHEAD), F::BYTES);
+                    meet::<F, R>(*at, &heads, places, &rows, pair, &mut sums);
+                    *at = [at[0].add(F::BYTES), at[1].add(F::BYTES)];
                 }
                 finish::<F, R>(&sums, &heads, &values, &mut accs);
             }
@@ -129,39 +132,47 @@ fn arranged<F: Wide>(x: &Activation) -> Row {
     row
 }
 
-/// Multiplies column `lane` with each row, and leaves sixteen partial sums for each.
+/// Multiplies the two columns of `pair` with each row.
 ///
 /// # Safety
-/// A block of `F` is at `block`, and `F::heads` has had it.
+/// Blocks of `F` are at `blocks`, and `F::heads` has had them.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 unsafe fn meet<F: Wide, const R: usize>(
-    block: *const u8,
+    blocks: [*const u8; 2],
     heads: &Heads,
-    places: &[__m512i; 2],
+    places: &[[u16; 32]; 4],
     x: &[Row; R],
-    lane: usize,
+    pair: usize,
     sums: &mut Sums<R>,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; a register has 32 places.
     unsafe {
-        let scales = F::scales(block, heads, lane);
-        let (first, second) = (F::levels::<0>(block), F::levels::<1>(block));
-        let (first_scales, second_scales) = (_mm512_permutexvar_epi16(places[0], scales), _mm512_permutexvar_epi16(places[1], scales));
+        let scales = F::scales(blocks, heads, pair);
+        let scales = |register: usize| _mm512_permutexvar_epi16(_mm512_loadu_si512(places[register].as_ptr().cast()), scales);
+        let levels = [F::levels::<0>(blocks[0]), F::levels::<0>(blocks[1])];
+        let (first, second) = (scales(0), scales(1));
+        let mut totals = [_mm512_setzero_si512(); R];
         for r in 0..R {
-            let sum = _mm512_madd_epi16(fours::<0>(&first, &x[r]), first_scales);
-            sums.0[r][lane] = add_pairs(sum, fours::<1>(&second, &x[r]), second_scales);
+            totals[r] = _mm512_madd_epi16(fours([levels[0][0], levels[1][0]], &x[r], 0), first);
+            totals[r] = add_pairs(totals[r], fours([levels[0][1], levels[1][1]], &x[r], 1), second);
+        }
+        let levels = [F::levels::<1>(blocks[0]), F::levels::<1>(blocks[1])];
+        let (first, second) = (scales(2), scales(3));
+        for r in 0..R {
+            totals[r] = add_pairs(totals[r], fours([levels[0][0], levels[1][0]], &x[r], 2), first);
+            sums.0[r][pair] = add_pairs(totals[r], fours([levels[0][1], levels[1][1]], &x[r], 3), second);
         }
     }
 }
 
-/// Of half `HALF` of a block the sums of four products each, as 16-bit numbers: in each 128 bits four of the first register, four of the second.
+/// Of register `register` of two columns the sums of four products each, as 16-bit numbers: in each 128 bits four of the first column, four of
+/// the second.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn fours<const HALF: usize>(levels: &[__m512i; 2], x: &Row) -> __m512i {
-    let first = _mm512_dpbusd_epi32(x.start[2 * HALF], levels[0], x.q[2 * HALF]);
-    let second = _mm512_dpbusd_epi32(x.start[2 * HALF + 1], levels[1], x.q[2 * HALF + 1]);
-    _mm512_packs_epi32(first, second)
+fn fours(levels: [__m512i; 2], x: &Row, register: usize) -> __m512i {
+    let (start, q) = (x.start[register], x.q[register]);
+    _mm512_packs_epi32(_mm512_dpbusd_epi32(start, levels[0], q), _mm512_dpbusd_epi32(start, levels[1], q))
 }
 
 /// `vpdpwssd`. In assembly: LLVM makes a multiplication and an addition of the intrinsic, which is shorter to wait for and more to do.
@@ -185,14 +196,7 @@ fn add_pairs(mut sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
 fn finish<F: Wide, const R: usize>(sums: &Sums<R>, heads: &Heads, x: &[&Activation; R], accs: &mut [__m256; R]) {
     for r in 0..R {
         let d_x = _mm256_set1_ps(x[r].d[0]);
-        let mut halves = [_mm256_setzero_si256(); COLUMNS];
-        for (half, sum) in halves.iter_mut().zip(&sums.0[r]) {
-            // From memory and not from the register: two loads are less than moving the upper half down.
-            let at = std::ptr::from_ref(sum).cast::<__m256i>();
-            // SAFETY: a register has two halves.
-            *half = unsafe { _mm256_add_epi32(_mm256_load_si256(at), _mm256_load_si256(at.add(1))) };
-        }
-        accs[r] = _mm256_fmadd_ps(_mm256_mul_ps(heads.d, d_x), _mm256_cvtepi32_ps(sum_each(&halves)), accs[r]);
+        accs[r] = _mm256_fmadd_ps(_mm256_mul_ps(heads.d, d_x), _mm256_cvtepi32_ps(sum_each(&sums.0[r])), accs[r]);
         if F::CORRECTION == Correction::Minima {
             let mut total = _mm256_setzero_si256();
             for (pairs, two) in heads.pairs.iter().zip(x[r].sums32.as_chunks::<2>().0) {
@@ -204,13 +208,23 @@ fn finish<F: Wide, const R: usize>(sums: &Sums<R>, heads: &Heads, x: &[&Activati
     }
 }
 
-/// # Safety
-/// 64 bytes are there.
+/// The sums of eight columns, a column a lane.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-unsafe fn load(at: *const u8) -> __m512i {
-    // SAFETY: the caller's promise; the load needs no alignment.
-    unsafe { _mm512_loadu_si512(at.cast()) }
+fn sum_each(pairs: &[__m512i; PAIRS]) -> __m256i {
+    let mut halves = [_mm256_setzero_si256(); PAIRS];
+    for (half, pair) in halves.iter_mut().zip(pairs) {
+        // From memory and not from the register: two loads are less than moving the upper half down.
+        let at = std::ptr::from_ref(pair).cast::<__m256i>();
+        // SAFETY: a register has two halves.
+        *half = unsafe { _mm256_add_epi32(_mm256_load_si256(at), _mm256_load_si256(at.add(1))) };
+    }
+    // In both halves the sums of four columns.
+    let four = |a, b| {
+        let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+        let (even, odd) = (_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
+        _mm256_add_epi32(_mm256_castps_si256(even), _mm256_castps_si256(odd))
+    };
+    let (low, high) = (four(halves[0], halves[1]), four(halves[2], halves[3]));
+    _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
 }
-
-pub static AHEAD_RT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(AHEAD);

@@ -2,6 +2,7 @@
 //! columns at once.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use super::avx2_heads::{floats, minima_pairs, six_bits};
 use super::column::Format;
@@ -15,13 +16,11 @@ pub(super) trait Wide: Format {
     const BYTES: usize;
     /// Which runs of 32 weights stand in the halves of the four registers that [`Wide::levels`] gives of a block.
     const ORDER: [usize; 8];
-    /// For each half of a block where in [`Wide::scales`] the scales stand: in each 128 bits four of the first register's, four of the second's.
-    const PLACES: [[u16; 32]; 2];
 
     /// Of eight columns what is unpacked together.
     unsafe fn heads(blocks: &[*const u8; 8], heads: &mut Heads);
-    /// The integer scales of column `lane` as 16-bit numbers.
-    unsafe fn scales(block: *const u8, heads: &Heads, lane: usize) -> __m512i;
+    /// The integer scales of two neighbouring columns as 16-bit numbers, those of the first and then of the second.
+    unsafe fn scales(blocks: [*const u8; 2], heads: &Heads, pair: usize) -> __m512i;
     /// 128 levels.
     unsafe fn levels<const HALF: usize>(block: *const u8) -> [__m512i; 2];
 }
@@ -29,8 +28,8 @@ pub(super) trait Wide: Format {
 /// What the heads of eight columns come to.
 #[repr(C, align(64))]
 pub(super) struct Heads {
-    /// Of each column, where they are not read from the block.
-    scales: [[i16; 8]; 8],
+    /// Of pairs of columns, where they are not read from the block.
+    scales: [[i16; 16]; 4],
     /// Minima of runs `2 * i` and the next, a column a lane.
     pub pairs: [__m256i; 4],
     /// Of each column, a lane each.
@@ -42,7 +41,7 @@ impl Heads {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
     pub fn empty() -> Self {
-        Self { scales: [[0; 8]; 8], pairs: [_mm256_setzero_si256(); 4], d: _mm256_setzero_ps(), m: _mm256_setzero_ps() }
+        Self { scales: [[0; 16]; 4], pairs: [_mm256_setzero_si256(); 4], d: _mm256_setzero_ps(), m: _mm256_setzero_ps() }
     }
 
     /// Q4_K and Q5_K, from the first sixteen bytes of each block.
@@ -62,7 +61,7 @@ impl Heads {
         let [low, high] = head.scales;
         let (a, b) = (_mm256_unpacklo_epi32(low, high), _mm256_unpackhi_epi32(low, high));
         let four = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
-        for (scales, four) in self.scales.as_chunks_mut::<4>().0.iter_mut().zip(four) {
+        for (scales, four) in self.scales.as_chunks_mut::<2>().0.iter_mut().zip(four) {
             // SAFETY: room for 32 numbers of 16 bits.
             unsafe { _mm512_storeu_si512(scales.as_mut_ptr().cast(), _mm512_cvtepu8_epi16(four)) };
         }
@@ -71,28 +70,31 @@ impl Heads {
     }
 }
 
-/// For [`Wide::PLACES`]: `of(half, which of the two registers, which 128 bits)`.
-macro_rules! places {
-    (|$half:ident, $register:ident, $part:ident| $of:expr) => {{
-        let mut places = [[0; 32]; 2];
+/// Of each of the four registers of a block where in [`Wide::scales`] the scales of its levels stand: in each 128 bits four times that of the first
+/// column, four times that of the second.
+pub(super) struct Places<F>(PhantomData<F>);
+
+impl<F: Wide> Places<F> {
+    pub const OF: [[u16; 32]; 4] = {
+        let mut places = [[0; 32]; 4];
         let mut at = 0;
-        while at < 64 {
-            let ($half, $part, $register) = (at / 32, at % 32 / 8, at % 8 / 4);
-            places[$half][at % 32] = $of as u16;
+        while at < 128 {
+            let (register, part, column) = (at / 32, at % 32 / 8, at % 8 / 4);
+            let run = F::ORDER[2 * register + part / 2];
+            let scale = if F::RUNS == 16 { 2 * run + part % 2 } else { run };
+            places[register][at % 32] = (column * F::RUNS + scale) as u16;
             at += 1;
         }
         places
-    }};
+    };
 }
 
 /// Of 64 nibbles the low ones are runs 0 and 2, the high ones 1 and 3.
 const NIBBLES_ORDER: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
-const NIBBLES_PLACES: [[u16; 32]; 2] = places!(|half, register, part| 4 * half + part / 2 * 2 + register);
 
 impl Wide for Q4K {
     const BYTES: usize = 144;
     const ORDER: [usize; 8] = NIBBLES_ORDER;
-    const PLACES: [[u16; 32]; 2] = NIBBLES_PLACES;
 
     #[inline(always)]
     unsafe fn heads(blocks: &[*const u8; 8], heads: &mut Heads) {
@@ -101,9 +103,9 @@ impl Wide for Q4K {
     }
 
     #[inline(always)]
-    unsafe fn scales(_: *const u8, heads: &Heads, lane: usize) -> __m512i {
+    unsafe fn scales(_: [*const u8; 2], heads: &Heads, pair: usize) -> __m512i {
         // SAFETY: the caller's promise.
-        unsafe { eight(&heads.scales[lane]) }
+        unsafe { eight_of_two(&heads.scales[pair]) }
     }
 
     #[inline(always)]
@@ -116,7 +118,6 @@ impl Wide for Q4K {
 impl Wide for Q5K {
     const BYTES: usize = 176;
     const ORDER: [usize; 8] = NIBBLES_ORDER;
-    const PLACES: [[u16; 32]; 2] = NIBBLES_PLACES;
 
     #[inline(always)]
     unsafe fn heads(blocks: &[*const u8; 8], heads: &mut Heads) {
@@ -125,9 +126,9 @@ impl Wide for Q5K {
     }
 
     #[inline(always)]
-    unsafe fn scales(_: *const u8, heads: &Heads, lane: usize) -> __m512i {
+    unsafe fn scales(_: [*const u8; 2], heads: &Heads, pair: usize) -> __m512i {
         // SAFETY: the caller's promise.
-        unsafe { eight(&heads.scales[lane]) }
+        unsafe { eight_of_two(&heads.scales[pair]) }
     }
 
     /// Bit `run` of each of 32 bytes is the fifth of a level of that run.
@@ -144,7 +145,6 @@ impl Wide for Q5K {
 impl Wide for Q6K {
     const BYTES: usize = 210;
     const ORDER: [usize; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
-    const PLACES: [[u16; 32]; 2] = places!(|half, register, part| 8 * half + 4 * register + part);
 
     #[inline(always)]
     unsafe fn heads(blocks: &[*const u8; 8], heads: &mut Heads) {
@@ -153,9 +153,9 @@ impl Wide for Q6K {
     }
 
     #[inline(always)]
-    unsafe fn scales(block: *const u8, _: &Heads, _: usize) -> __m512i {
-        // SAFETY: the caller's promise: 210 bytes.
-        unsafe { sixteen(block.add(192)) }
+    unsafe fn scales(blocks: [*const u8; 2], _: &Heads, _: usize) -> __m512i {
+        // SAFETY: the caller's promise: 210 bytes each.
+        unsafe { sixteen_of_two(blocks.map(|block| block.add(192))) }
     }
 
     /// 32 bytes have the upper bits of 128 levels, two for each run.
@@ -197,18 +197,19 @@ unsafe fn with_upper_bits<const BITS: i8>(nibbles: [__m512i; 2], upper: *const u
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn eight(scales: &[i16; 8]) -> __m512i {
-    // SAFETY: sixteen bytes are there; the load needs no alignment.
-    _mm512_castsi128_si512(unsafe { _mm_loadu_si128(scales.as_ptr().cast()) })
+fn eight_of_two(scales: &[i16; 16]) -> __m512i {
+    // SAFETY: 32 bytes are there; the load needs no alignment.
+    _mm512_castsi256_si512(unsafe { _mm256_loadu_si256(scales.as_ptr().cast()) })
 }
 
 /// # Safety
-/// Sixteen bytes are there.
+/// Sixteen bytes are at each.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-unsafe fn sixteen(at: *const u8) -> __m512i {
-    // SAFETY: the caller's promise; the load needs no alignment.
-    _mm512_castsi256_si512(_mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(at.cast()) }))
+unsafe fn sixteen_of_two(at: [*const u8; 2]) -> __m512i {
+    // SAFETY: the caller's promise; the loads need no alignment.
+    let [a, b] = unsafe { at.map(|at| _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast()))) };
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
 }
 
 /// The scale at the end of each block of Q6_K.

@@ -18,7 +18,7 @@ mod avx2_unpack;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
-pub mod avx512_few;
+pub(crate) mod avx512_few;
 #[cfg(target_arch = "x86_64")]
 mod avx512_unpack;
 #[cfg(target_arch = "x86_64")]
