@@ -13,6 +13,7 @@ use super::avx512_unpack::{Heads, Places, Wide};
 use super::column::Correction;
 use super::formats::{Q4K, Q5K, Q6K};
 use super::product::Block;
+use super::sums::one_by_one;
 use super::target::Target;
 use super::tile::prefetch;
 use crate::{GgmlType, Weight};
@@ -93,13 +94,16 @@ fn columns<F: Wide, const R: usize>(weight: &Weight, x: &Activations, block: &Bl
             // SAFETY: this function runs only where the CPU has the instruction set; each lane's row has a block for each chunk.
             unsafe {
                 F::heads(&at, &mut heads);
-                for (pair, at) in at.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                    prefetch(at[0].wrapping_add(AHEAD), F::BYTES);
-                    prefetch(at[1].wrapping_add(AHEAD), F::BYTES);
+                for (pair, at) in at.as_chunks::<2>().0.iter().enumerate() {
                     meet::<F, R>(*at, &heads, places, &rows, pair, &mut sums);
-                    *at = [at[0].add(F::BYTES), at[1].add(F::BYTES)];
                 }
                 finish::<F, R>(&sums, &heads, &values, &mut accs);
+                // In one go after everything else: among the products they cost a tenth of the time in cache (2026-11-28).
+                one_by_one();
+                for at in &mut at {
+                    prefetch(at.wrapping_add(AHEAD), F::BYTES);
+                    *at = at.add(F::BYTES);
+                }
             }
         }
         for (r, acc) in accs.iter().enumerate().take(count) {
