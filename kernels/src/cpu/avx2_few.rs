@@ -21,11 +21,9 @@ use crate::Weight;
 
 /// Rows up to which this body is the faster one.
 pub(crate) const ROWS_MAX: usize = 6;
-/// The same where there is VNNI on registers of eight rows.
-pub(crate) const ROWS_MAX_BESIDE_AVX512: usize = 4;
 
 /// Columns that meet in a register, each from a run of neighbouring columns of its own.
-const COLUMNS: usize = 8;
+pub(super) const COLUMNS: usize = 8;
 /// Bytes of each column asked for ahead. Measured on 2026-11-27, two threads of a Zen 3, GB/s of one row with 0, 144, 288, 576, 1,152 and 2,304:
 /// Q4_K 13.3, 14.4, 12.4, 15.5, 16.2, 13.2; Q6_K 7.9, 15.3, 15.6, 17.7, 13.7, 11.6.
 const AHEAD: usize = 576;

@@ -1,7 +1,7 @@
 //! The 512-bit bodies: sixteen rows a panel, and four byte products with their sum are one instruction (VNNI), which
 //! does not saturate. Signed weights pass as `w + 128`.
 //!
-//! Up to eight rows run on 256-bit bodies (`avx2_few`, `avx_vnni`). What these methods promise is what `row_lanes::Emulated` does; the algorithm above them is
+//! Up to four rows run on `avx512_few`'s body or `avx2_few`'s, up to eight on `avx_vnni`'s. What these methods promise is what `row_lanes::Emulated` does; the algorithm above them is
 //! tested with that one on any machine.
 
 use std::arch::x86_64::*;
@@ -47,7 +47,16 @@ impl RowLanes for Avx512 {
 
     #[inline(always)]
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
-        unsafe { F::unpack_avx2(ty, bytes, column) }
+        unsafe {
+            let runs = F::unpack_avx2(ty, bytes, column);
+            if F::RUNS != 0 {
+                // For `add_scaled` in 32 bits, not in both halves of them: a multiplication takes that straight from memory, and no register of another
+                // kind has to be spread.
+                let scales = column.scales.as_mut_ptr();
+                _mm512_storeu_si512(scales.cast(), _mm512_srai_epi32::<16>(_mm512_loadu_si512(scales.cast())));
+            }
+            runs
+        }
     }
 
     #[inline(always)]
@@ -72,10 +81,7 @@ impl RowLanes for Avx512 {
 
     #[inline(always)]
     unsafe fn add_scaled(sum: __m512i, part: __m512i, scale: *const i32) -> __m512i {
-        unsafe {
-            let scale = _mm512_set1_epi32(i32::from(scale.read_unaligned() as i16));
-            _mm512_add_epi32(sum, _mm512_mullo_epi32(part, scale))
-        }
+        unsafe { _mm512_add_epi32(sum, _mm512_mullo_epi32(part, _mm512_set1_epi32(scale.read_unaligned()))) }
     }
 
     #[inline(always)]

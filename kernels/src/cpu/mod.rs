@@ -18,6 +18,10 @@ mod avx2_unpack;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_few;
+#[cfg(target_arch = "x86_64")]
+mod avx512_unpack;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx_vnni;
 pub(crate) mod column;
 pub(crate) mod dense;

@@ -13,7 +13,7 @@ use super::shared_slice::SharedSlice;
 use super::sums::Sums;
 use super::target::{Target, Write};
 #[cfg(target_arch = "x86_64")]
-use super::{avx_vnni, avx2, avx2_few, avx512};
+use super::{avx_vnni, avx2, avx2_few, avx512, avx512_few};
 use super::{dense, gate, pool, scalar, tile};
 #[cfg(target_arch = "aarch64")]
 use super::{i8mm, neon};
@@ -103,7 +103,7 @@ fn shape(isa: Isa, rows: usize) -> Option<Shape> {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni if rows <= avx2_few::ROWS_MAX => None,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 if rows <= avx2_few::ROWS_MAX_BESIDE_AVX512 => None,
+        Isa::Avx512 if rows <= avx512_few::ROWS_MAX => None,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 if rows <= avx_vnni::NarrowAvx512::SHAPE.lanes => Some(avx_vnni::NarrowAvx512::SHAPE),
         #[cfg(target_arch = "x86_64")]
@@ -181,8 +181,11 @@ impl<'a> Inputs<'a> {
             // SAFETY: as above.
             (Isa::I8mm, Some(x)) => unsafe { i8mm::quantized(weight, x, block, &mut out) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above, and the wider sets only beside AVX2.
-            (Isa::Avx2 | Isa::AvxVnni | Isa::Avx512, None) => unsafe { avx2_few::quantized(weight, rows, block, &mut out) },
+            // SAFETY: as above.
+            (Isa::Avx512, None) => unsafe { avx512_few::quantized(weight, rows, block, &mut out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above, and AVX-VNNI only beside AVX2.
+            (Isa::Avx2 | Isa::AvxVnni, None) => unsafe { avx2_few::quantized(weight, rows, block, &mut out) },
             (other, _) => unreachable!("{other} is not a set of this CPU"),
         }
     }
