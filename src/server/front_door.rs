@@ -129,7 +129,7 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
             let served_by = relayed.upstream().clone();
             let Visitor { parts, body, about, session, .. } = visitor;
             let asker = Asker { headers: parts.headers, about, prefill: shadow::prefill_request::<D> };
-            let source = Source { protocol, gateway, session, relay, asker: Some(asker) };
+            let source = Source { protocol, gateway, session, relay, asker: Some(Arc::new(asker)) };
             let mut response = translated::stream::<D>(state, body, source, *relayed, log).await;
             said_by(response.headers_mut(), &served_by, None);
             response

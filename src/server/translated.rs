@@ -31,6 +31,7 @@ use crate::gateway::asked::About;
 use crate::gateway::attempt::Original;
 use crate::gateway::continuation::Handover;
 use crate::gateway::door::{Gateway, Wanted};
+use crate::gateway::fault::Fault;
 use crate::gateway::protocol::Protocol;
 use crate::gateway::relayed::{Interruption, Relayed, Step};
 use crate::gateway::sessions::SessionKey;
@@ -71,7 +72,7 @@ pub struct Source {
     /// It lives as long as the reply.
     pub relay: Relay,
     /// For another cloud that may go on; `None`: none may.
-    pub asker: Option<Asker>,
+    pub asker: Option<Arc<Asker>>,
 }
 
 /// What another cloud is told of who asks.
@@ -142,7 +143,10 @@ fn tools(request: &chat::Request) -> &[ToolDefinition] {
     }
 }
 
-type GoOn = Option<Box<dyn Fn(AppState, chat::Request) -> BoxFuture<'static, Result<Listener, ApiError>> + Send>>;
+type GoOn = Arc<dyn Fn(AppState, chat::Request) -> BoxFuture<'static, Result<Listener, ApiError>> + Send + Sync>;
+
+/// Who goes on with a reply: another cloud, or the local model.
+type GoesOn = Result<(Option<Arc<str>>, Listener), ApiError>;
 
 /// The events of a reply from elsewhere.
 pub struct Remote {
@@ -153,7 +157,8 @@ pub struct Remote {
     ready: VecDeque<Event>,
     coming: Coming,
     usage: Usage,
-    go_on: GoOn,
+    /// The local model's way to go on; `None`: nobody may.
+    go_on: Option<GoOn>,
     /// Who broke off, why, who goes on and since when, until the next word.
     seam: Option<(Handover, Instant)>,
     /// Of a reply that another cloud began: white space that the client has and that may come once more.
@@ -164,18 +169,30 @@ pub struct Remote {
 
 enum Coming {
     Stream(Box<Relayed>),
+    /// Somebody is asked to go on with it.
+    Asked(Box<Asked>),
     /// The local model has taken over, or another cloud.
     Local(Box<Listener>),
     Nothing,
 }
 
+/// A reply that broke off or trickles, and the question who goes on with it. It stays asked, however often nobody waits for the answer.
+struct Asked {
+    relayed: Box<Relayed>,
+    fault: Fault,
+    /// It is still there, and better than nothing.
+    trickles: bool,
+    since: Instant,
+    answer: BoxFuture<'static, GoesOn>,
+}
+
 impl Remote {
     fn new<D: Dialect>(state: AppState, call: &Call<D>, source: Source, coming: Coming) -> Self {
         let reader = outgoing_of(source.protocol).map(|protocol| Reader::new(protocol).with_tools(tools(&call.request)));
-        let go_on: GoOn = Some(Box::new(|state, request| Box::pin(async move { go_on::<D>(&state, request).await })));
+        let go_on: GoOn = Arc::new(|state, request| Box::pin(async move { go_on::<D>(&state, request).await }));
         let request = call.request.clone();
         let (ready, usage) = (VecDeque::new(), Usage::default());
-        Self { state, source, request, reader, ready, coming, usage, go_on, seam: None, unshown: String::new(), before: None }
+        Self { state, source, request, reader, ready, coming, usage, go_on: Some(go_on), seam: None, unshown: String::new(), before: None }
     }
 
     /// The rest of a reply that another cloud began. Nobody goes on with this one: once is enough.
@@ -195,7 +212,7 @@ impl Remote {
         }
     }
 
-    /// The next event; `None` when the reply has ended. Loses nothing when it is dropped half-way, but for a takeover that is being begun.
+    /// The next event; `None` when the reply has ended. Loses nothing when it is dropped half-way.
     pub async fn next(&mut self) -> Option<Told> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -215,10 +232,14 @@ impl Remote {
                 }
                 Coming::Stream(relayed) => match relayed.next().await {
                     Step::Bytes(bytes) => self.read(bytes),
-                    Step::Slow => self.trickles().await,
+                    Step::Slow => self.trickles(),
                     Step::End => self.end(),
-                    Step::Interrupted(interruption) => self.interrupted(interruption).await,
+                    Step::Interrupted(interruption) => self.interrupted(interruption),
                 },
+                Coming::Asked(asked) => {
+                    let answer = (&mut asked.answer).await;
+                    self.answered(answer);
+                }
             }
         }
     }
@@ -274,27 +295,15 @@ impl Remote {
     }
 
     /// Whoever is faster goes on with a text that trickles. Where nobody can, it is better than none.
-    async fn trickles(&mut self) {
+    fn trickles(&mut self) {
         let Coming::Stream(relayed) = &mut self.coming else { return };
-        let Some(Interruption { fault, begun, .. }) = relayed.handed_over().filter(|_| self.go_on.is_some()) else {
-            return relayed.put_up_with();
-        };
-        let (upstream, since) = (relayed.upstream().clone(), Instant::now());
-        let went_on = self.somebody_goes_on(&upstream, begun).await;
-        let Coming::Stream(relayed) = &mut self.coming else { return };
-        match went_on {
-            Ok((by, listener)) => {
-                relayed.leave(fault);
-                self.taken_over(Handover { upstream, fault, by }, since, listener);
-            }
-            Err(error) => {
-                tracing::debug!(error = error.message.as_str(), "nobody can go on with a reply that trickles");
-                relayed.put_up_with();
-            }
+        match relayed.handed_over().zip(self.go_on.clone()) {
+            Some((Interruption { fault, begun, .. }, go_on)) => self.ask(go_on, fault, true, begun),
+            None => relayed.put_up_with(),
         }
     }
 
-    async fn interrupted(&mut self, interruption: Interruption) {
+    fn interrupted(&mut self, interruption: Interruption) {
         let Interruption { fault, takeover, begun, .. } = interruption;
         match takeover {
             Takeover::Finish(frames) => {
@@ -302,42 +311,66 @@ impl Remote {
                 self.end();
             }
             Takeover::InBandError(_) | Takeover::Abort => self.fail(format!("the upstream broke off ({})", fault.name())),
-            // A reply is taken over once.
-            _ if self.go_on.is_none() => {
-                let Coming::Stream(relayed) = &self.coming else { unreachable!("only a stream is interrupted") };
-                self.fail(format!("{}, which went on with this reply, broke off as well ({})", relayed.upstream(), fault.name()));
-            }
             Takeover::PlainSwitch | Takeover::ContinueText { .. } | Takeover::ContinueToolCall { .. } | Takeover::FreshText { .. } => {
-                let Coming::Stream(relayed) = &self.coming else { unreachable!("only a stream is interrupted") };
-                let (upstream, since) = (relayed.upstream().clone(), Instant::now());
-                match self.somebody_goes_on(&upstream, begun).await {
-                    Ok((by, listener)) => self.taken_over(Handover { upstream, fault, by }, since, listener),
-                    Err(error) => {
-                        self.source.gateway.note_takeover(&Handover { upstream, fault, by: None }, None);
-                        tracing::warn!(error = error.message.as_str(), "the local model cannot go on with a translated reply");
-                        self.fail(format!("the upstream broke off ({}), and the local model cannot go on", fault.name()));
+                match (self.go_on.clone(), &self.coming) {
+                    (Some(go_on), _) => self.ask(go_on, fault, false, begun),
+                    // A reply is taken over once.
+                    (None, Coming::Stream(relayed)) => {
+                        let problem = "which went on with this reply, broke off as well";
+                        self.fail(format!("{}, {problem} ({})", relayed.upstream(), fault.name()));
                     }
+                    (None, _) => unreachable!("only a stream is interrupted"),
                 }
             }
         }
     }
 
-    /// Another cloud where one goes on, else the local model.
-    async fn somebody_goes_on(&mut self, upstream: &Arc<str>, begun: BegunReply) -> Result<(Option<Arc<str>>, Listener), ApiError> {
+    /// Asks somebody to go on with what the client has of the stream.
+    fn ask(&mut self, go_on: GoOn, fault: Fault, trickles: bool, begun: BegunReply) {
+        let Coming::Stream(relayed) = std::mem::replace(&mut self.coming, Coming::Nothing) else {
+            unreachable!("only a stream breaks off")
+        };
         let Source { gateway, session, asker, .. } = &self.source;
-        if let Some(Asker { headers, about, prefill }) = asker {
-            let relay = self.state.relays().begin();
-            let broken = BrokenOff { gateway, upstream, headers, about, session: *session, prefill: *prefill, relay };
-            if let Some((by, listener)) = by_another_cloud(&self.state, broken, &self.request, &begun).await {
-                return Ok((Some(by), listener));
+        let (gateway, session, asker) = (gateway.clone(), *session, asker.clone());
+        let (state, request, upstream) = (self.state.clone(), self.request.clone(), relayed.upstream().clone());
+        let answer = Box::pin(async move {
+            if let Some(Asker { headers, about, prefill }) = asker.as_deref() {
+                let relay = state.relays().begin();
+                let broken = BrokenOff { gateway: &gateway, upstream: &upstream, headers, about, session, prefill: *prefill, relay };
+                if let Some((by, listener)) = by_another_cloud(&state, broken, &request, &begun).await {
+                    return Ok((Some(by), listener));
+                }
+            }
+            if !gateway.config().local {
+                return Err(ApiError::new(ErrorKind::Unavailable, "the local model may not go on"));
+            }
+            go_on(state, chat::Request { begun: Some(begun), ..request }).await.map(|listener| (None, listener))
+        });
+        self.coming = Coming::Asked(Box::new(Asked { relayed, fault, trickles, since: Instant::now(), answer }));
+    }
+
+    fn answered(&mut self, answer: GoesOn) {
+        let Coming::Asked(asked) = std::mem::replace(&mut self.coming, Coming::Nothing) else { unreachable!("who answers was asked") };
+        let Asked { mut relayed, fault, trickles, since, .. } = *asked;
+        let upstream = relayed.upstream().clone();
+        match answer {
+            Ok((by, listener)) => {
+                if trickles {
+                    relayed.leave(fault);
+                }
+                self.taken_over(Handover { upstream, fault, by }, since, listener);
+            }
+            Err(error) if trickles => {
+                tracing::debug!(error = error.message.as_str(), "nobody can go on with a reply that trickles");
+                relayed.put_up_with();
+                self.coming = Coming::Stream(relayed);
+            }
+            Err(error) => {
+                self.source.gateway.note_takeover(&Handover { upstream, fault, by: None }, None);
+                tracing::warn!(error = error.message.as_str(), "the local model cannot go on with a translated reply");
+                self.fail(format!("the upstream broke off ({}), and the local model cannot go on", fault.name()));
             }
         }
-        if !gateway.config().local {
-            return Err(ApiError::new(ErrorKind::Unavailable, "the local model may not go on"));
-        }
-        let go_on = self.go_on.as_ref().expect("asked only where somebody may go on");
-        let request = chat::Request { begun: Some(begun), ..self.request.clone() };
-        go_on(self.state.clone(), request).await.map(|listener| (None, listener))
     }
 
     fn taken_over(&mut self, handover: Handover, since: Instant, listener: Listener) {
