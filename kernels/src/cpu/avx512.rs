@@ -47,16 +47,7 @@ impl RowLanes for Avx512 {
 
     #[inline(always)]
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
-        unsafe {
-            let runs = F::unpack_avx2(ty, bytes, column);
-            if F::RUNS != 0 {
-                // For `add_scaled` in 32 bits, not in both halves of them: a multiplication takes that straight from memory, and no register of another
-                // kind has to be spread.
-                let scales = column.scales.as_mut_ptr();
-                _mm512_storeu_si512(scales.cast(), _mm512_srai_epi32::<16>(_mm512_loadu_si512(scales.cast())));
-            }
-            runs
-        }
+        unsafe { F::unpack_avx2(ty, bytes, column) }
     }
 
     #[inline(always)]
@@ -81,7 +72,10 @@ impl RowLanes for Avx512 {
 
     #[inline(always)]
     unsafe fn add_scaled(sum: __m512i, part: __m512i, scale: *const i32) -> __m512i {
-        unsafe { _mm512_add_epi32(sum, _mm512_mullo_epi32(part, _mm512_set1_epi32(scale.read_unaligned()))) }
+        unsafe {
+            let scale = _mm512_set1_epi32(i32::from(scale.read_unaligned() as i16));
+            _mm512_add_epi32(sum, _mm512_mullo_epi32(part, scale))
+        }
     }
 
     #[inline(always)]

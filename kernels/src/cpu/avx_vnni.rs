@@ -80,17 +80,7 @@ impl<C: Code> RowLanes for Vnni<C> {
 
     #[inline(always)]
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize {
-        unsafe {
-            let runs = F::unpack_avx2(ty, bytes, column);
-            if F::RUNS != 0 {
-                // In 32 bits, not in both halves of them, as in `avx512`.
-                for scales in column.scales.as_chunks_mut::<8>().0 {
-                    let at = scales.as_mut_ptr().cast();
-                    _mm256_storeu_si256(at, _mm256_srai_epi32::<16>(_mm256_loadu_si256(at)));
-                }
-            }
-            runs
-        }
+        unsafe { F::unpack_avx2(ty, bytes, column) }
     }
 
     #[inline(always)]
@@ -115,7 +105,7 @@ impl<C: Code> RowLanes for Vnni<C> {
 
     #[inline(always)]
     unsafe fn add_scaled(sum: __m256i, part: __m256i, scale: *const i32) -> __m256i {
-        unsafe { _mm256_add_epi32(sum, _mm256_mullo_epi32(part, _mm256_set1_epi32(scale.read_unaligned()))) }
+        unsafe { Avx2::add_scaled_sum(sum, part, scale) }
     }
 
     #[inline(always)]
@@ -125,7 +115,7 @@ impl<C: Code> RowLanes for Vnni<C> {
 
     #[inline(always)]
     unsafe fn add_scaled_sum(sum: __m256i, dots: __m256i, scale: *const i32) -> __m256i {
-        unsafe { Self::add_scaled(sum, dots, scale) }
+        unsafe { Avx2::add_scaled_sum(sum, dots, scale) }
     }
 
     #[inline(always)]

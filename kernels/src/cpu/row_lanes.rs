@@ -27,7 +27,7 @@ pub(crate) trait RowLanes {
     type Int: Copy;
     type Float: Copy;
 
-    /// [`Format::unpack`], as fast as the set can, and the scales as [`RowLanes::add_scaled`] wants them.
+    /// [`Format::unpack`], as fast as the set can.
     unsafe fn unpack<F: Format>(ty: GgmlType, bytes: &[u8], column: &mut Column) -> usize;
     /// Four activations of each row.
     unsafe fn rows(at: *const i8) -> Self::Int;
@@ -36,7 +36,7 @@ pub(crate) trait RowLanes {
     unsafe fn no_part() -> Self::Part;
     /// `part` and the dot of four unsigned weights and four activations, in each lane.
     unsafe fn add_dot(part: Self::Part, w: Self::Int, x: Self::Int) -> Self::Part;
-    /// `sum + part * scale`, the scale as the set's `unpack` left it: in both halves of the i32, or one i32 where the set multiplies these.
+    /// `sum + part * scale`, the scale in both halves of the i32.
     unsafe fn add_scaled(sum: Self::Int, part: Self::Part, scale: *const i32) -> Self::Int;
     unsafe fn unscaled(part: Self::Part) -> Self::Int;
     /// [`RowLanes::add_scaled`] for a whole sum, within 32 bits.
