@@ -160,7 +160,7 @@ async fn opened(
     let reply = patience.wait(deadline, upstream.send(request)).await??;
     let is_success = (200..300).contains(&reply.status);
     if !is_success || !looks_right(&reply.headers, reads.stream) {
-        return Ok(failed(upstream, reply, reads).await);
+        return Ok(Box::pin(failed(upstream, reply, reads)).await);
     }
     if !reads.stream {
         return whole(upstream, reply, reads, patience, deadline).await;

@@ -104,8 +104,9 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
     let read = About::read(&body.bytes).filter(|(about, _)| !is_ours(&state, &parts.headers, about));
     let read = read.map(|(about, members)| (about, session_key(&parts.headers, protocol, &members), is_human_turn(protocol, &members)));
     let Some((about, session, human_turn)) = read else {
-        return generate::answer::<D>(state, &parts.headers, body, log, Opening::default()).await;
+        return Box::pin(generate::answer::<D>(state, &parts.headers, body, log, Opening::default())).await;
     };
+    // What is relayed is held in this future, and moved with it: the ways that few go are not.
     let visitor = Visitor { parts, body, about, session, human_turn };
     match ask::<D>(&state, &gateway, protocol, &visitor).await {
         Answer::Stream { status, headers, relayed, translated: None } => {
@@ -130,13 +131,13 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
             let Visitor { parts, body, about, session, .. } = visitor;
             let asker = Asker { headers: parts.headers, about, prefill: shadow::prefill_request::<D> };
             let source = Source { protocol, gateway, session, relay, asker: Some(Arc::new(asker)) };
-            let mut response = translated::stream::<D>(state, body, source, *relayed, log).await;
+            let mut response = Box::pin(translated::stream::<D>(state, body, source, *relayed, log)).await;
             said_by(response.headers_mut(), &served_by, None);
             response
         }
         Answer::Whole { original, upstream, translated: Some(protocol) } if original.status == 200 => {
             let source = Source { protocol, gateway, session: visitor.session, relay, asker: None };
-            let mut response = translated::whole::<D>(state, visitor.body, source, &original, &upstream, log).await;
+            let mut response = Box::pin(translated::whole::<D>(state, visitor.body, source, &original, &upstream, log)).await;
             said_by(response.headers_mut(), &upstream, None);
             response
         }
@@ -145,7 +146,7 @@ async fn through<D: Dialect>(state: AppState, gateway: Gateway, protocol: Protoc
             log.write_later();
             said(Said { original, upstream, translated })
         }
-        Answer::Local(away) => local::<D>(state, gateway, visitor, away, log).await,
+        Answer::Local(away) => Box::pin(local::<D>(state, gateway, visitor, away, log)).await,
         Answer::LoginNotRelayed { upstream } => {
             let message = format!(
                 "the login of a subscription is not relayed to {upstream}; to have it relayed, set `relay_subscription_login = true` for this \
@@ -405,7 +406,7 @@ impl<D: Dialect> FrontStream<D> {
         };
         let Phase::Relayed(relayed) = &self.phase else { unreachable!("only what is relayed is interrupted") };
         let upstream = relayed.upstream().clone();
-        let Ok(GoesOn { by, name, rest }) = self.go_on(&upstream, begun).await else {
+        let Ok(GoesOn { by, name, rest }) = Box::pin(self.go_on(&upstream, begun)).await else {
             tracing::warn!(%upstream, fault = fault.name(), "nobody can go on with a reply that broke off");
             self.ended(broken_off());
             self.gateway.note_takeover(&Handover { upstream, fault, by: None }, None);
@@ -422,7 +423,7 @@ impl<D: Dialect> FrontStream<D> {
         let Phase::Relayed(relayed) = &mut self.phase else { return None };
         let Interruption { fault, begun, .. } = relayed.handed_over()?;
         let (upstream, since, body) = (relayed.upstream().clone(), Instant::now(), self.visitor.body.bytes.clone());
-        let went_on = self.go_on(&upstream, begun).await;
+        let went_on = Box::pin(self.go_on(&upstream, begun)).await;
         let Phase::Relayed(relayed) = &mut self.phase else { return None };
         let Ok(GoesOn { by, name, rest }) = went_on else {
             relayed.put_up_with();

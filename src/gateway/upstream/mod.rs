@@ -109,7 +109,8 @@ impl Upstream {
                 Err(error) => self.of_http2(&error).filter(|fault| *fault != Fault::ClosedEarly).map_or(Ok(()), Err)?,
             }
         }
-        self.send_anew(request.map(Sending::Held)).await
+        // A connection is rarely made, and to make one takes a large future: boxed, it is not moved about with every request.
+        Box::pin(self.send_anew(request.map(Sending::Held))).await
     }
 
     /// Sends a request whose body goes up as it comes, and can go up only once: on a connection that is certain to be there.
