@@ -12,7 +12,7 @@ use understudy::api::outgoing::reply::{ReadError, Reader, whole};
 use understudy::chat::{Event, FinishReason, TextDelta, ToolDefinition, Usage};
 
 /// Reads a stream of these events to its end.
-fn read(protocol: Protocol, stream: &[Value]) -> Result<Vec<Event>, ReadError> {
+pub fn read(protocol: Protocol, stream: &[Value]) -> Result<Vec<Event>, ReadError> {
     let (mut reader, mut events) = (Reader::new(protocol), Vec::new());
     for data in stream {
         reader.event(&data.to_string(), &mut events)?;
@@ -22,7 +22,7 @@ fn read(protocol: Protocol, stream: &[Value]) -> Result<Vec<Event>, ReadError> {
 }
 
 /// Events as short lines.
-fn lines(events: &[Event]) -> Vec<String> {
+pub fn lines(events: &[Event]) -> Vec<String> {
     let line = |event: &Event| match event {
         Event::Text(delta) => format!("text {}", delta.text),
         Event::Thinking(text) => format!("thinking {text}"),

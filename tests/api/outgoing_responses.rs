@@ -5,9 +5,11 @@ use understudy::api::Dialect;
 use understudy::api::anthropic_messages::AnthropicMessages;
 use understudy::api::openai_chat::OpenAiChat;
 use understudy::api::outgoing::Protocol::OpenAiResponses;
-use understudy::api::outgoing::reply::{ReadError, Reader, whole};
+use understudy::api::outgoing::reply::{ReadError, whole};
 use understudy::api::outgoing::write;
 use understudy::chat::{Event, FinishReason, Usage};
+
+use super::outgoing_replies::{lines, read};
 
 #[test]
 fn a_session_of_claude_code_for_gpt() {
@@ -67,29 +69,6 @@ fn what_has_no_words_there_is_refused() {
     }
 }
 
-fn read(stream: &[Value]) -> Result<Vec<Event>, ReadError> {
-    let (mut reader, mut events) = (Reader::new(OpenAiResponses), Vec::new());
-    for data in stream {
-        reader.event(&data.to_string(), &mut events)?;
-    }
-    reader.finish(&mut events)?;
-    Ok(events)
-}
-
-/// Events as short lines.
-fn lines(events: &[Event]) -> Vec<String> {
-    let line = |event: &Event| match event {
-        Event::Text(delta) => format!("text {}", delta.text),
-        Event::Thinking(text) => format!("thinking {text}"),
-        Event::ToolCallStarted { index, id, name } => format!("{index} {id} {name}"),
-        Event::ToolCallArguments { index, json } => format!("{index} {json}"),
-        Event::ToolCallEnded { index } => format!("{index} ended"),
-        Event::Finished { reason, .. } => format!("{reason:?}"),
-        Event::Failed(message) => format!("failed {message}"),
-    };
-    events.iter().map(line).collect()
-}
-
 fn added(index: usize, item: Value) -> Value {
     json!({"type": "response.output_item.added", "output_index": index, "item": item})
 }
@@ -141,7 +120,7 @@ fn items_in_pieces_and_at_once() {
             "output_tokens_details": {"reasoning_tokens": 2}}}),
         ),
     ];
-    let events = read(&stream).expect("it can be read");
+    let events = read(OpenAiResponses, &stream).expect("it can be read");
     let expected = [
         "thinking hm",
         "thinking \n\n",
@@ -172,20 +151,23 @@ fn ends() {
         (ended("incomplete", json!({"incomplete_details": {"reason": "max_output_tokens"}})), "Length"),
         (ended("incomplete", json!({"incomplete_details": {"reason": "content_filter"}})), "Refused"),
     ] {
-        assert_eq!(lines(&read(&[end]).expect("it can be read")), [reason]);
+        assert_eq!(lines(&read(OpenAiResponses, &[end]).expect("it can be read")), [reason]);
     }
     let refused = json!({"type": "response.refusal.delta", "output_index": 0, "delta": "No."});
-    assert_eq!(lines(&read(&[refused, ended("completed", json!({}))]).expect("it can be read")), ["text No.", "EndOfTurn"]);
+    assert_eq!(
+        lines(&read(OpenAiResponses, &[refused, ended("completed", json!({}))]).expect("it can be read")),
+        ["text No.", "EndOfTurn"]
+    );
 }
 
 #[test]
 fn what_is_no_reply_is_an_error() {
     let failed = json!({"error": {"code": "server_error", "message": "down"}});
     let told = Err(ReadError::Upstream { kind: "server_error".into(), message: "down".into() });
-    assert_eq!(read(&[ended("failed", failed.clone())]), told);
-    assert_eq!(read(&[json!({"type": "error", "code": "server_error", "message": "down", "param": null})]), told);
+    assert_eq!(read(OpenAiResponses, &[ended("failed", failed.clone())]), told);
+    assert_eq!(read(OpenAiResponses, &[json!({"type": "error", "code": "server_error", "message": "down", "param": null})]), told);
     assert_eq!(whole(OpenAiResponses, json!({"status": "failed", "error": failed["error"], "output": []}).to_string().as_bytes()), told);
-    assert_eq!(read(&[added(0, json!({"type": "message"}))]), Err(ReadError::Cut));
+    assert_eq!(read(OpenAiResponses, &[added(0, json!({"type": "message"}))]), Err(ReadError::Cut));
     assert_eq!(whole(OpenAiResponses, json!({"status": "in_progress", "output": []}).to_string().as_bytes()), Err(ReadError::Cut));
     // What is half a call is not closed as one.
     for broken in [
@@ -196,6 +178,6 @@ fn what_is_no_reply_is_an_error() {
         vec![json!({"type": "response.function_call_arguments.delta", "output_index": 0, "delta": "{"})],
         vec![added(0, json!({"type": "function_call", "call_id": "c"}))],
     ] {
-        assert!(matches!(read(&broken), Err(ReadError::OutOfOrder(_))), "{broken:?}");
+        assert!(matches!(read(OpenAiResponses, &broken), Err(ReadError::OutOfOrder(_))), "{broken:?}");
     }
 }
